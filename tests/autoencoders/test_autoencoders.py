@@ -1,0 +1,203 @@
+"""The contract of every autoencoder, with several quantizers, plus what is particular to each architecture."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqjax.build import build, names
+from vqjax.errors import UserError
+from vqjax.nn import losses
+
+# Sizes that compile in seconds. A new architecture without an entry is tested at its defaults.
+TINY = {
+    "dvae": dict(hidden=8, groups=3, blocks_per_group=1),
+    "resnet": dict(ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(8,), resolution=16, z_channels=6, dropout=0.1),
+    "vit": dict(patch=4, width=16, depth=1, heads=2, mlp_width=24),
+    "vqvae": dict(hidden=8, residual_hidden=4, residual_blocks=1),
+    "vqvae2": dict(hidden=8, residual_hidden=4, residual_blocks=1),
+}
+FSQ = dict(name="fsq", levels=(5, 4, 3))
+
+
+def make(name, quantizer=FSQ, **fields):
+  return build("autoencoders", dict(name=name, quantizer=quantizer, **TINY.get(name, {})) | fields)
+
+
+def image(key, height, width, channels=3):
+  return jax.random.uniform(jax.random.key(key), (2, height, width, channels), minval=-1.0)
+
+
+def shape_of(model, x, train=False):
+  rngs = {name: jax.random.key(0) for name in ("params", "codes", "dropout")}
+  variables = jax.eval_shape(functools.partial(model.init, train=False), rngs, x)
+  return jax.eval_shape(
+      lambda v: model.apply(v, x, train=train, rngs=rngs, mutable=["stats", "intermediates"])[0], variables)
+
+
+def grids(model, height, width):
+  grid = model.grid(height, width)
+  return grid if isinstance(grid[0], tuple) else (grid,)
+
+
+@functools.cache
+def initialised(name, dtype="float32"):
+  model = make(name, dtype=dtype)
+  size = 2 * model.factor, 3 * model.factor
+  variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), image(0, *size))
+  return model, variables, image(1, *size)
+
+
+@pytest.mark.parametrize("name", names("autoencoders"))
+@pytest.mark.parametrize("quantizer", [
+    FSQ, dict(name="gaussian", dim=4), dict(name="vq", codebook_size=16, dim=4),
+    dict(name="gumbel", codebook_size=16, dim=4, projection="none"),
+    dict(name="residual", quantizer=dict(name="ema", codebook_size=8, dim=4), depth=2)], ids=lambda q: q["name"])
+def test_shapes(name, quantizer):
+  model = make(name, quantizer)
+  for height, width in ((model.factor, 3 * model.factor), (4 * model.factor, 2 * model.factor)):
+    recon, quantized = shape_of(model, image(0, height, width), train=True)
+    assert recon.shape == (2, height, width, 3) and recon.dtype == jnp.float32
+    zs, ids = ((v if isinstance(v, tuple) else (v,)) for v in (quantized.z, quantized.ids))
+    for grid, z, codes in zip(grids(model, height, width), zs, ids, strict=True):
+      assert z.shape == (2, *grid, model.quantizer.width)
+      if model.quantizer.codebook_size:
+        assert codes.shape[:3] == (2, *grid) and codes.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("name", names("autoencoders"))
+def test_channels(name):
+  model = make(name, channels=1, out_channels=2)
+  recon, _ = shape_of(model, image(0, model.factor, model.factor, channels=1))
+  assert recon.shape[-1] == 2
+
+
+@pytest.mark.parametrize("name", names("autoencoders"))
+def test_sizes_that_do_not_fit_are_named(name):
+  model = make(name)
+  height, width = model.factor, model.factor + 1
+  for call in (lambda: model.grid(height, width), lambda: shape_of(model, image(0, height, width))):
+    with pytest.raises(UserError, match=f"{height}x{width}.*multiple of {model.factor}"):
+      call()
+
+
+@pytest.mark.parametrize("name", names("autoencoders"))
+def test_tokens_round_trip(name):
+  model, variables, x = initialised(name)
+
+  @jax.jit
+  def run(variables, x):
+    ids = model.apply(variables, x, method="tokens")
+    return model.apply(variables, x, train=False), ids, model.apply(variables, ids, method="from_tokens")
+
+  (recon, quantized), ids, decoded = run(variables, x)
+  jax.tree.map(np.testing.assert_array_equal, quantized.ids, ids)
+  np.testing.assert_allclose(decoded, recon, rtol=1e-5, atol=1e-5)
+  # Decoding what encode and the quantizer gave is the same as the whole call.
+  np.testing.assert_allclose(model.apply(variables, quantized.z, method="decode"), recon, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", names("autoencoders"))
+def test_gradients_reach_every_parameter(name):
+  model, variables, x = initialised(name)
+
+  @jax.jit
+  def run(params):
+    def loss(params):
+      rngs = {"codes": jax.random.key(2), "dropout": jax.random.key(3)}
+      (recon, quantized), sown = model.apply(
+          {"params": params}, x, train=True, step=jnp.int32(3), rngs=rngs, mutable=["intermediates"])
+      return losses.reconstruction("l2", recon, x) + quantized.loss, (recon, sown["intermediates"])
+    (_, (recon, sown)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    cotangent = jax.grad(lambda recon: losses.reconstruction("l2", recon, x))(recon)
+    return grads, cotangent, sown
+
+  grads, cotangent, sown = run(variables["params"])
+  for path, grad in jax.tree.leaves_with_path(grads):
+    assert np.isfinite(grad).all(), jax.tree_util.keystr(path)
+    # Softmax does not see a constant added to all keys.
+    if "'k']['bias'" not in jax.tree_util.keystr(path):
+      assert np.abs(grad).max() > 0, jax.tree_util.keystr(path)
+  # The last layer alone, from its sown input, has the gradient that the whole model gives it.
+  layer = functools.reduce(lambda tree, key: tree[key], model.last_layer, grads)
+  (h,) = sown["last_input"]
+  np.testing.assert_allclose(
+      losses.last_layer_gradient(h, functools.reduce(lambda t, k: t[k], model.last_layer, variables["params"])["kernel"],
+                                 cotangent), layer["kernel"], rtol=1e-3, atol=1e-6)
+  assert "bias" in layer
+
+
+@pytest.mark.parametrize("name", names("autoencoders"))
+def test_bfloat16(name):
+  model, variables, x = initialised(name, "bfloat16")
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables["params"])} == {jnp.dtype("float32")}
+  # With the codes given, so that a latent on the border between two codes cannot decide the test.
+  exact = make(name)
+  ids = jax.jit(functools.partial(exact.apply, method="tokens"))(variables, x)
+  recon = jax.jit(functools.partial(model.apply, method="from_tokens"))(variables, ids)
+  assert recon.dtype == jnp.float32
+  expected = jax.jit(functools.partial(exact.apply, method="from_tokens"))(variables, ids)
+  assert np.abs(recon - expected).max() < 0.05 * np.abs(expected).max() + 0.01
+  assert np.abs(recon - expected).max() > 0, "computed in float32"
+
+
+def test_vqvae2_levels():
+  model = make("vqvae2", dict(name="vq", codebook_size=16, dim=4), levels=3)
+  assert model.factor == 16 and model.grid(32, 48) == ((2, 3), (4, 6), (8, 12))
+  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image(0, 16, 16))
+  books = {k for k in variables["params"] if k.startswith("quantizer")}
+  assert books == {"quantizer_top", "quantizer_middle", "quantizer_bottom"}
+  _, quantized = shape_of(model, image(0, 16, 16))
+  assert {k.split("/")[0] for k in quantized.metrics} == {"top", "middle", "bottom"}
+
+
+def test_vqvae2_fine_codes_depend_on_coarse_ones():
+  model, variables, x = initialised("vqvae2")
+  top, bottom = model.apply(variables, x, method="encode")
+  context = jax.tree_util.tree_map_with_path(
+      lambda path, p: p + 1.0 if "context_bottom" in jax.tree_util.keystr(path) and p.ndim == 1 else p, variables)
+  other_top, other_bottom = model.apply(context, x, method="encode")
+  np.testing.assert_array_equal(top, other_top)
+  assert np.abs(bottom - other_bottom).max() > 1e-3
+
+
+def test_resnet_has_attention_where_published():
+  model = build("autoencoders", dict(name="resnet", quantizer=dict(name="vq", codebook_size=1024, dim=256)))
+  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), jnp.zeros((1, 256, 256, 3)))
+  attention = {k for part in ("encoder", "decoder") for k in variables["params"][part] if "attn" in k}
+  assert attention == {"down_4_attn_0", "down_4_attn_1", "mid_attn_1", "up_4_attn_0", "up_4_attn_1", "up_4_attn_2"}
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit"])
+def test_remat_changes_no_value(name):
+  model, variables, x = initialised(name)
+  again = make(name, remat=True)
+
+  def gradient(model):
+    rngs = {"dropout": jax.random.key(3)}
+    return jax.jit(jax.grad(lambda p: model.apply({"params": p}, x, train=True, rngs=rngs)[0].sum()))(variables["params"])
+
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), gradient(model), gradient(again))
+
+
+def test_vit_positions():
+  learned = make("vit", positions="learned", resolution=16)
+  x = image(0, 16, 16)
+  variables = learned.init(jax.random.key(0), x, train=False)
+  assert variables["params"]["encoder"]["positions"].shape == (4, 4, 16)
+  assert learned.apply(variables, image(0, 8, 24), train=False)[0].shape == (2, 8, 24, 3)
+  # Sines and cosines of the row's angle fill one half of the channels, of the column's the other.
+  from vqjax.autoencoders import vit
+  table = vit.sincos(3, 5, 16)
+  assert table.shape == (3, 5, 16)
+  np.testing.assert_allclose(table[2, 1, :4], np.sin(2 * 10_000.0 ** (-np.arange(4) / 4)), rtol=1e-6)
+  np.testing.assert_allclose(table[2, 1, 12:], np.cos(1 * 10_000.0 ** (-np.arange(4) / 4)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name,field,value", [
+    ("vqvae", "downsamples", 0), ("vqvae2", "levels", 4), ("vqvae2", "downsamples", 0), ("vit", "heads", 3)])
+def test_impossible_fields_are_named(name, field, value):
+  with pytest.raises(UserError, match=field):
+    make(name, **{field: value})

@@ -1,0 +1,41 @@
+"""Test session: four faked CPU devices, cheap keys, strict promotion, and a compilation cache shared by all runs."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+flags = os.environ.get("XLA_FLAGS", "")
+if "host_platform_device_count" not in flags:
+  # Tests compile far more than they compute; full LLVM optimisation would triple the suite.
+  os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1".strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_prng_impl", "rbg")
+jax.config.update(
+    "jax_compilation_cache_dir", os.environ.get("VQJAX_TEST_CACHE", os.path.join(tempfile.gettempdir(), "vqjax-test-cache")))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+_SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+  """The folder of values from independent implementations; tests that need it skip where it is absent."""
+  path = _SHARED / "golden"
+  if not path.is_dir():
+    pytest.skip(f"{path} is absent: no values of other implementations to compare with")
+  return path
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+  """The folder of real data sets; tests that need it skip where it is absent."""
+  path = _SHARED / "data"
+  if not path.is_dir():
+    pytest.skip(f"{path} is absent: no real data to read")
+  return path

@@ -1,0 +1,132 @@
+"""A folder of images: splits, classes, captions and bad files."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vqjax.data.sources import folder
+from vqjax.errors import UserError
+
+
+def write(path, value=0, size=(4, 4)):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.new("RGB", size, (value, value, value)).save(path)
+
+
+def load(root):
+  return folder.Source(str(root)).examples("train"), folder.Source(str(root)).examples("eval")
+
+
+def test_plain_folder_is_split_by_name(tmp_path):
+  for i in range(60):
+    write(tmp_path / f"{i}.png", i)
+  train, held = load(tmp_path)
+  assert set(train.names) | set(held.names) == {f"{i}.png" for i in range(60)} and not set(train.names) & set(held.names)
+  assert 0 < len(held) < 15 and train.classes == ()
+  for i in (0, 5):
+    assert train[i]["image"][0, 0, 0] == int(train.names[i].split(".")[0]) and train[i].keys() == {"image", "name"}
+
+
+@pytest.mark.parametrize("evaluation", ["eval", "validation", "valid", "val", "Test"])
+def test_split_folders_and_classes(tmp_path, evaluation):
+  write(tmp_path / "train" / "b" / "1.png")
+  write(tmp_path / "train" / "a" / "deep" / "2.jpg")
+  write(tmp_path / evaluation / "a" / "3.webp")
+  write(tmp_path / evaluation / "c" / "4.bmp")
+  train, held = load(tmp_path)
+  assert train.names == ("train/a/deep/2.jpg", "train/b/1.png") and train.classes == held.classes == ("a", "b", "c")
+  assert [train[i]["label"] for i in range(2)] == [0, 1] and [held[i]["label"] for i in range(2)] == [0, 2]
+
+
+def test_train_folder_alone_is_held_out_from(tmp_path, caplog):
+  for i in range(30):
+    write(tmp_path / "train" / f"{i}.png")
+  write(tmp_path / "other" / "x.png")
+  with caplog.at_level(logging.WARNING):
+    train, held = load(tmp_path)
+  assert len(train) + len(held) == 30 and all(n.startswith("train/") for n in train.names + held.names)
+  assert "1 images outside train" in caplog.text
+
+
+def test_no_labels_where_images_lie_beside_folders(tmp_path):
+  for name in ("a/1.png", "b/2.png", "3.png"):
+    write(tmp_path / name)
+  assert load(tmp_path)[0].classes == ()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "txt"])
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_captions(tmp_path, kind, split):
+  texts = {f"{i:02d}.png": f'caption {i}, "quoted"' for i in range(8)}
+  for name in texts:
+    write(tmp_path / split / name)
+  if kind == "csv":
+    rows = ["file_name,text"] + ['%s,"%s"' % (n, t.replace('"', '""')) for n, t in texts.items()]
+    (tmp_path / split / "metadata.csv").write_text("\n".join(rows))
+  elif kind == "jsonl":
+    (tmp_path / split / "metadata.jsonl").write_text(
+        "\n".join(json.dumps({"file_name": n, "text": t}) for n, t in texts.items()) + "\n\n")
+  else:
+    for name, text in texts.items():
+      (tmp_path / split / name).with_suffix(".txt").write_text(text + "\n")
+  train, held = load(tmp_path)
+  for files in (train, held):
+    for i in range(len(files)):
+      assert files[i]["text"] == texts[files.names[i].removeprefix(split)]
+
+
+@pytest.mark.parametrize("file,content,message", [
+    ("metadata.csv", "name,text\na.png,x\n", "entry 2: needs file_name and text"),
+    ("metadata.jsonl", '{"file_name": "a.png", "text": "x"}\n{"file_name"\n', "entry"),
+    ("metadata.csv", "file_name,text\nelsewhere.png,x\n", "no caption names an image"),
+])
+def test_bad_captions(tmp_path, file, content, message):
+  write(tmp_path / "a.png")
+  (tmp_path / file).write_text(content)
+  with pytest.raises(UserError, match=message):
+    load(tmp_path)
+
+
+def test_a_bad_file_is_left_out_and_named_once(tmp_path, caplog):
+  for i in range(40):
+    write(tmp_path / "train" / f"{i:02d}.png", i)
+    write(tmp_path / "eval" / f"{i:02d}.png", i)
+  for n, cut in ((7, 30), (11, 0)):
+    file = tmp_path / "train" / f"{n:02d}.png"
+    file.write_bytes(file.read_bytes()[:cut])
+  train, _ = load(tmp_path)
+  with caplog.at_level(logging.WARNING):
+    assert train[7] is None and train[11] is None and train[7] is None
+    assert train[8]["image"][0, 0, 0] == 8
+  assert caplog.text.count("07.png") == 1 and "2 of 80 so far" in caplog.text
+
+
+def test_too_many_bad_files_are_an_error(tmp_path):
+  for i in range(20):
+    write(tmp_path / f"{i}.png")
+    if i < 2:
+      (tmp_path / f"{i}.png").write_text("not an image")
+  train, held = load(tmp_path)
+  with pytest.raises(UserError, match="2 of 20 images cannot be read, more than 5%"):
+    for files in (train, held):
+      for i in range(len(files)):
+        files[i]
+
+
+def test_empty_and_missing(tmp_path):
+  with pytest.raises(UserError, match="has no images"):
+    load(tmp_path)
+  with pytest.raises(UserError, match="is not a folder"):
+    load(tmp_path / "nowhere")
+  write(tmp_path / "only.png")
+  with pytest.raises(UserError, match="no images for the eval split"):
+    load(tmp_path)
+
+
+def test_real_photographs(real_data):
+  train, held = load(real_data / "sign_digits64")
+  assert len(train) + len(held) == 2_062 and train.classes == tuple("0123456789")
+  assert train[0]["image"].shape == (64, 64, 3) and np.ptp(train[0]["image"]) > 50

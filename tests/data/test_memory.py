@@ -1,0 +1,165 @@
+"""Batches of sources with random access: order, process split, resuming, exact evaluation, and no TensorFlow."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vqjax import data
+from vqjax.data import memory
+from vqjax.errors import UserError
+
+SHAPES = {"name": "shapes", "size": 16, "num_train": 37, "num_eval": 23}
+
+
+@pytest.fixture
+def arrays(tmp_path):
+  """23 + 37 pictures whose label says which they are."""
+  rng = np.random.default_rng(0)
+  np.savez(tmp_path / "a.npz", x_train=rng.integers(0, 256, (37, 9, 12, 3), np.uint8), y_train=np.arange(37),
+           x_test=rng.integers(0, 256, (23, 9, 12, 3), np.uint8), y_test=np.arange(23))
+  return {"name": "arrays", "path": str(tmp_path / "a.npz")}
+
+
+def take(config, ops, batch_size, num, **kwargs):
+  stream = data.train_stream(config, ops, batch_size, **{"seed": 0} | kwargs)
+  batches = [next(stream) for _ in range(num)]
+  stream.close()
+  return batches
+
+
+def same(a, b):
+  return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_batches_have_the_documented_types():
+  (batch,) = take(SHAPES, {}, 5, 1)
+  assert batch["image"].shape == (5, 16, 16, 3) and batch["image"].dtype == np.uint8
+  assert batch["label"].shape == (5,) and batch["label"].dtype == np.int32
+  assert batch["layout"].shape == (5, 16, 16) and batch["layout"].dtype == np.uint8
+  assert batch["attributes"].shape == (5, 3, 6) and isinstance(batch["text"], list) and len(batch["text"]) == 5
+  assert batch.keys() == {"image", "label", "text", "layout", "attributes"}
+
+
+def test_every_epoch_holds_every_example_in_a_new_order(arrays):
+  labels = np.concatenate([b["label"] for b in take(arrays, {}, 37, 3)]).reshape(3, 37)
+  np.testing.assert_array_equal(np.sort(labels, axis=1), np.tile(np.arange(37), (3, 1)))
+  assert (labels[0] != labels[1]).any() and (labels[1] != labels[2]).any()
+  assert (labels[0] != take(arrays, {}, 37, 1, seed=1)[0]["label"]).any()
+
+
+def test_processes_share_what_one_would_read(arrays):
+  ops = {"size": 7, "crop": "random", "flip": True}
+  whole = take(arrays, ops, 8, 6)
+  parts = [take(arrays, ops, 4, 6, process_index=i, process_count=2) for i in range(2)]
+  for all_of_it, *halves in zip(whole, *parts):
+    assert same(all_of_it, {k: np.concatenate([h[k] for h in halves]) for k in all_of_it})
+  first_epoch = [np.concatenate([b["label"] for b in p[:4]]) for p in parts]
+  assert not set(first_epoch[0]) & set(first_epoch[1])
+
+
+@pytest.mark.parametrize("step", [1, 7])
+def test_resumes_exactly(arrays, step):
+  ops = {"size": 7, "crop": "random_resized", "flip": True}
+  whole, rest = take(arrays, ops, 8, step + 4), take(arrays, ops, 8, 4, step=step)
+  assert all(same(a, b) for a, b in zip(whole[step:], rest))
+  assert not same(whole[0], whole[1])
+
+
+def test_the_same_picture_is_cropped_anew_in_the_next_epoch(arrays):
+  first, second = take(arrays, {"size": 7, "crop": "random"}, 37, 2)
+  a, b = (batch["image"][np.argsort(batch["label"])] for batch in (first, second))
+  assert (a != b).any((1, 2, 3)).mean() > 0.8
+
+
+@pytest.mark.parametrize("config", ["arrays", "shapes"])
+@pytest.mark.parametrize("count,batch_size,limit", [(1, 8, None), (2, 5, None), (3, 8, 10), (2, 16, 1), (1, 23, None)])
+def test_evaluation_is_exact(arrays, config, count, batch_size, limit):
+  config = arrays if config == "arrays" else SHAPES
+  parts = [list(data.eval_batches(config, {}, batch_size, process_index=i, process_count=count, limit=limit)) for i in range(count)]
+  assert len({len(p) for p in parts}) == 1
+  for batch, mask in sum(parts, []):
+    assert batch["image"].shape[0] == batch_size == mask.size and mask.dtype == np.float32
+  seen = np.concatenate([b["image"][m > 0] for step in zip(*parts) for b, m in step])
+  source = data.source(config).examples("eval")
+  wanted = [source[i]["image"] for i in range(min(limit or 23, 23))]
+  np.testing.assert_array_equal(seen, wanted)
+
+
+def test_sample_is_spread_over_the_split(arrays):
+  assert data.sample_batch(arrays, {}, 4)["label"].tolist() == [0, 5, 11, 17]
+  assert data.sample_batch(arrays, {}, 46)["label"].tolist() == sorted([*range(23)] * 2)
+
+
+def test_counts_and_names(arrays):
+  assert data.num_examples(arrays, "train") == 37 and data.num_examples(SHAPES, "eval") == 23
+  assert data.class_names(SHAPES)[0] == "circle" and data.class_names(arrays) == ()
+
+
+class Holes:
+  """A split in which every third file is unreadable."""
+
+  def __len__(self):
+    return 10
+
+  def __getitem__(self, index):
+    return None if index % 3 == 0 else {"image": np.full((2, 2, 1), index, np.uint8)}
+
+
+def test_unreadable_examples_are_replaced_in_training_and_masked_in_evaluation():
+  from vqjax.data import ops
+  stream = memory.MemoryStream(memory.TrainLoader(Holes(), ops.Ops(), 0), 10, 0, 0, 1)
+  values = next(stream)["image"][:, 0, 0, 0]
+  stream.close()
+  assert sorted(values) == [1, 1, 1, 2, 4, 4, 5, 7, 7, 8]
+  ((batch, mask),) = memory.eval_batches(memory.Loader(Holes(), ops.Ops()), 10)
+  np.testing.assert_array_equal(mask, [0, 1, 1, 0, 1, 1, 0, 1, 1, 0])
+
+
+def test_unlike_shapes_are_named():
+  class Unlike(Holes):
+    def __getitem__(self, index):
+      return {"image": np.zeros((2, 2 + index // 9, 1), np.uint8), "name": f"picture {index}"}
+  from vqjax.data import ops
+  with pytest.raises(UserError, match=r"picture 9: is 3x2x1, others are 2x2x1; set config\.ops\.size"):
+    list(memory.eval_batches(memory.Loader(Unlike(), ops.Ops()), 4))
+
+
+def test_an_error_in_the_background_reaches_the_caller(arrays):
+  with pytest.raises(UserError, match="smaller than crop='random' with size=10"):
+    take(arrays, {"size": 10, "crop": "random"}, 4, 1)
+
+
+@pytest.mark.parametrize("config,message", [
+    ({"path": "x"}, "has no 'name'"),
+    ({"name": "shape"}, "Did you mean 'shapes'"),
+    ({"name": "shapes", "sizes": 32}, r"config\.data\(shapes\)\.sizes: unknown field.*'size'"),
+    ({"name": "shapes", "size": 32.0}, "is a float, not int"),
+    ({"name": "shapes", "size": 8}, "outside 16 to 256"),
+])
+def test_bad_config(config, message):
+  with pytest.raises(UserError, match=message):
+    data.train_stream(config, {}, 4, seed=0)
+
+
+def test_works_without_tensorflow(tmp_path):
+  np.savez(tmp_path / "a.npz", images=np.zeros((20, 8, 8, 3), np.uint8))
+  code = f"""
+import sys
+sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
+from vqjax import data
+from vqjax.errors import UserError
+for config in ({{"name": "shapes", "size": 16}}, data.resolve({str(tmp_path / "a.npz")!r})):
+  stream = data.train_stream(config, {{"size": 8}}, 4, seed=0)
+  assert next(stream)["image"].shape == (4, 8, 8, 3)
+  stream.close()
+  assert next(data.eval_batches(config, {{"size": 8}}, 4))[0]["image"].shape == (4, 8, 8, 3)
+try:
+  data.train_stream({{"name": "tfds", "dataset": "mnist"}}, {{}}, 4, seed=0)
+except UserError as e:
+  print(e)
+"""
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert "'tfds' needs TensorFlow" in done.stdout and "pip install" in done.stdout

@@ -1,0 +1,179 @@
+"""Ops on images: windows against hand-computed boxes and PIL, decoding of every colour mode, purity in the seed."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vqjax.data import ops
+from vqjax.errors import UserError
+
+
+def picture(height, width, channels=3, seed=0):
+  return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def encoded(image, kind="png", **kwargs):
+  buffer = io.BytesIO()
+  image.save(buffer, kind, **kwargs)
+  return buffer.getvalue()
+
+
+@pytest.mark.parametrize("height,width,left,top", [(6, 9, 1, 0), (9, 6, 0, 1), (7, 7, 0, 0), (5, 8, 1, 0)])
+def test_center_is_pil_on_the_centre_square(height, width, left, top):
+  image, side = picture(height, width), min(height, width)
+  square = Image.fromarray(image).crop((left, top, left + side, top + side))
+  for size in (3, side, 11):
+    out = ops.apply(ops.Ops(size=size), {"image": image})["image"]
+    np.testing.assert_array_equal(out, np.asarray(square.resize((size, size), Image.Resampling.BICUBIC)))
+
+
+def test_downscaling_averages_rather_than_skips():
+  stripes = np.zeros((64, 64, 1), np.uint8)
+  stripes[:, ::2] = 254
+  out = ops.apply(ops.Ops(size=8), {"image": stripes})["image"].astype(int)
+  assert out.shape == (8, 8, 1) and abs(out[:, 1:-1] - 127).max() <= 4
+
+
+def test_random_is_a_window_at_full_resolution_and_central_in_evaluation():
+  image = np.arange(7 * 9, dtype=np.uint8).reshape(7, 9, 1)
+  corners = set()
+  for counter in range(200):
+    out = ops.apply(ops.Ops(size=4, crop="random"), {"image": image}, ops.generator(0, counter))["image"]
+    top, left = divmod(int(out[0, 0, 0]), 9)
+    np.testing.assert_array_equal(out, image[top:top + 4, left:left + 4])
+    corners.add((top, left))
+  assert corners == {(y, x) for y in range(4) for x in range(6)}
+  out = ops.apply(ops.Ops(size=4, crop="random"), {"image": image})["image"]
+  np.testing.assert_array_equal(out, image[1:5, 2:6])
+
+
+def test_too_small_for_the_window_says_what_and_how():
+  with pytest.raises(UserError, match=r"cat/3\.png: is 9x7.*size=8.*Lower size to 7.*crop='center'"):
+    ops.apply(ops.Ops(size=8, crop="random"), {"image": picture(7, 9), "name": "cat/3.png"})
+
+
+def test_none_accepts_one_size_only():
+  image = picture(8, 8)
+  np.testing.assert_array_equal(ops.apply(ops.Ops(size=8, crop="none"), {"image": image})["image"], image)
+  with pytest.raises(UserError, match="is 9x8, not size=8"):
+    ops.apply(ops.Ops(size=8, crop="none"), {"image": picture(8, 9)})
+
+
+def test_random_resized_windows_have_the_area_and_aspect_asked_for():
+  config = ops.Ops(size=8, crop="random_resized", min_area=0.3)
+  areas = []
+  for counter in range(300):
+    (top, left, h, w), out = ops.window(config, 50, 83, ops.generator(1, counter), "")
+    assert out == (8, 8) and 0 <= top <= 50 - h and 0 <= left <= 83 - w
+    assert 0.7 < w / h < 1.4
+    areas.append(h * w / (50 * 83))
+  assert min(areas) > 0.29 and max(areas) > 0.6 and min(areas) < 0.35
+  assert ops.window(config, 50, 83, None, "")[0] == (0, 16, 50, 50)
+
+
+def test_flip_in_half_of_training_and_never_in_evaluation():
+  image = picture(5, 5)
+  outs = [ops.apply(ops.Ops(flip=True), {"image": image}, ops.generator(0, c))["image"] for c in range(200)]
+  flipped = sum((o == image[:, ::-1]).all() for o in outs)
+  assert 70 < flipped < 130 and flipped + sum((o == image).all() for o in outs) == 200
+  np.testing.assert_array_equal(ops.apply(ops.Ops(flip=True), {"image": image})["image"], image)
+
+
+def test_layout_follows_the_image_and_keeps_its_classes():
+  image = np.repeat(picture(31, 20, 1) // 128 * 200, 3, axis=-1)
+  layout = (image[..., 0] > 0).astype(np.uint8) * 7
+  for crop in ("random", "random_resized"):
+    config = ops.Ops(size=15, crop=crop, flip=True)
+    out = ops.apply(config, {"image": image, "layout": layout}, ops.generator(0, 3))
+    assert out["layout"].shape == (15, 15) and set(np.unique(out["layout"])) <= {0, 7}
+    if crop == "random":
+      np.testing.assert_array_equal(out["layout"] > 0, out["image"][..., 0] > 0)
+
+
+def test_channels():
+  image = picture(4, 6)
+  grey = ops.to_channels(image, 1)
+  np.testing.assert_allclose(grey[..., 0], image @ [0.299, 0.587, 0.114], atol=0.6)
+  np.testing.assert_array_equal(ops.to_channels(ops.to_channels(grey, 3), 1), grey)
+  assert ops.to_channels(image, None) is image
+
+
+def test_generator_is_pure_and_streams_differ():
+  draw = lambda *a: ops.generator(*a).random(4).tolist()  # noqa: E731
+  assert draw(1, 2, 3) == draw(1, 2, 3)
+  assert len({tuple(draw(*a)) for a in [(1, 2, 3), (2, 1, 3), (1, 2, 0), (1, 3, 3), (-1, 2, 3)]}) == 5
+
+
+@pytest.mark.parametrize("config,message", [
+    ({"sise": 3}, r"config\.ops\.sise: unknown field.*size"),
+    ({"size": "3"}, "not int"),
+    ({"crop": "centre"}, r"config\.ops\.crop"),
+    ({"size": 0}, r"config\.ops\.size: 0"),
+    ({"crop": "random"}, "needs a size"),
+    ({"channels": 4}, "channels: 4"),
+    ({"min_area": 0.0}, "min_area"),
+])
+def test_bad_config(config, message):
+  with pytest.raises(UserError, match=message):
+    ops.from_config(config)
+
+
+def rgb(r, g, b, size=(6, 4)):
+  return Image.new("RGB", size, (r, g, b))
+
+
+@pytest.mark.parametrize("mode,colour", [
+    ("1", (255, 255, 255)), ("L", (90, 90, 90)), ("P", (200, 40, 90)), ("RGB", (200, 40, 90)), ("CMYK", (200, 40, 90)),
+    ("YCbCr", (200, 40, 90)),
+])
+def test_decode_modes(mode, colour):
+  kind = "jpeg" if mode in ("CMYK", "YCbCr") else "png"
+  image = rgb(*colour).convert(mode) if mode != "P" else rgb(*colour).quantize(4)
+  out = ops.decode(encoded(image, kind))
+  assert out.dtype == np.uint8 and out.shape == (4, 6, 3)
+  np.testing.assert_allclose(out, np.broadcast_to(colour, (4, 6, 3)), atol=3 if kind == "jpeg" else 0)
+
+
+def test_decode_sixteen_bit_grey():
+  deep = np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)
+  out = ops.decode(encoded(Image.fromarray(deep)))
+  np.testing.assert_allclose(out[..., 0], deep / 257, atol=0.51)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_decode_lays_transparency_on_white(mode):
+  image = Image.new("RGBA", (4, 2), (100, 100, 100, 255))
+  image.putpixel((0, 0), (0, 0, 0, 0))
+  image = image.quantize(4) if mode == "P" else image.convert(mode)
+  out = ops.decode(encoded(image))
+  np.testing.assert_array_equal(out[0, 0], [255, 255, 255])
+  np.testing.assert_array_equal(out[1, 3], [100, 100, 100])
+
+
+def test_decode_turns_upright():
+  image = Image.fromarray(picture(3, 5))
+  exif = Image.Exif()
+  exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees counter-clockwise to view
+  out = ops.decode(encoded(image, exif=exif))
+  np.testing.assert_array_equal(out, np.rot90(np.asarray(image), 3))
+
+
+def test_decode_takes_the_first_frame_of_a_gif(tmp_path):
+  frames = [rgb(255, 0, 0), rgb(0, 0, 255)]
+  frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+  np.testing.assert_array_equal(ops.decode(tmp_path / "a.gif")[0, 0], [255, 0, 0])
+
+
+def test_read_image_and_image_files(tmp_path):
+  (tmp_path / "sub").mkdir()
+  rgb(9, 9, 9).save(tmp_path / "sub" / "B.PNG")
+  rgb(9, 9, 9).save(tmp_path / "a.jpg")
+  rgb(9, 9, 9).save(tmp_path / ".hidden.png")
+  (tmp_path / "notes.md").write_text("x")
+  (tmp_path / "bad.png").write_bytes(b"no")
+  assert [f.name for f in ops.image_files(tmp_path)] == ["a.jpg", "bad.png", "B.PNG"]
+  assert ops.read_image(tmp_path / "sub" / "B.PNG", 1).shape == (4, 6, 1)
+  with pytest.raises(UserError, match=r"bad\.png: cannot be read"):
+    ops.read_image(tmp_path / "bad.png")

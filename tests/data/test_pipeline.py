@@ -1,0 +1,204 @@
+"""tf.data streams of folders and TFDS: order, process split, exact resuming in a fresh process, and errors in one line."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("tensorflow")
+tfds = pytest.importorskip("tensorflow_datasets")
+
+from vqjax import data  # noqa: E402
+from vqjax.errors import UserError  # noqa: E402
+
+OPS = {"size": 7, "crop": "random_resized", "flip": True}
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder):
+  """50 + 13 pictures whose label says which they are, in several files."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def _info(self):
+    return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "label": tfds.features.ClassLabel(num_classes=50),
+        "text": tfds.features.Text(),
+    }))
+
+  def _split_generators(self, dl_manager):
+    return {"train": self._generate_examples(50), "test": self._generate_examples(13)}
+
+  def _generate_examples(self, num):
+    for i in range(num):
+      image = np.random.default_rng(i).integers(0, 256, (9, 10 + i % 3, 3), np.uint8)
+      yield i, {"image": image, "label": i, "text": f"picture {i}"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+  directory = str(tmp_path_factory.mktemp("tfds"))
+  builder = Tiny(data_dir=directory)
+  builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=5))
+  return {"name": "tfds", "dataset": "tiny", "data_dir": directory, "shuffle_buffer": 16}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """40 pictures in a folder each, so that the label says which they are; two are unreadable."""
+  root = tmp_path_factory.mktemp("folder")
+  for i in range(44):
+    file = root / ("train" if i < 40 else "eval") / f"{i % 40:02d}" / "a.png"
+    file.parent.mkdir(parents=True)
+    image = np.random.default_rng(i).integers(0, 256, (9, 10 + i % 3, 3), np.uint8)
+    Image.fromarray(image).save(file)
+    file.with_suffix(".txt").write_text(f"picture {i}")
+  for i in (3, 17):
+    (root / "train" / f"{i:02d}" / "a.png").write_bytes(b"damaged")
+  return {"name": "folder", "path": str(root)}
+
+
+@pytest.fixture(params=["tfds", "folder"])
+def config(request):
+  return request.getfixturevalue("tiny" if request.param == "tfds" else "folder")
+
+
+def take(config, batch_size, num, ops=OPS, **kwargs):
+  stream = data.train_stream(config, ops, batch_size, **{"seed": 0} | kwargs)
+  batches = [next(stream) for _ in range(num)]
+  stream.close()
+  return batches
+
+
+def same(a, b):
+  return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_deterministic_batches(config):
+  a, b, c = take(config, 6, 12), take(config, 6, 12), take(config, 6, 12, seed=1)
+  assert all(map(same, a, b)) and not any(map(same, a, c))
+  assert a[0]["image"].shape == (6, 7, 7, 3) and a[0]["image"].dtype == np.uint8 and a[0]["label"].dtype == np.int32
+  for text, label in zip(a[0]["text"], a[0]["label"]):
+    assert text == f"picture {label}"
+
+
+def test_every_epoch_holds_every_readable_example(config):
+  num = 50 if config["name"] == "tfds" else 40
+  first, second = (b["label"] for b in take(config, num, 2, {"size": 4}))
+  wanted = set(range(num)) - (set() if num == 50 else {3, 17})
+  assert set(first) == set(second) == wanted and (first != second).any()
+
+
+def test_folder_processes_share_what_one_would_read(folder):
+  whole = take(folder, 8, 5)
+  parts = [take(folder, 4, 5, process_index=i, process_count=2) for i in range(2)]
+  for all_of_it, *halves in zip(whole, *parts):
+    assert same(all_of_it, {k: sum((list(h[k]) for h in halves), []) for k in all_of_it} | {
+        k: np.concatenate([h[k] for h in halves]) for k in ("image", "label")})
+
+
+def test_tfds_processes_have_parts_of_their_own(tiny):
+  parts = [take(tiny, 25, 1, process_index=i, process_count=2)[0]["label"] for i in range(2)]
+  assert sorted(np.concatenate(parts)) == list(range(50))
+
+
+RESUME = """
+import json, pathlib, sys, hashlib
+from vqjax import data
+config, ops, step, directory = json.loads(sys.argv[1])
+stream = data.train_stream(config, ops, 6, seed=0, step=step)
+stream.restore(pathlib.Path(directory))
+print(json.dumps([[b["text"], hashlib.sha1(b["image"].tobytes()).hexdigest()] for b, _ in zip(stream, range(15))]))
+"""
+
+
+def test_resumes_exactly_in_a_fresh_process(config, tmp_path):
+  import hashlib
+  stream = data.train_stream(config, OPS, 6, seed=0)
+  for _ in range(11):
+    next(stream)
+  stream.save(tmp_path)
+  names = [p.name for p in tmp_path.iterdir()]
+  assert all(n.startswith("data-00000-of-00001") for n in names) and bool(names) == (config["name"] == "tfds")
+  wanted = [[b["text"], hashlib.sha1(b["image"].tobytes()).hexdigest()] for b, _ in zip(stream, range(15))]
+  done = subprocess.run(
+      [sys.executable, "-c", RESUME, json.dumps([config, OPS, 11, str(tmp_path)])], capture_output=True, text=True,
+      env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert json.loads(done.stdout.splitlines()[-1]) == wanted
+
+
+def test_restoring_with_another_number_of_processes_says_so(tiny, tmp_path):
+  data.train_stream(tiny, OPS, 6, seed=0).save(tmp_path)
+  stream = data.train_stream(tiny, OPS, 6, seed=0, process_index=0, process_count=2)
+  with pytest.raises(UserError, match="saved by 1 processes, not 2"):
+    stream.restore(tmp_path)
+
+
+@pytest.mark.parametrize("count,batch_size,limit", [(1, 4, None), (2, 4, None), (3, 4, None), (2, 3, 5), (1, 13, None)])
+def test_tfds_evaluation_is_exact(tiny, count, batch_size, limit):
+  parts = [list(data.eval_batches(tiny, {"size": 9}, batch_size, process_index=i, process_count=count, limit=limit))
+           for i in range(count)]
+  assert len({len(p) for p in parts}) == 1
+  order = [b["label"].tolist() for b, _ in data.eval_batches(tiny, {"size": 9}, 1)]
+  seen = [[label] for step in zip(*parts) for b, m in step for label, ok in zip(b["label"].tolist(), m) if ok]
+  assert seen == order[:limit] and sorted(sum(order, [])) == list(range(13))
+
+
+def test_folder_evaluation_masks_what_cannot_be_read(folder):
+  seen = [x for b, m in data.eval_batches(folder, {"size": 9}, 7, split="train") for x in b["label"][m > 0]]
+  assert seen == sorted(set(range(40)) - {3, 17})
+
+
+def test_counts_names_and_samples(tiny, folder):
+  assert data.num_examples(tiny, "train") == 50 and data.num_examples(folder, "eval") == 4
+  assert data.class_names(folder)[:2] == ("00", "01") and len(data.class_names(tiny)) == 50
+  assert data.sample_batch(tiny, {"size": 9}, 15)["image"].shape == (15, 9, 9, 3)
+  assert data.sample_batch(folder, {"size": 9, "channels": 1}, 3)["image"].shape == (3, 9, 9, 1)
+
+
+def test_errors_inside_the_pipeline_come_out_whole(folder, tmp_path):
+  with pytest.raises(UserError, match=r"a\.png: is 10x9x3, others are|a\.png: is 1\dx9x3, others are"):
+    take(folder, 8, 5, {})
+  for i in range(20):
+    Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+    if i in (4, 9, 11):
+      (tmp_path / f"{i}.png").write_bytes(b"damaged")
+  with pytest.raises(UserError, match="of 20 images cannot be read, more than 5%"):
+    take({"name": "folder", "path": str(tmp_path)}, 8, 20)
+  Image.new("RGB", (8, 5)).save(tmp_path / "4.png")
+
+
+def test_small_images_in_the_pipeline(tmp_path):
+  for i in range(40):
+    Image.new("RGB", (8, 5 if i == 20 else 8)).save(tmp_path / f"{i}.png")
+  with pytest.raises(UserError, match=r"20\.png: is 8x5, smaller than crop='random' with size=6"):
+    take({"name": "folder", "path": str(tmp_path)}, 8, 20, {"size": 6, "crop": "random"})
+
+
+@pytest.mark.parametrize("fields,message", [
+    ({"dataset": "cifar"}, "TFDS knows no 'cifar'"),
+    ({"dataset": "mnist"}, "is not prepared in .*no network.*--data=PATH"),
+    ({"dataset": "mnist:99.0.0"}, "99.0.0"),
+    ({"dataset": ""}, "config.data.dataset"),
+])
+def test_missing_datasets_are_one_quick_line(tmp_path, fields, message, monkeypatch):
+  monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no network, wherever the test runs
+  start = time.monotonic()
+  with pytest.raises(UserError, match=message) as e:
+    data.train_stream({"name": "tfds", "data_dir": str(tmp_path), **fields}, {}, 4, seed=0)
+  assert "\n" not in str(e.value) and time.monotonic() - start < 10
+
+
+def test_missing_splits_and_features(tiny):
+  with pytest.raises(UserError, match=r"config\.data\.eval_split: tiny has no split 'valid'; it has"):
+    data.num_examples({**tiny, "eval_split": "valid"}, "eval")
+  with pytest.raises(UserError, match=r"config\.data\.image: tiny has no image feature 'label'; it has image"):
+    data.train_stream({**tiny, "image": "label"}, {}, 4, seed=0)
+  with pytest.raises(UserError, match="fewer examples than processes"):
+    data.train_stream(tiny, {}, 4, seed=0, process_count=51)

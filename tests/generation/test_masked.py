@@ -1,0 +1,97 @@
+"""Masked sampling with true conditionals against the joint; corruption and its bound."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqjax.errors import UserError
+from vqjax.generation import Corrupted, Network, masked
+
+N = 20_000
+
+
+def draw(world, known=(), values=(), n=N, schedule="cosine", table=None, **options):
+  ids = jnp.zeros((n, 4), jnp.int32).at[:, list(known)].set(jnp.asarray(values, jnp.int32)[None])
+  mask = jnp.zeros((n, 4), bool).at[:, list(known)].set(True)
+  network = Network(world.lookup(world.masked() if table is None else table))
+  return jax.jit(lambda key: masked.Scheme(3, schedule).sample(key, network, ids, mask, **options))(jax.random.key(9))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_one_code_per_step_in_random_order_is_exact(world, schedule):
+  ids, path = draw(world, steps=4, choice_temperature=math.inf, schedule=schedule, trajectory=True)
+  np.testing.assert_array_equal((np.asarray(path) == 3).sum(-1), np.tile([[3], [2], [1], [0]], (1, N)))
+  world.check(ids, world.joint)
+
+
+def test_one_code_per_step_is_exact_given_known_codes(world):
+  match = (world.grids[:, [1, 3]] == (0, 2)).all(1)
+  ids = draw(world, (1, 3), (0, 2), steps=2, choice_temperature=math.inf)
+  world.check(ids, np.where(match, world.joint, 0) / world.joint[match].sum())
+
+
+def test_more_steps_than_codes_and_a_large_temperature_are_exact_too(world):
+  world.check(draw(world, steps=7, choice_temperature=1e5), world.joint)
+
+
+def test_a_single_step_draws_all_codes_apart(world):
+  first = world.masked()[-1]
+  world.check(draw(world, steps=1), [first[np.arange(4), g].prod() for g in world.grids])
+
+
+def test_without_choice_temperature_the_most_confident_code_stays(world):
+  table = np.full((256, 4, 3), 1 / 3)
+  table[:, 2] = [0.02, 0.96, 0.02]
+  _, path = draw(world, n=200, steps=4, choice_temperature=0.0, table=table, trajectory=True)
+  first = np.asarray(path[0])
+  kept_likely = (first[:, 2] == 1)
+  assert kept_likely.mean() > 0.85 and (first[kept_likely][:, [0, 1, 3]] == 3).all()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "square", "cubic", "sqrt"])
+def test_schedules_fall_from_one_to_zero(schedule):
+  share = np.asarray(masked._SCHEDULES[schedule](jnp.linspace(0, 1, 20)))
+  np.testing.assert_allclose(share[[0, -1]], [1, 0], atol=1e-6)
+  assert (np.diff(share) < 0).all()
+
+
+def test_corruption_hides_the_scheduled_share_at_uniform_places(chi2):
+  ids = jnp.asarray(np.random.default_rng(0).integers(3, size=(N, 4)))
+  out = masked.Scheme(3, "linear").corrupt(jax.random.key(1), ids)
+  hidden = np.asarray(out.inputs_BL) == 3
+  np.testing.assert_array_equal(hidden, np.asarray(out.weights_BL) == 1)
+  np.testing.assert_array_equal(np.where(hidden, out.targets_BL, out.inputs_BL), ids)
+  chi2(np.bincount(hidden.sum(-1), minlength=5), [0, 0.25, 0.25, 0.25, 0.25])
+  places = hidden[hidden.sum(-1) == 2]
+  chi2(np.bincount(places @ [8, 4, 2, 1], minlength=16), np.isin(np.arange(16), [3, 5, 6, 9, 10, 12]) / 6)
+  share = np.asarray(masked.Scheme(3).corrupt(jax.random.key(1), jnp.zeros((N, 64), int)).weights_BL).mean()
+  assert abs(share - 2 / np.pi - 0.5 / 64) < 0.01  # the mean of the cosine schedule, and half a code for rounding up
+
+
+def test_label_smoothing_is_cross_entropy_against_the_smoothed_target():
+  logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 5)), jnp.float32)
+  corrupted = Corrupted(jnp.asarray([[5, 1]]), jnp.asarray([[3, 1]]), jnp.asarray([[1.0, 0.0]]))
+  nats, weights = masked.Scheme(5, label_smoothing=0.2).loss(logits, corrupted)
+  target = 0.8 * np.eye(5)[[3, 1]] + 0.2 / 5
+  np.testing.assert_allclose(nats[0], -(target * np.asarray(jax.nn.log_softmax(logits[0]))).sum(-1), rtol=1e-5)
+  np.testing.assert_array_equal(weights, [[1, 0]])
+
+
+def test_bound_with_true_conditionals_is_the_likelihood(world):
+  network, n = Network(world.lookup(world.masked())), 4000
+  for grid in world.grids[[5, 50]]:
+    nats = masked.Scheme(3).bound(jax.random.key(2), network, jnp.tile(jnp.asarray(grid)[None], (n, 1))).sum(-1)
+    exact = -np.log(world.joint[(world.grids == grid).all(1)][0])
+    assert abs(nats.mean() - exact) < 5 * nats.std() / n**0.5
+
+
+def test_errors(world):
+  with pytest.raises(UserError, match="choice_temperature"):
+    draw(world, n=2, choice_temperature=-1.0)
+  with pytest.raises(UserError, match="steps: 0"):
+    draw(world, n=2, steps=0)
+  with pytest.raises(UserError, match="label_smoothing"):
+    masked.Scheme(3, label_smoothing=1.0)

@@ -1,0 +1,84 @@
+"""Layers against flax's own, direct definitions and float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from vqjax.nn import layers
+
+
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 12), (2, 9, 12)])
+def test_group_norm_is_exact(mean, shape):
+  rng = np.random.default_rng(0)
+  # Channels of one group differ in level, so that the spread between channels counts as well.
+  x = (rng.normal(size=shape) + mean + rng.normal(size=shape[-1]) * 3).astype(np.float32)
+  scale, bias = rng.normal(size=(2, shape[-1])).astype(np.float32)
+  groups = x.astype(np.float64).reshape(2, -1, 4, 3)
+  expected = (groups - groups.mean((1, 3), keepdims=True)) / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-6)
+  expected = expected.reshape(shape) * scale + bias
+  out = jax.jit(layers.group_norm, static_argnums=(3, 4))(x, scale, bias, 4, 1e-6)
+  np.testing.assert_allclose(out, expected, atol=2e-5 if mean == 0 else 1e-3)
+
+
+def test_group_norm_gradient():
+  x = jax.random.normal(jax.random.key(0), (2, 4, 6, 8)) + 2.0
+  g = jax.random.normal(jax.random.key(1), x.shape)
+  reference = nn.GroupNorm(4, epsilon=1e-6, use_fast_variance=False)
+  params = {"scale": jnp.arange(1.0, 9.0), "bias": jnp.ones(8)}
+  ours = jax.grad(lambda x, p: jnp.sum(g * layers.group_norm(x, p["scale"], p["bias"], 4, 1e-6)), argnums=(0, 1))
+  flax = jax.grad(lambda x, p: jnp.sum(g * reference.apply({"params": p}, x)), argnums=(0, 1))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours(x, params), flax(x, params))
+
+
+@pytest.mark.parametrize("height,width,dtype", [(8, 6, "float32"), (5, 3, "float32"), (1, 1, "float32"), (6, 4, "bfloat16")])
+def test_conv3x3_gradients(height, width, dtype):
+  keys = jax.random.split(jax.random.key(0), 3)
+  x, kernel, g = (jax.random.normal(k, s).astype(dtype) for k, s in zip(
+      keys, ((2, height, width, 5), (3, 3, 5, 4), (2, height, width, 4))))
+
+  def plain(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+  out, pull = jax.jit(lambda: jax.vjp(layers.conv3x3, x, kernel)[0])(), jax.vjp(layers.conv3x3, x, kernel)[1]
+  exact = [a.astype(jnp.float32) for a in (x, kernel)]
+  expected, reference = jax.vjp(plain, *exact)
+  tolerance = dict(rtol=1e-4, atol=1e-4) if dtype == "float32" else dict(rtol=2e-2, atol=5e-2)
+  np.testing.assert_allclose(out.astype(jnp.float32), expected, **tolerance)
+  for ours, theirs in zip(jax.jit(pull)(g), reference(g.astype(jnp.float32)), strict=True):
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(ours.astype(jnp.float32), theirs, **tolerance)
+
+
+def test_conv3x3_has_second_derivatives():
+  x, kernel = jax.random.normal(jax.random.key(0), (1, 4, 4, 2)), jax.random.normal(jax.random.key(1), (3, 3, 2, 2))
+
+  def penalty(kernel):
+    return jnp.sum(jax.grad(lambda x: jnp.sum(layers.conv3x3(x, kernel) ** 2))(x) ** 2)
+
+  direction, eps = jax.random.normal(jax.random.key(2), kernel.shape), 1e-3
+  numeric = (penalty(kernel + eps * direction) - penalty(kernel - eps * direction)) / (2 * eps)
+  np.testing.assert_allclose(jnp.sum(jax.grad(penalty)(kernel) * direction), numeric, rtol=2e-2)
+
+
+def test_attention_block_is_softmax_over_positions():
+  x = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
+  block = layers.AttentionBlock()
+  variables = block.init(jax.random.key(1), x)
+  p = variables["params"]
+  h = layers.group_norm(x, p["norm"]["scale"], p["norm"]["bias"], 8, 1e-6).reshape(2, 12, 8)
+  q, k, v, out = (lambda h, n=n: h @ p[n]["kernel"][0, 0] + p[n]["bias"] for n in ("q", "k", "v", "proj_out"))
+  weights = jax.nn.softmax(jnp.einsum("bic,bjc->bij", q(h), k(h)) / np.sqrt(8), axis=-1)
+  expected = x + out(weights @ v(h)).reshape(x.shape)
+  np.testing.assert_allclose(block.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_resampling():
+  x = jnp.arange(6.0).reshape(1, 2, 3, 1)
+  np.testing.assert_array_equal(layers.double(x)[0, :, :, 0], np.repeat(np.repeat(x[0, :, :, 0], 2, 0), 2, 1))
+  # Zero padding at the bottom and the right only: the first output reads pixels 0..2, the last one 2..3 and a zero.
+  ones = {"params": {"conv": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}}
+  out = layers.Downsample().apply(ones, jnp.ones((1, 4, 4, 1)))
+  np.testing.assert_array_equal(out[0, :, :, 0], [[9, 6], [6, 4]])

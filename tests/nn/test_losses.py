@@ -1,0 +1,152 @@
+"""Loss terms against other implementations' values, brute force, and the properties their papers claim."""
+
+import json
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqjax.errors import UserError
+from vqjax.nn import losses
+
+
+@pytest.fixture
+def rng():
+  return np.random.default_rng(0)
+
+
+def test_adversarial_losses_match_taming(golden):
+  values = np.load(golden / "taming_discriminator.npz")
+  real, fake = values["logits_real"], values["logits_fake"]
+  np.testing.assert_allclose(losses.discriminator_loss("hinge", real, fake), values["hinge"], rtol=1e-5)
+  np.testing.assert_allclose(losses.discriminator_loss("vanilla", real, fake), values["vanilla"], rtol=1e-5)
+  np.testing.assert_allclose(losses.generator_loss("vanilla", fake), values["g_loss"], rtol=1e-5)
+  np.testing.assert_allclose(losses.generator_loss("hinge", fake), values["g_loss"], rtol=1e-5)
+
+
+def test_non_saturating_is_cross_entropy(rng):
+  real, fake = rng.normal(size=(2, 3, 4, 4, 1)).astype(np.float32) * 3
+  sigmoid = lambda v: 1 / (1 + np.exp(-v.astype(np.float64)))
+  np.testing.assert_allclose(losses.generator_loss("non_saturating", fake), -np.log(sigmoid(fake)).mean(), rtol=1e-5)
+  expected = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
+  np.testing.assert_allclose(losses.discriminator_loss("non_saturating", real, fake), expected, rtol=1e-5)
+
+
+def test_pixel_map_and_image_match_dalle(golden):
+  values = np.load(golden / "openai_dvae.npz")
+  np.testing.assert_allclose(losses.map_pixels(values["x01"]), values["mapped"], rtol=1e-5)
+  image = losses.to_image("logit_laplace", values["stats"])
+  np.testing.assert_allclose((image + 1) / 2, values["recon"], rtol=1e-4, atol=1e-6)
+
+
+def test_logit_laplace_is_a_density(rng):
+  """exp(-loss) integrates to one over (0, 1), whatever mu and b are; the loss is a plain mean of such terms."""
+  mu, log_b = 0.7, -0.4
+  mapped = np.linspace(0.1, 0.9, 4001, dtype=np.float32)
+  x = (mapped - 0.1) / 0.8 * 2 - 1
+  recon = jnp.broadcast_to(jnp.array([mu, log_b]), (4001, 1, 1, 2))
+  term = jax.vmap(lambda recon, x: losses.reconstruction("logit_laplace", recon, x))
+  loss = term(recon[:, None], x[:, None, None, None, None])
+  integral = np.trapezoid(np.exp(-np.asarray(loss, np.float64)), mapped.astype(np.float64))
+  # The mass outside [0.1, 0.9] is a Laplace tail: half of exp(-distance / b) on either side.
+  end, b = np.log(9.0), np.exp(log_b)
+  expected = 1 - 0.5 * np.exp(-(end - mu) / b) - 0.5 * np.exp(-(end + mu) / b)
+  np.testing.assert_allclose(integral, expected, rtol=1e-4)
+
+
+def test_plain_reconstruction(rng):
+  recon, x = rng.uniform(-1.5, 1.5, size=(2, 2, 3, 4, 3)).astype(np.float32)
+  np.testing.assert_allclose(losses.reconstruction("l1", recon, x), np.abs(recon - x).mean(), rtol=1e-6)
+  np.testing.assert_allclose(losses.reconstruction("l2", recon, x), ((recon - x) ** 2).mean(), rtol=1e-6)
+  np.testing.assert_array_equal(losses.to_image("l1", recon), np.clip(recon, -1, 1))
+  assert [losses.out_channels(name, 3) for name in losses.RECONSTRUCTIONS] == [3, 3, 6]
+
+
+def test_wrong_names_and_channels_are_told():
+  with pytest.raises(UserError, match="'l2'"):
+    losses.reconstruction("l22", jnp.zeros((1, 1, 1, 3)), jnp.zeros((1, 1, 1, 3)))
+  with pytest.raises(UserError, match="out_channels=6"):
+    losses.reconstruction("logit_laplace", jnp.zeros((1, 1, 1, 3)), jnp.zeros((1, 1, 1, 3)))
+  with pytest.raises(UserError, match="'hinge'"):
+    losses.generator_loss("hinged", jnp.zeros(()))
+
+
+def test_feature_matching(rng):
+  real = [rng.normal(size=s).astype(np.float32) for s in ((2, 4, 4, 3), (2, 2, 2, 5))]
+  fake = [r + 0.1 * rng.normal(size=r.shape).astype(np.float32) for r in real]
+  expected = np.mean([np.abs(r - f).mean() / np.abs(r).mean() for r, f in zip(real, fake)])
+  np.testing.assert_allclose(losses.feature_matching(real, fake), expected, rtol=1e-5)
+  rescaled = losses.feature_matching([real[0] * 100, real[1]], [fake[0] * 100, fake[1]])
+  np.testing.assert_allclose(rescaled, expected, rtol=1e-5)
+  on_real, on_fake = jax.grad(losses.feature_matching, argnums=(0, 1))(real, fake)
+  assert all((g == 0).all() for g in on_real) and all((g != 0).any() for g in on_fake)
+
+
+def test_lecam(rng):
+  real, fake = rng.normal(size=(2, 5, 1)).astype(np.float32)
+  averages = losses.lecam_averages()
+  expected = {"real": 0.0, "fake": 0.0}
+  for _ in range(3):
+    loss, averages = losses.lecam(averages, real, fake, decay=0.9)
+    expected = {"real": 0.9 * expected["real"] + 0.1 * real.mean(), "fake": 0.9 * expected["fake"] + 0.1 * fake.mean()}
+  np.testing.assert_allclose(averages["real"], expected["real"], rtol=1e-5)
+  np.testing.assert_allclose(averages["fake"], expected["fake"], rtol=1e-5)
+  want = ((real - expected["fake"]) ** 2).mean() + ((fake - expected["real"]) ** 2).mean()
+  np.testing.assert_allclose(loss, want, rtol=1e-5)
+  # The means act as constants: the gradient is that of a square around the other side's mean.
+  gradient = jax.grad(lambda r: losses.lecam(averages, r, fake, decay=1.0)[0])(real)
+  np.testing.assert_allclose(gradient, 2 * (real - averages["fake"]) / real.size, rtol=1e-4)
+
+
+def test_r1_of_a_known_function(rng):
+  w = rng.normal(size=(4, 4, 3)).astype(np.float32)
+  x = rng.normal(size=(5, 4, 4, 3)).astype(np.float32)
+  quadratic = lambda x: 0.5 * (jnp.asarray(w)[None] * x**2).sum(axis=(1, 2, 3))[:, None]
+  np.testing.assert_allclose(losses.r1(quadratic, x), ((w * x) ** 2).sum(axis=(1, 2, 3)).mean(), rtol=1e-5)
+  # It trains the discriminator: d/da of the penalty of a * x is 2 a |1|^2.
+  slope = jax.grad(lambda a: losses.r1(lambda x: (a * x).sum(axis=(1, 2, 3)), x))(3.0)
+  np.testing.assert_allclose(slope, 2 * 3.0 * 48, rtol=1e-5)
+
+
+def test_adaptive_weight_matches_taming(golden):
+  case = json.loads((golden / "meta_models.json").read_text())["adaptive_weight"]
+  nll, gan = jnp.full((4,), case["norm_nll"] / 2), jnp.full((4,), case["norm_g"] / 2)
+  np.testing.assert_allclose(losses.adaptive_weight(nll, gan), case["weight_before_disc_weight"], rtol=1e-5)
+  assert losses.adaptive_weight(1e6 * nll, 0 * gan) == 1e4
+  assert (jax.grad(losses.adaptive_weight)(nll, gan) == 0).all()
+
+
+LAST_LAYERS = {
+    "3x3": nn.Conv(2, (3, 3), use_bias=False),
+    "1x1": nn.Conv(2, (1, 1), use_bias=False),
+    "valid": nn.Conv(2, (4, 4), padding="VALID", use_bias=False),
+    "transposed": nn.ConvTranspose(2, (4, 4), (2, 2), use_bias=False),
+    "dense": nn.Dense(2, use_bias=False),
+    "patches": nn.Dense(3 * 3 * 2, use_bias=False),
+}
+
+
+@pytest.mark.parametrize("name", LAST_LAYERS)
+def test_last_layer_gradient_is_that_of_the_model(rng, name):
+  layer, padding = LAST_LAYERS[name], "VALID" if name == "valid" else "SAME"
+  h = jnp.asarray(rng.normal(size=(2, 6, 8, 5)), jnp.float32)
+  kernel = layer.init(jax.random.key(0), h)["params"]["kernel"]
+
+  def image(kernel):
+    y = layer.apply({"params": {"kernel": kernel}}, h)
+    return einops.rearrange(y, "b h w (p q c) -> b (h p) (w q) c", p=3, q=3) if name == "patches" else y
+
+  def loss(image):
+    return jnp.sin(image * jnp.arange(image.size, dtype=jnp.float32).reshape(image.shape)).sum()
+
+  cotangent = jax.grad(loss)(image(kernel))
+  expected = jax.grad(lambda kernel: loss(image(kernel)))(kernel)
+  got = losses.last_layer_gradient(h, kernel, cotangent, padding)
+  size = np.abs(expected).max()
+  np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * size)
+  half = losses.last_layer_gradient(h.astype(jnp.bfloat16), kernel, cotangent, padding)
+  assert half.dtype == jnp.float32
+  np.testing.assert_allclose(half, expected, atol=0.02 * size)

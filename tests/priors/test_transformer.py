@@ -1,0 +1,132 @@
+"""The transformer: cached decoding, LlamaGen's block written out, remat, sizes, and what it refuses."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqjax.errors import UserError
+from vqjax.priors import transformer
+
+SMALL = functools.partial(transformer.Model, vocab_size=12, out_size=8, grid=(3, 4), layers=3, width=16, heads=2)
+LLAMA = dict(positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, hidden=24)
+STYLES = {"mingpt": {}, "llama": LLAMA, "llama_qk": LLAMA | dict(qk_norm="rmsnorm")}
+IDS = jnp.asarray(np.random.default_rng(0).integers(0, 8, (3, 12)))
+
+
+def wide(model, *args, seed=0, **kwargs):
+  """Params drawn wide, so that nothing is zero by initialisation."""
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *args, train=False, **kwargs))
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda s: jnp.asarray(0.3 * rng.standard_normal(s.shape), s.dtype), shapes)
+
+
+@pytest.mark.parametrize("prefix", [None, [[8], [9], [-1]], [[8, 10, -1], [-1, -1, -1], [9, 9, 11]]],
+                         ids=["empty", "class", "holes"])
+@pytest.mark.parametrize("style, layout", [
+    ("mingpt", "fused"), ("mingpt", "heads"), ("mingpt", "keys_last"), ("llama", "keys_last"), ("llama_qk", "fused")])
+def test_cached_logits_equal_uncached(style, layout, prefix):
+  model = SMALL(max_prefix=3, cache_layout=layout, **STYLES[style])
+  prefix = None if prefix is None else jnp.asarray(prefix)
+  params = wide(model, IDS, prefix)
+  expected = jax.jit(functools.partial(model.apply, train=False))(params, IDS, prefix)
+  logits, cache = model.apply(params, prefix, model.init_cache(3, 0 if prefix is None else prefix.shape[1]), method="prefill")
+  np.testing.assert_allclose(logits, expected[:, 0], atol=1e-4)
+  decode = jax.jit(functools.partial(model.apply, method="decode"))
+  for i in range(11):
+    logits, cache = decode(params, IDS[:, i], i, cache)
+    np.testing.assert_allclose(logits, expected[:, i + 1], atol=1e-4)
+
+
+def rms(x, scale):
+  return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + 1e-5) * scale
+
+
+def llamagen(params, tokens, grid, heads):
+  """LlamaGen's network for one sequence in float64: a loop over layers; rotations as complex numbers."""
+  p = jax.tree.map(lambda x: np.asarray(x, np.float64), params["params"])
+  x = p["embed"]["table"][tokens]
+  h = x.shape[-1] // heads
+  rows, columns = np.divmod(np.arange(len(tokens) - 1), grid[1])
+  frequencies = 10_000.0 ** -(np.arange(h // 4) / (h // 4))
+  phase = np.concatenate([rows[:, None] * frequencies, columns[:, None] * frequencies], axis=1)
+  turn = np.exp(1j * np.concatenate([np.zeros((1, h // 2)), phase]))  # The class token is not turned.
+
+  def rotate(y):
+    z = (y[..., :h // 2] + 1j * y[..., h // 2:]) * turn[:, None]
+    return np.concatenate([z.real, z.imag], axis=-1)
+
+  for i in range(len(p["blocks"]["norm_1"]["scale"])):
+    b = jax.tree.map(lambda y: y[i], p["blocks"])
+    y = rms(x, b["norm_1"]["scale"])
+    q, k, v = ((y @ b[n]["kernel"]).reshape(len(x), heads, h) for n in ("query", "key", "value"))
+    scores = np.einsum("inh,jnh->nij", rotate(q), rotate(k)) / np.sqrt(h)
+    weights = np.exp(np.where(np.tri(len(x)), scores, -np.inf))
+    mixed = np.einsum("nij,jnh->inh", weights / weights.sum(-1, keepdims=True), v).reshape(len(x), -1)
+    x = x + mixed @ b["proj"]["kernel"]
+    y = rms(x, b["norm_2"]["scale"])
+    gate = y @ b["gate"]["kernel"]
+    x = x + (gate / (1 + np.exp(-gate)) * (y @ b["up"]["kernel"])) @ b["down"]["kernel"]
+  return rms(x, p["norm_out"]["scale"]) @ p["head"]["kernel"]
+
+
+def test_llamagen_block_written_out():
+  model = SMALL(**LLAMA)
+  prefix = jnp.array([[8], [9], [11]])
+  params = wide(model, IDS, prefix)
+  out = model.apply(params, IDS, prefix, train=False)
+  for b in range(3):
+    tokens = np.concatenate([prefix[b], IDS[b, :-1]])
+    np.testing.assert_allclose(out[b], llamagen(params, tokens, (3, 4), 2), atol=1e-4)
+
+
+def test_remat_changes_no_value_or_gradient():
+  kept, again = SMALL(), SMALL(remat="block")
+  params = wide(kept, IDS)
+  loss = lambda model: jax.value_and_grad(lambda p: jnp.square(model.apply(p, IDS, train=False)).mean())(params)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), loss(kept), loss(again))
+
+
+def test_a_code_keeps_its_position_under_a_shorter_prefix():
+  """Of two leads, the shorter takes the last places of the table: code 0 stands in row max_prefix in both."""
+  model = SMALL(max_prefix=3)
+  params = wide(model, IDS)
+  grads = jax.grad(lambda p, c: jnp.square(model.apply(p, IDS, c, train=False)).mean())
+  for length, first in ((3, 0), (1, 2)):
+    table = grads(params, jnp.full((3, length), 8))["params"]["position_table"]
+    assert (np.abs(table).sum(-1) > 0).tolist() == [False] * first + [True] * (14 - first)
+
+
+def test_time_moves_the_logits():
+  model = SMALL(causal=False, modulation="adaln")
+  params = wide(model, IDS, time_B=jnp.zeros(3))
+  out = [model.apply(params, IDS, time_B=jnp.full(3, t), train=False) for t in (0.0, 0.01, 1.0)]
+  assert np.abs(out[0] - out[1]).max() > 1e-3 and np.abs(out[0] - out[2]).max() > 1e-3
+
+
+def test_sizes_of_24_layers():
+  """12 * layers * width^2 weights in the blocks, as every GPT; logits for the batch."""
+  model = transformer.Model(16_384 + 1_000, 16_384, (16, 16), layers=24, width=1024, heads=16, bias=False, dtype="bfloat16",
+                            remat="block")
+  ids = jnp.zeros((2, 256), jnp.int32)
+  params = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, train=False))
+  kernels = [x.size for path, x in jax.tree_util.tree_leaves_with_path(params["params"]["blocks"]) if path[-1].key == "kernel"]
+  assert sum(kernels) == 12 * 24 * 1024**2
+  out = jax.eval_shape(lambda p: model.apply(p, ids, train=False), params)
+  assert out.shape == (2, 256, 16_384) and out.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("fields, call, message", [
+    (dict(heads=3), {}, "heads: 3 does not divide width 16"),
+    (dict(heads=8, positions="rotary"), {}, "heads: rotary positions"),
+    (dict(modulation="adaln"), {}, "modulation: 'adaln'"),
+    (dict(modulation="adaln", causal=False), {}, "modulation: 'adaln' needs a scheme"),
+    (dict(max_prefix=1), dict(prefix_BP=jnp.zeros((3, 2), int)), "max_prefix: 1 is shorter"),
+    (dict(grid=(3, 3)), {}, "grid: "),
+])  # yapf: disable
+def test_refuses_in_one_line(fields, call, message):
+  with pytest.raises(UserError, match=message) as e:
+    jax.eval_shape(lambda: SMALL(**fields).init(jax.random.key(0), IDS, **call, train=False))
+  assert "\n" not in str(e.value)

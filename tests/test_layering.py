@@ -1,0 +1,73 @@
+"""Who may import whom: the layering of the architecture, held by reading the import statements."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted((ROOT / "vqjax").rglob("*.py"))
+
+# What a folder (or, at the top, a file) may import from vqjax. Everything may import errors.
+FAMILY = {"nn", "build"}
+ALLOWED = {
+    "errors": set(),
+    "build": set(),
+    "nn": {"nn"},
+    "quantizers": {"nn", "quantizers"},
+    "autoencoders": {"nn", "autoencoders", "quantizers"},  # quantizers: the record Quantized alone, see below
+    "discriminators": {"nn", "discriminators"},
+    "priors": {"nn", "priors"},
+    "generation": {"nn", "generation"},
+    "evaluators": {"nn", "evaluators"},
+    "importers": {"importers", "nn"},
+    "data": {"data", "build"},
+    "tasks": {"tasks", "build", "checkpoint", "nn", "generation", "config", "sharding"},
+    "config": {"build"},
+    "optim": {"build"},
+    "sharding": set(),
+    "checkpoint": {"sharding"},
+    "writers": set(),
+    "measure": {"build", "sharding", "evaluators"},
+    "train": {"build", "checkpoint", "config", "data", "measure", "optim", "sharding", "writers"},
+}
+TENSORFLOW = {"vqjax/data/pipeline.py", "vqjax/data/sources/tfds.py", "vqjax/data/sources/folder.py"}
+
+
+def imported(file: pathlib.Path) -> set[str]:
+  """Full dotted names that a file imports, anywhere in it."""
+  names = set()
+  for node in ast.walk(ast.parse(file.read_text())):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      names |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return names
+
+
+def part_of(file: pathlib.Path) -> str:
+  relative = file.relative_to(ROOT / "vqjax")
+  return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_imports(file: pathlib.Path):
+  part, names = part_of(file), imported(file)
+  inside = {n.split(".")[1] for n in names if n.startswith("vqjax.")} - {"errors"}
+  if part in ALLOWED:
+    assert inside <= ALLOWED[part], f"{part} may not import {inside - ALLOWED[part]}"
+  if part == "autoencoders":
+    assert {n for n in names if n.startswith("vqjax.quantizers")} <= {"vqjax.quantizers.Quantized"}
+  uses_tensorflow = any(n.split(".")[0] in ("tensorflow", "tensorflow_datasets") for n in names)
+  assert not uses_tensorflow or str(file.relative_to(ROOT)) in TENSORFLOW
+  assert not any(n.split(".")[0] == "torch" for n in names) or part == "importers"
+
+
+def test_import_is_light_and_needs_no_tensorflow():
+  code = (
+      "import sys; sys.modules['tensorflow'] = None; sys.modules['tensorflow_datasets'] = None; sys.modules['torch'] = None\n"
+      "import vqjax; assert 'jax' not in sys.modules\n"
+      "import vqjax.main, vqjax.train, vqjax.api, vqjax.data")
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,56 @@
+"""Optimizers: schedules at their corners, players kept apart, weight decay on kernels alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vqjax import optim
+from vqjax.errors import UserError
+
+PARAMS = {"model": {"conv": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}, "disc": {"conv": {"kernel": jnp.ones((2, 2))}}}
+
+
+def test_schedule_corners():
+  lr = optim.Optimizer(lr=1.0, warmup=10, schedule="cosine", end_lr=0.1).learning_rate(110)
+  np.testing.assert_allclose([lr(0), lr(5), lr(10), lr(60), lr(110)], [0, 0.5, 1.0, 0.55, 0.1], atol=1e-6)
+  assert optim.Optimizer(lr=1.0, schedule="constant").learning_rate(10)(9) == 1.0
+
+
+def test_players_have_their_own_learning_rates():
+  tx = optim.make({"lr": 1e-2, "schedule": "constant"}, {"lr": 1e-3, "schedule": "constant"}, 10, 1)
+  grads = jax.tree.map(jnp.ones_like, PARAMS)
+  updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS)
+  np.testing.assert_allclose(updates["model"]["conv"]["kernel"], -1e-2, rtol=1e-4)
+  np.testing.assert_allclose(updates["disc"]["conv"]["kernel"], -1e-3, rtol=1e-4)
+
+
+def test_weight_decay_leaves_biases_alone():
+  tx = optim.make({"lr": 0.1, "schedule": "constant", "weight_decay": 0.5}, None, 10, 1)
+  zero = jax.tree.map(jnp.zeros_like, PARAMS)
+  updates, _ = tx.update(zero, tx.init(PARAMS), PARAMS)
+  np.testing.assert_allclose(updates["model"]["conv"]["kernel"], -0.05, rtol=1e-5)
+  np.testing.assert_array_equal(updates["model"]["conv"]["bias"], 0)
+
+
+def test_accumulation_equals_the_mean_gradient():
+  grads = [jax.tree.map(lambda p, s=s: jnp.full_like(p, s), PARAMS) for s in (1.0, 3.0)]
+  tx = optim.make({"lr": 0.1, "schedule": "constant"}, None, 10, 2)
+  params, state = PARAMS, tx.init(PARAMS)
+  for g in grads:
+    updates, state = tx.update(g, state, params)
+    params = optax.apply_updates(params, updates)
+  once = optim.make({"lr": 0.1, "schedule": "constant"}, None, 5, 1)
+  updates, _ = once.update(jax.tree.map(lambda p: jnp.full_like(p, 2.0), PARAMS), once.init(PARAMS), PARAMS)
+  jax.tree.map(np.testing.assert_allclose, params, optax.apply_updates(PARAMS, updates))
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"learning_rate": 1}, "config.optim.learning_rate: unknown field"),
+    ({"lr": 0.0}, "config.optim.lr: 0.0 is not positive"),
+    ({"name": "adam"}, "config.optim.name: 'adam' is none of adamw"),
+])
+def test_bad_fields(fields, message):
+  with pytest.raises(UserError, match=message):
+    optim.make(fields, None, 10, 1)

@@ -1,0 +1,54 @@
+"""Rules to shardings: first match wins, moments follow their parameters, what cannot be split stays whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from vqjax import sharding
+from vqjax.errors import UserError
+
+TREE = {"params": {"conv": {"kernel": jax.ShapeDtypeStruct((3, 3, 64, 128), jnp.float32), "bias": jax.ShapeDtypeStruct((128,), jnp.float32)},
+                   "codebook": jax.ShapeDtypeStruct((1024, 8), jnp.float32)}}
+
+
+def specs(rules, **axes):
+  placed = sharding.shardings(rules, sharding.make_mesh(**axes), TREE)
+  return {sharding.path_name(path): s.spec for path, s in jax.tree_util.tree_leaves_with_path(placed)}
+
+
+def test_largest_axis_is_split_and_small_leaves_are_not():
+  found = specs([(".*", "fsdp")], data=1, fsdp=4)
+  assert found["params/conv/kernel"] == P(None, None, None, "fsdp")
+  assert found["params/codebook"] == P("fsdp", None)
+  assert found["params/conv/bias"] in (P(), P(None))
+
+
+def test_first_rule_wins_and_tuples_align_with_the_last_axes():
+  found = specs([("codebook", ("tensor", None)), ("kernel", ("tensor",)), (".*", ())], data=1, tensor=4)
+  assert found["params/codebook"] == P("tensor", None)
+  assert found["params/conv/kernel"] == P(None, None, None, "tensor")
+  assert found["params/conv/bias"] in (P(), P(None))
+
+
+def test_unmatched_path_and_unknown_axis():
+  with pytest.raises(UserError, match="no rule matches params/codebook"):
+    specs([("conv", ())])
+  with pytest.raises(UserError, match="'model' .* is not a mesh axis"):
+    specs([(".*", "model")])
+
+
+def test_mesh_and_batch_errors():
+  with pytest.raises(UserError, match="does not make 4 devices"):
+    sharding.make_mesh(data=3)
+  with pytest.raises(UserError, match="config.batch_size: 6 is not divisible by the 4 devices that share it; take 4 or 8"):
+    sharding.local_batch_size(6, sharding.make_mesh())
+
+
+def test_batches_become_global_arrays_split_by_row():
+  mesh = sharding.make_mesh(data=2, fsdp=2)
+  x = np.arange(8 * 3).reshape(8, 3)
+  out = sharding.to_global({"x": x}, mesh)["x"]
+  assert [s.data.shape for s in out.addressable_shards] == [(2, 3)] * 4
+  np.testing.assert_array_equal(out, x)

@@ -1,0 +1,138 @@
+"""Measure speed: python -m vqjax.bench --config=configs/vqgan_imagenet_f16.py[:debug] [--data=PATH] [--config.FIELD=VALUE …]
+
+Prints compile time, step time (median and spread of interleaved repeats), examples/s, model FLOPs and their share of the
+device's peak where that is known, memory, and the input pipeline's own examples/s: the pipeline must not be what limits.
+`--suite=NAME` runs one of the comparisons in vqjax/suites instead.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from vqjax import cli, config as configuration
+
+# Dense bf16 FLOP/s of one chip, from the vendors' data sheets; matched against the start of device_kind.
+PEAK = {
+    "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12, "TPU v4": 275e12, "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12, "TPU v6 lite": 918e12, "TPU v6e": 918e12,
+}
+
+
+def peak_flops(device: jax.Device) -> float | None:
+  """The chip's bf16 peak, or None where it is not known (CPUs)."""
+  return next((v for k, v in PEAK.items() if device.device_kind.startswith(k)), None)
+
+
+def time_calls(fns: Mapping[str, Callable[[], Any]], repeats: int, calls: int = 1) -> dict[str, list[float]]:
+  """Seconds per call of each function, `repeats` times, taking turns so that a drifting machine hits all alike."""
+  seconds: dict[str, list[float]] = {name: [] for name in fns}
+  for fn in fns.values():
+    jax.block_until_ready(fn())
+  for _ in range(repeats):
+    for name, fn in fns.items():
+      start = time.perf_counter()
+      for _ in range(calls):
+        out = fn()
+      jax.block_until_ready(out)
+      seconds[name].append((time.perf_counter() - start) / calls)
+  return seconds
+
+
+def flops(compiled: Any) -> float:
+  """XLA's count for one execution; the body of a loop counts once."""
+  analysis = compiled.cost_analysis()
+  return (analysis[0] if isinstance(analysis, list) else analysis).get("flops", 0.0)
+
+
+def bench_config(config: Any, repeats: int) -> list[tuple[str, str]]:
+  """Rows (what, figure) for one config's training step and input pipeline."""
+  from vqjax import data, sharding, train
+
+  config = configuration.complete(config)
+  mesh = sharding.make_mesh(**config.mesh)
+  local = sharding.local_batch_size(config.batch_size, mesh)
+  stream = data.train_stream(config.data, config.ops, local, seed=config.seed)
+  first = next(stream)
+  run = train.Run(config, configuration.spec_of(first))
+  frozen = run.load_frozen()
+  batch = sharding.to_global(run.task.prepare(first), run.mesh)
+  start = time.perf_counter()
+  step = run.step.lower(run.abstract, frozen, batch).compile()
+  compile_seconds = time.perf_counter() - start
+  state = run.init(jax.random.key(config.seed))
+
+  def one_step() -> Any:
+    nonlocal state
+    state, metrics = step(state, frozen, batch)
+    return metrics
+
+  pipeline = time_calls({"pipeline": lambda: [next(stream) for _ in range(4)]}, max(3, repeats // 3))["pipeline"]
+  seconds = time_calls({"step": one_step}, repeats)["step"]
+  stream.close()
+  median = statistics.median(seconds)
+  parameters = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in state.params.items()}
+  rows = [
+      ("devices", f"{jax.device_count()} {jax.devices()[0].device_kind}"),
+      ("batch size", f"{config.batch_size}"),
+      *((f"parameters, {k}", f"{v:,}") for k, v in parameters.items()),
+      ("compile time", f"{compile_seconds:.1f} s"),
+      ("step time", f"{1e3 * median:.1f} ms (from {1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f}, {repeats} repeats)"),
+      ("step", f"{config.batch_size / median:.1f} examples/s"),
+      ("input pipeline", f"{4 * config.batch_size / statistics.median(pipeline):.1f} examples/s"),
+  ]
+  return rows + _flop_rows(run, state, frozen, batch, step, median) + _memory_rows(step)
+
+
+def _flop_rows(run: Any, state: Any, frozen: Any, batch: Any, step: Any, seconds: float) -> list[tuple[str, str]]:
+  total = flops(step) * jax.device_count()
+  rows = [("FLOPs of a step", f"{total:.3e}")]
+  if peak := peak_flops(jax.devices()[0]):
+    rows.append(("share of the device's bf16 peak", f"{total / seconds / (peak * jax.device_count()):.1%}"))
+  if len(run.task.passes) > 1:
+    once = 0.0
+    for fn in run.task.passes.values():
+      grad = jax.jit(jax.grad(fn, argnums=0))
+      once += flops(grad.lower(state.params, state.stats, frozen, batch).compile()) * jax.device_count()
+    rows.append(("FLOPs over the players' passes counted once", f"{total / once:.3f}"))
+  return rows
+
+
+def _memory_rows(step: Any) -> list[tuple[str, str]]:
+  memory = step.memory_analysis()
+  mib = lambda n: f"{n / 2**20:,.0f} MiB"
+  rows = [("memory of the state and batch, per device", mib(memory.argument_size_in_bytes)),
+          ("temporary memory of a step, per device", mib(memory.temp_size_in_bytes))]
+  stats = jax.devices()[0].memory_stats() or {}
+  return rows + ([("peak memory in use", mib(stats["peak_bytes_in_use"]))] if "peak_bytes_in_use" in stats else [])
+
+
+def main(argv: Sequence[str]) -> None:
+  argv, overrides = configuration.split_arguments(argv)
+  parser = cli.parser(__doc__)
+  what = parser.add_mutually_exclusive_group(required=True)
+  what.add_argument("--config", metavar="FILE[:debug]")
+  what.add_argument("--suite", help="a comparison in vqjax/suites: quantizers, decoding, …")
+  parser.add_argument("--data", metavar="PATH")
+  parser.add_argument("--repeats", type=int, default=10)
+  args, rest = parser.parse_known_args(argv)
+  from vqjax import build, data, writers
+
+  if args.suite:
+    build.module("suites", args.suite).main(rest)
+    return
+  if rest:
+    parser.error(f"unrecognized arguments: {' '.join(rest)}")
+  config = configuration.load(args.config)
+  if args.data:
+    config.data = data.resolve(args.data)
+  configuration.override(config, overrides)
+  print(writers.table(["what", "figure"], bench_config(config, args.repeats)))
+
+
+if __name__ == "__main__":
+  cli.run(main)

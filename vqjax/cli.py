@@ -1,0 +1,54 @@
+"""What every command shares: flags, devices, the compilation cache, and errors as one line instead of a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import logging
+
+from vqjax.errors import UserError
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+  return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+
+def setup() -> None:
+  """Logging, the persistent compilation cache, and the distributed runtime where the launcher asks for it.
+
+  VQJAX_DISTRIBUTED=1 starts jax.distributed: on TPU pods, Slurm and GKE it finds the other processes by itself; elsewhere
+  set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. VQJAX_CACHE moves the compilation cache ("" turns it off).
+  """
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  import jax
+
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  for noisy in ("orbax", "jax", "tensorboardX"):
+    logging.logging.getLogger(noisy).setLevel(logging.logging.WARNING)
+  logging.get_absl_handler().setFormatter(logging.logging.Formatter("%(message)s"))
+  cache = os.environ.get("VQJAX_CACHE", str(pathlib.Path.home() / ".cache" / "vqjax" / "xla"))
+  if cache:
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+  if os.environ.get("VQJAX_DISTRIBUTED") == "1":
+    arguments = {}
+    if "JAX_NUM_PROCESSES" in os.environ:
+      arguments = dict(
+          coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"], num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
+          process_id=int(os.environ["JAX_PROCESS_ID"]))
+    jax.distributed.initialize(**arguments)
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+  """Runs a command's main on the arguments; a UserError becomes one line on stderr and exit status 1."""
+  try:
+    setup()
+    main(sys.argv[1:])
+  except UserError as e:
+    print(f"error: {e}", file=sys.stderr, flush=True)
+    sys.exit(1)

@@ -1,0 +1,212 @@
+"""A run's configuration: read from a Python file, overridden on the command line, completed, checked, saved, compared."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vqjax.build import check_fields
+from vqjax.errors import UserError, near_miss
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """The top level of every config, with its defaults. Sub-dicts are the keyword arguments of one callable each."""
+
+  task: str = "autoencode"  # a file of vqjax/tasks
+  seed: int = 0
+  batch_size: int = 64  # over all devices and processes
+  total_steps: int = 10_000
+  data: dict = dataclasses.field(default_factory=lambda: {"name": "shapes"})  # a source of vqjax/data/sources
+  ops: dict = dataclasses.field(default_factory=dict)  # vqjax.data.ops.Ops
+  model: dict = dataclasses.field(default_factory=dict)  # vqjax/autoencoders or vqjax/priors
+  disc: dict | None = None  # vqjax/discriminators; None trains without an adversary
+  loss: dict = dataclasses.field(default_factory=dict)  # the task's Losses
+  scheme: dict | None = None  # vqjax/generation, for priors
+  condition: dict | None = None  # the prior task's Condition
+  tokenizer: str | None = None  # workdir of the tokenizer, for priors
+  codes: str | None = None  # folder of cached codes, for priors
+  optim: dict = dataclasses.field(default_factory=dict)  # vqjax.optim.Optimizer, for every player
+  optim_disc: dict | None = None  # the same for the discriminator, where it differs
+  accumulate: int = 1  # steps whose gradients are averaged into one update
+  ema_decay: float = 0.0  # moving average of the parameters; 0 keeps none
+  mesh: dict = dataclasses.field(default_factory=dict)  # vqjax.sharding.make_mesh
+  sharding: Sequence = ((".*", "fsdp"),)  # vqjax.sharding.shardings
+  init_from: str | None = None  # workdir whose parameters this run starts from
+  evaluators: Sequence = ()  # measures of vqjax/evaluators; empty means the task's own
+  log_every: int = 50
+  save_every: int = 1_000  # also evaluates and draws previews
+  eval_examples: int = 1_024  # held-out examples measured at each save; the commands use the whole split
+  keep: int = 2  # newest checkpoints kept, besides the best
+  best: str = ""  # held-out metric that names the best checkpoint, "-" before it where smaller is better
+  preview: int = 8  # images per preview
+
+  debug: dict = dataclasses.field(default_factory=dict)  # overrides applied by --config=FILE:debug
+
+
+# What may differ between a checkpoint and the run that continues it.
+_FREE = ("total_steps", "log_every", "save_every", "eval_examples", "keep", "best", "preview", "mesh", "sharding", "evaluators",
+         "debug", "init_from", "optim.lr", "optim_disc.lr")
+
+
+def load(path: str) -> ConfigDict:
+  """Reads `FILE[:ARG]`: runs the file's `get_config(ARG)`. The argument `debug` applies the config's own `debug` overrides."""
+  file, _, arg = path.partition(":")
+  if not pathlib.Path(file).is_file():
+    raise UserError(f"--config={path}: there is no file {file}. The configs that come with vqjax are in configs/.")
+  spec = importlib.util.spec_from_file_location("vqjax_config", file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, "get_config"):
+    raise UserError(f"--config={path}: {file} defines no get_config().")
+  config = ConfigDict(module.get_config(None if arg in ("", "debug") else arg) if _takes_argument(module) else module.get_config())
+  config.unlock()
+  if arg == "debug":
+    for name, value in config.get("debug", ConfigDict()).items():
+      _merge(config, name, value)
+  return config
+
+
+def _takes_argument(module: Any) -> bool:
+  return module.get_config.__code__.co_argcount > 0
+
+
+def _nested(value: Any) -> bool:
+  return isinstance(value, (ConfigDict, Mapping))  # a ConfigDict is no Mapping
+
+
+def _merge(config: ConfigDict, name: str, value: Any) -> None:
+  """Sets config[name]; a mapping that names no other callable is merged into the one that is there."""
+  present = config.get(name)
+  if _nested(value) and _nested(present) and value.get("name", present.get("name")) == present.get("name"):
+    for key, inner in value.items():
+      _merge(present, key, inner)
+  else:
+    config[name] = ConfigDict(value) if _nested(value) else value
+
+
+def override(config: ConfigDict, assignments: Sequence[str]) -> None:
+  """Applies `a.b.c=value` in order. A new `name` drops the fields that belonged to the old one."""
+  for assignment in assignments:
+    path, equals, text = assignment.partition("=")
+    *parents, leaf = path.split(".")
+    if not equals or not all([*parents, leaf]):
+      raise UserError(f"--config.{assignment}: write --config.FIELD=VALUE, for example --config.optim.lr=1e-4.")
+    known = {f.name for f in dataclasses.fields(Run)}
+    if (first := path.split(".")[0]) not in known:
+      raise UserError(f"--config.{path}: unknown field {first!r}.{near_miss(first, known)}")
+    node = config
+    for key in parents:
+      if not _nested(node.get(key)):
+        node[key] = ConfigDict()
+      node = node[key]
+    value = _literal(text)
+    if leaf == "name" and node.get("name") not in (None, value):
+      for stale in list(node):
+        del node[stale]
+    with node.ignore_type():
+      node[leaf] = ConfigDict(value) if isinstance(value, dict) else value
+
+
+def _literal(text: str) -> Any:
+  """A Python literal where the text is one (also true, false, none and null), else the text itself."""
+  words = {"true": True, "false": False, "none": None, "null": None}
+  if text.lower() in words:
+    return words[text.lower()]
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def complete(config: Mapping[str, Any]) -> ConfigDict:
+  """Fills in the top level's defaults and checks its fields. Raises UserError with the near miss for an unknown one."""
+  values = _plain(config)
+  check_fields(Run, values, "config")
+  for name in ("batch_size", "total_steps", "log_every", "save_every", "accumulate", "keep"):
+    if values.get(name, 1) < 1:
+      raise UserError(f"config.{name}: {values[name]} is not positive.")
+  return ConfigDict(dataclasses.asdict(Run(**values)))
+
+
+def _plain(value: Any) -> Any:
+  """ConfigDicts to dicts, lists to tuples: what JSON makes of a config compares equal to the config."""
+  if _nested(value):
+    return {k: _plain(v) for k, v in value.items()}
+  return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def save(config: ConfigDict, workdir: pathlib.Path) -> None:
+  (workdir / "config.json").write_text(json.dumps(_plain(config), indent=2) + "\n")
+
+
+def of_run(workdir: pathlib.Path) -> ConfigDict:
+  """The resolved config of a run. Raises UserError where `workdir` holds none."""
+  file = pathlib.Path(workdir) / "config.json"
+  if not file.is_file():
+    raise UserError(f"--workdir={workdir}: holds no run (no config.json). Train one with python -m vqjax.main.")
+  return complete(json.loads(file.read_text()))
+
+
+def spec_of(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and types of a batch's arrays; what is no array (captions) is left out."""
+  return {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items() if isinstance(v, np.ndarray)}
+
+
+def save_spec(spec: Mapping[str, jax.ShapeDtypeStruct], workdir: pathlib.Path) -> None:
+  content = {k: (v.shape[1:], str(v.dtype)) for k, v in spec.items()}
+  (workdir / "batch.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_spec(workdir: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct] | None:
+  """The batches that the run in `workdir` was built for, with one row, or None where it has not started."""
+  file = pathlib.Path(workdir) / "batch.json"
+  if not file.exists():
+    return None
+  return {k: jax.ShapeDtypeStruct((1, *shape), dtype) for k, (shape, dtype) in json.loads(file.read_text()).items()}
+
+
+def check_same(saved: ConfigDict, new: ConfigDict) -> None:
+  """Raises UserError naming the first field in which a continued run would differ from what its checkpoints were made with."""
+  old, now = flatten(saved), flatten(new)
+  for path in sorted(old.keys() | now.keys()):
+    if old.get(path) != now.get(path) and not any(path == f or path.startswith(f + ".") for f in _FREE):
+      raise UserError(
+          f"config.{path}: this workdir was trained with {old.get(path)!r}, the config says {now.get(path)!r}. "
+          "Restore the value, or start in a new --workdir.")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+  """{"a.b": value} of a nested config."""
+  flat = {}
+  for key, value in config.items():
+    path = f"{prefix}{key}"
+    if _nested(value) and value:
+      flat |= flatten(value, path + ".")
+    else:
+      flat[path] = _plain(value)
+  return flat
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Parts `--config.X=Y` (or `--config.X Y`) from the other arguments."""
+  rest, assignments, argv = [], [], list(argv)
+  while argv:
+    word = argv.pop(0)
+    if not (m := re.match(r"--?config\.(.+)", word)):
+      rest.append(word)
+    elif "=" in m[1] or not argv:
+      assignments.append(m[1])
+    else:
+      assignments.append(f"{m[1]}={argv.pop(0)}")
+  return rest, assignments

@@ -1,0 +1,159 @@
+"""Batches from sources with random access, without TensorFlow: a pure function of (seed, step), made in background threads."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+from vqjax.data import ops as ops_lib
+from vqjax.data.sources import Examples
+from vqjax.errors import UserError
+
+Batch = dict[str, Any]
+
+
+class Stream(Protocol):
+  """Endless training batches of one process, with a position that can be saved."""
+
+  def __next__(self) -> Batch:
+    ...
+
+  def __iter__(self) -> Iterator[Batch]:
+    ...
+
+  def save(self, directory: pathlib.Path) -> None:
+    """Writes this process's position into an existing directory, under a name with its index and the count."""
+
+  def restore(self, directory: pathlib.Path) -> None:
+    """Goes on exactly where `save` was called."""
+
+  def close(self) -> None:
+    """Stops background work."""
+
+
+class Loader:
+  """Finished examples by index: read, passed through the ops, and checked to be of one shape.
+
+  `template` is a finished example: it shows the keys, shapes and types of all of them.
+  """
+
+  def __init__(self, examples: Examples, ops: ops_lib.Ops):
+    self.examples, self.ops = examples, ops
+    self.template = ops_lib.apply(ops, self.read(0)[0])
+
+  def read(self, index: int) -> tuple[dict[str, Any], int]:
+    """Returns the example, or the next readable one, and its index. A source refuses when many are unreadable."""
+    while (example := self.examples[index]) is None:
+      index = (index + 1) % len(self.examples)
+    return example, index
+
+  def __call__(self, index: int, rng: np.random.Generator | None = None) -> tuple[dict[str, Any], bool]:
+    """Returns a finished example and whether it is the one asked for."""
+    example, used = self.read(index)
+    return check_shape(ops_lib.apply(self.ops, example, rng), self.template), used == index
+
+
+class TrainLoader:
+  """The n-th example of training over all processes: a new permutation every epoch, random ops drawn from (seed, n)."""
+
+  def __init__(self, examples: Examples, ops: ops_lib.Ops, seed: int):
+    self.load, self.seed, self.num = Loader(examples, ops), seed, len(examples)
+
+  def __call__(self, counter: int) -> dict[str, Any]:
+    epoch, position = divmod(int(counter), self.num)
+    rng = ops_lib.generator(self.seed, int(counter), stream=3)
+    return self.load(int(permutation(self.num, self.seed, epoch)[position]), rng)[0]
+
+
+@functools.lru_cache(maxsize=4)
+def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
+  """The order of an epoch; cached, as neighbouring batches ask for the same one."""
+  return ops_lib.generator(seed, epoch, stream=2).permutation(num)
+
+
+class MemoryStream:
+  """Training batches of a source with random access. Saves nothing: build it again at the step wanted."""
+
+  def __init__(self, load: TrainLoader, batch_size: int, step: int, process_index: int, process_count: int):
+    self._load, self._batch_size = load, batch_size
+    self._index, self._count = process_index, process_count
+    self._pool = ThreadPoolExecutor(1, thread_name_prefix="data")
+    self._next_step, self._pending = step, collections.deque()
+
+  def __iter__(self) -> MemoryStream:
+    return self
+
+  def __next__(self) -> Batch:
+    while len(self._pending) < 3:
+      self._pending.append(self._pool.submit(self._make, self._next_step))
+      self._next_step += 1
+    return self._pending.popleft().result()
+
+  def _make(self, step: int) -> Batch:
+    first = (step * self._count + self._index) * self._batch_size
+    return stack([self._load(first + i) for i in range(self._batch_size)])
+
+  def save(self, directory: pathlib.Path) -> None:
+    del directory
+
+  def restore(self, directory: pathlib.Path) -> None:
+    del directory
+
+  def close(self) -> None:
+    self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def eval_batches(
+    load: Loader, batch_size: int, process_index: int = 0, process_count: int = 1, limit: int | None = None,
+) -> Iterator[tuple[Batch, np.ndarray]]:
+  """Yields (batch, mask [B]) over the split in order, each example once; see `vqjax.data.eval_batches`."""
+  num = len(load.examples) if limit is None else min(limit, len(load.examples))
+
+  def make(step: int) -> tuple[Batch, np.ndarray]:
+    first = (step * process_count + process_index) * batch_size
+    loaded = [load(i) if i < num else (load.template, False) for i in range(first, first + batch_size)]
+    examples, good = zip(*loaded)
+    return stack(examples), np.array(good, np.float32)
+
+  return in_background(make, -(-num // (batch_size * process_count)))
+
+
+def in_background(make: Callable[[int], Any], num: int) -> Iterator[Any]:
+  """Yields make(0), …, make(num - 1), a few of them made ahead by as many threads as there are cores."""
+  workers = min(4, os.cpu_count() or 1)
+  pool = ThreadPoolExecutor(workers, thread_name_prefix="data")
+  try:
+    pending = collections.deque(pool.submit(make, i) for i in range(min(workers + 1, num)))
+    for i in range(len(pending), num + len(pending)):
+      yield pending.popleft().result()
+      if i < num:
+        pending.append(pool.submit(make, i))
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def sample_batch(load: Loader, batch_size: int) -> Batch:
+  """Examples spread evenly over the split; repeated where it is smaller than the batch."""
+  return stack([load(i * len(load.examples) // batch_size)[0] for i in range(batch_size)])
+
+
+def check_shape(example: dict[str, Any], template: dict[str, Any]) -> dict[str, Any]:
+  """Raises UserError where an image cannot be batched with the template's."""
+  shape, wanted = example["image"].shape, template["image"].shape
+  if shape != wanted:
+    raise UserError(f"{example.get('name', 'image')}: is {shape[1]}x{shape[0]}x{shape[2]}, others are "
+                    f"{wanted[1]}x{wanted[0]}x{wanted[2]}; set config.ops.size (and channels) to make them alike.")
+  return example
+
+
+def stack(examples: list[dict[str, Any]] | tuple[dict[str, Any], ...]) -> Batch:
+  """Finished examples -> a batch: arrays stacked, `text` a list, `name` dropped."""
+  columns = {key: [e[key] for e in examples] for key in examples[0] if key != "name"}
+  return {key: column if key == "text" else np.stack(column) for key, column in columns.items()}

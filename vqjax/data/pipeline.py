@@ -1,0 +1,170 @@
+"""tf.data: training batches of image files, and of TFDS records with an iterator that is saved and restored exactly."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from vqjax.data import memory  # noqa: E402
+from vqjax.data import ops as ops_lib  # noqa: E402
+from vqjax.errors import UserError  # noqa: E402
+
+tf.config.set_visible_devices([], "GPU")  # The accelerator's memory is JAX's.
+
+Example = dict[str, Any]
+
+
+class TfStream:
+  """Batches of a tf.data.Dataset of finished examples.
+
+  `exact` says that the dataset is a function of the step at which it was built, so that there is nothing to save.
+  """
+
+  def __init__(self, dataset: tf.data.Dataset, caught: list[Exception], batch_size: int, index: int, count: int, exact: bool):
+    options = tf.data.Options()
+    options.deterministic = True
+    self._iterator = iter(dataset.batch(batch_size, drop_remainder=True).prefetch(2).with_options(options))
+    self._caught, self._index, self._count, self._exact = caught, index, count, exact
+
+  def __iter__(self) -> TfStream:
+    return self
+
+  def __next__(self) -> memory.Batch:
+    try:
+      return _numpy(next(self._iterator))
+    except tf.errors.OpError:
+      if self._caught:
+        raise self._caught[0] from None
+      raise
+
+  def _file(self, directory: pathlib.Path) -> str:
+    return str(pathlib.Path(directory) / f"data-{self._index:05d}-of-{self._count:05d}")
+
+  def save(self, directory: pathlib.Path) -> None:
+    if not self._exact:
+      tf.train.Checkpoint(iterator=self._iterator).write(self._file(directory))
+
+  def restore(self, directory: pathlib.Path) -> None:
+    """Raises UserError where the position was saved by another number of processes."""
+    if self._exact:
+      return
+    saved = {p.name.split("-of-")[1].split(".")[0] for p in pathlib.Path(directory).glob("data-*-of-*.index")}
+    if saved and f"{self._count:05d}" not in saved:
+      raise UserError(f"{directory}: the data position was saved by {int(saved.pop())} processes, not {self._count}; "
+                      "continue with as many.")
+    tf.train.Checkpoint(iterator=self._iterator).read(self._file(directory)).assert_consumed()
+
+  def close(self) -> None:
+    self._iterator = iter(())
+
+
+def files_stream(load: memory.TrainLoader, batch_size: int, step: int, index: int, count: int) -> TfStream:
+  """Training batches of a source with random access, read in parallel; the whole list is shuffled every epoch."""
+
+  def counters(n: tf.Tensor) -> tf.Tensor:
+    return (n // batch_size) * (batch_size * count) + index * batch_size + n % batch_size
+
+  function, caught = _mapped(load, load.load.template)
+  dataset = tf.data.Dataset.counter(step * batch_size).map(counters).map(function, num_parallel_calls=tf.data.AUTOTUNE)
+  return TfStream(dataset, caught, batch_size, index, count, exact=True)
+
+
+def records_stream(source: Any, ops: ops_lib.Ops, batch_size: int, seed: int, index: int, count: int) -> TfStream:
+  """Training batches of TFDS records. The random ops draw from (seed, the record's number among all processes)."""
+  records = source.records("train", seed=seed, process_index=index, process_count=count)
+  finish = _Records(source, ops, "train")
+
+  def load(n: int, *values: Any) -> Example:
+    counter = int(n) * count + index
+    return finish(counter, *values, rng=ops_lib.generator(seed, counter, stream=3))
+
+  function, caught = _mapped(load, finish.template)
+  dataset = records.enumerate().map(lambda n, record: (n, *(record[k] for k in finish.keys)))
+  dataset = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
+  return TfStream(dataset, caught, batch_size, index, count, exact=False)
+
+
+def records_eval(
+    source: Any, ops: ops_lib.Ops, batch_size: int, *, split: str, index: int, count: int, limit: int | None,
+) -> Iterator[tuple[memory.Batch, np.ndarray]]:
+  """Yields (batch, mask) over the split in order; every process reads all records and decodes its own."""
+  num = source.num_examples(split) if limit is None else min(limit, source.num_examples(split))
+  finish = _Records(source, ops, split)
+  function, caught = _mapped(finish, finish.template)
+  dataset = source.records(split).take(num).enumerate()
+  dataset = dataset.filter(lambda n, _: (n % (batch_size * count)) // batch_size == index)
+  dataset = dataset.map(lambda n, record: (n, *(record[k] for k in finish.keys)))
+  dataset = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  batches = iter(TfStream(dataset.concatenate(_filler(finish.template)), caught, batch_size, index, count, exact=True))
+  for first in range(index * batch_size, -(-num // (batch_size * count)) * batch_size * count, batch_size * count):
+    yield next(batches), (np.arange(first, first + batch_size) < num).astype(np.float32)
+
+
+def records_sample(source: Any, ops: ops_lib.Ops, batch_size: int, split: str) -> memory.Batch:
+  """The split's first examples (TFDS shuffles when it prepares); repeated where it is smaller than the batch."""
+  finish = _Records(source, ops, split)
+  records = source.records(split).take(batch_size).repeat().take(batch_size).as_numpy_iterator()
+  return memory.stack([finish(n, *(record[k] for k in finish.keys)) for n, record in enumerate(records)])
+
+
+class _Records:
+  """Finishes records of one split: decoded, passed through the ops, checked to be of one shape."""
+
+  def __init__(self, source: Any, ops: ops_lib.Ops, split: str):
+    self.name, self.ops, self.channels = f"{source.dataset} {split}", ops, source.channels()
+    first = next(iter(source.records(split).take(1).as_numpy_iterator()), None)
+    if first is None:
+      raise UserError(f"config.data.{split}_split: is empty.")
+    self.keys, self.template = tuple(first), None
+    self.template = self(0, *first.values())
+
+  def __call__(self, counter: int, *values: Any, rng: np.random.Generator | None = None) -> Example:
+    example = dict(zip(self.keys, values)) | {"name": f"{self.name} {int(counter)}"}
+    try:
+      image = ops_lib.decode(bytes(example["image"]))
+    except Exception as e:
+      raise UserError(f"{example['name']}: cannot be decoded ({e}).") from None
+    example["image"] = ops_lib.to_channels(image, self.channels)
+    if "label" in example:
+      example["label"] = np.int32(example["label"])
+    if "text" in example:
+      example["text"] = bytes(example["text"]).decode("utf-8", "replace")
+    example = ops_lib.apply(self.ops, example, rng)
+    return memory.check_shape(example, self.template or example)
+
+
+def _mapped(load: Callable[..., Example], template: Example) -> tuple[Callable[..., dict[str, tf.Tensor]], list[Exception]]:
+  """Makes a function of numpy values one for Dataset.map; what it raises is kept in the list, for tf.data garbles it."""
+  caught: list[Exception] = []
+  keys = [k for k in template if k != "name"]
+
+  def call(*values: Any) -> list[Any]:
+    try:
+      example = load(*values)
+    except Exception as e:
+      caught.append(e)
+      raise
+    return [example[k].encode() if k == "text" else np.asarray(example[k]) for k in keys]
+
+  def function(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+    types = [tf.string if k == "text" else tf.as_dtype(np.asarray(template[k]).dtype) for k in keys]
+    # Declared stateless, as it is given its randomness: a stateful one could not be saved.
+    values = tf.numpy_function(call, tensors, types, stateful=False)
+    return {k: tf.ensure_shape(v, np.shape(template[k])) for k, v in zip(keys, values)}
+
+  return function, caught
+
+
+def _filler(template: Example) -> tf.data.Dataset:
+  return tf.data.Dataset.from_tensors({k: tf.constant(v) for k, v in template.items() if k != "name"}).repeat()
+
+
+def _numpy(batch: dict[str, tf.Tensor]) -> memory.Batch:
+  return {k: [t.decode() for t in v.numpy()] if k == "text" else v.numpy() for k, v in batch.items()}

@@ -1,0 +1,113 @@
+"""PatchGAN (arXiv 1611.07004): one logit per overlapping patch, as pix2pix and VQGAN (arXiv 2012.09841) use it."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vqjax.errors import UserError
+
+
+class Model(nn.Module):
+  """`n_layers` halvings, then two convolutions at stride 1; each patch sees 70 pixels at n_layers=3.
+
+  Submodules are named after taming-transformers' `main.N`, so that published weights map one to one.
+
+  Attributes:
+    channels: width of the first layer; doubles per layer, up to eight times.
+    n_layers: convolutions of stride 2.
+    norm: "batch" uses the whole (global) batch in training and running statistics otherwise: call it on the real
+      images first, then on the reconstructions, as the published models were trained. "group" has 32 groups, or
+      fewer where 32 does not divide the width.
+    dtype: compute dtype; norm statistics and logits are float32.
+  """
+
+  channels: int = 64
+  n_layers: int = 3
+  norm: Literal["batch", "group", "none"] = "batch"
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Returns logits [B, h, w, 1], h = H / 2^n_layers - 2, and the activations after each hidden layer.
+
+    Raises:
+      UserError: the image is too small for a single patch.
+    """
+    x = x.astype(self.dtype)
+    smallest = 3 * 2**self.n_layers
+    if min(x.shape[1:3]) < smallest:
+      raise UserError(f"image size {x.shape[1]}x{x.shape[2]} leaves no patch after n_layers={self.n_layers}: "
+                      f"use images of at least {smallest} pixels or fewer n_layers.")
+    features = []
+    position = 0  # in taming's nn.Sequential, which counts activations and norms too
+    for i in range(self.n_layers + 1):
+      normed = self.norm != "none" and i > 0
+      strides = 2 if i < self.n_layers else 1
+      # A batch norm's own bias follows, and the published models leave this one out.
+      use_bias = not (normed and self.norm == "batch")
+      x = self._conv(self.channels * min(2**i, 8), strides, use_bias, position)(x)
+      if normed:
+        position += 1
+        x = self._norm(position, x.shape[-1], train)(x)
+      x = nn.leaky_relu(x, 0.2)
+      features.append(x)
+      position += 2
+    logits = self._conv(1, 1, True, position)(x)
+    return logits.astype(jnp.float32), tuple(features)
+
+  def _conv(self, features: int, strides: int, use_bias: bool, position: int) -> nn.Conv:
+    return nn.Conv(features, (4, 4), strides, padding=1, use_bias=use_bias, dtype=jnp.dtype(self.dtype),
+                   kernel_init=nn.initializers.normal(0.02), name=f"main_{position}")
+
+  def _norm(self, position: int, width: int, train: bool) -> nn.Module:
+    dtype, name = jnp.dtype(self.dtype), f"main_{position}"
+    if self.norm == "batch":
+      return BatchNorm(train=train, dtype=self.dtype, name=name)
+    return nn.GroupNorm(math.gcd(32, width), epsilon=1e-5, dtype=dtype, name=name)
+
+
+class BatchNorm(nn.Module):
+  """Batch norm over all axes but the last, with PyTorch's conventions (arXiv 1502.03167).
+
+  Unlike flax's, the running variance gathers the unbiased batch variance, as in the published checkpoints.
+  Under jit with a sharded batch the means are over the global batch.
+  """
+
+  train: bool
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Normalises x [..., C]; updates "batch_stats" when `train` is true and the collection is mutable."""
+    shape = x.shape[-1:]
+    scale = self.param("scale", _normal_around_one, shape)
+    bias = self.param("bias", nn.initializers.zeros, shape)
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+    running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+    x32 = x.astype(jnp.float32)
+    if self.train:
+      axes = tuple(range(x.ndim - 1))
+      mean = x32.mean(axes)
+      # The mean of squares takes one pass over memory together with the mean.
+      var = jnp.maximum((x32**2).mean(axes) - mean**2, 0.0)
+      if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+        count = x.size // x.shape[-1]
+        unbiased = var * (count / max(count - 1, 1))
+        running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+        running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
+    else:
+      mean, var = running_mean.value, running_var.value
+    factor = jax.lax.rsqrt(var + self.epsilon) * scale
+    lead = (None,) * (x.ndim - 1)
+    return ((x32 - mean[lead]) * factor[lead] + bias[lead]).astype(self.dtype)
+
+
+def _normal_around_one(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  return 1.0 + 0.02 * jax.random.normal(key, shape, jnp.float32)

@@ -1,0 +1,17 @@
+"""The one exception for what a user can mend: commands print it as a single line, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+  """Bad input. The message names the field, the value and the remedy, on one line."""
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+  """Returns ' Did you mean 'x'?' for the closest known name, else the list of known names."""
+  known = sorted(known)
+  close = difflib.get_close_matches(name, known, n=1)
+  return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."

@@ -1,0 +1,32 @@
+"""Evaluators: measures over a whole split, exact on a ragged last batch. One file per measure.
+
+A file defines a frozen dataclass `Measure` (its fields a config may set) with
+
+    measure.frozen() -> pytree                          weights of a network the measure uses, on the host; () for none
+    measure.update(frozen, batch, out, mask) -> sums    pure and jittable: this batch's sums, a flat dict of arrays
+    measure.result(sums) -> dict[str, float]            from the sums over all batches, see `add`
+    measure.needs: str                                  which of the task's predictions `out` is
+    measure.protocol: str                               one line that makes the figures comparable
+
+- `mask` `[B]` is 0 on the padding of the last batch, whose images count nowhere.
+- A batch's sums are small float32 or exact int32; the host adds them up in float64.
+- For reconstructions `batch["image"]` is uint8 `[B, H, W, C]`, `out["image"]` float in [-1, 1], and `out["ids"]`
+  int32 `[B, ...]`, a tuple of such for a hierarchy, or None. Measures see the reconstruction as a viewer would: rounded
+  to 8 bits.
+- Keys of `result` that end a path, "codes/0/usage", are details of the key without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Sums = dict[str, np.ndarray]
+
+
+def add(total: Sums | None, sums: Mapping[str, Any]) -> Sums:
+  """Adds one batch's sums to the total so far, in float64 on the host; None starts a total."""
+  sums = {key: np.asarray(value).astype(np.float64) for key, value in sums.items()}
+  return sums if total is None else {key: total[key] + sums[key] for key in total}

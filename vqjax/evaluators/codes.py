@@ -1,0 +1,89 @@
+"""Codes: how much of the codebook a whole split uses, and what an image's codes cost in bits."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqjax.errors import UserError
+
+_LARGEST = 2**24
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+  """Usage and perplexity from the exact histogram of all codes of the split.
+
+  - "usage": share of the codes that occur, over all codebooks together;
+  - "perplexity": exp of the histogram's entropy, mean over codebooks;
+  - "bits_per_image": codes per image times log2 K, what storing them plainly costs;
+  - "entropy_bits_per_image": codes per image times the entropy, a bound for any code that treats positions alike and
+    independently.
+
+  With several codebooks, "codes/level.book/usage" and "codes/level.book/perplexity" give each.
+
+  Attributes:
+    codebook_sizes: codes of a codebook, per level of the hierarchy (one level unless it has more); set by the program.
+    num_codebooks: codebooks per position, per level, as quantizers count them; one each by default.
+  """
+
+  codebook_sizes: tuple[int, ...] = ()
+  num_codebooks: tuple[int, ...] = ()
+
+  needs: ClassVar[str] = "reconstruct"
+  protocol: ClassVar[str] = "one histogram of codes per codebook over all images of the split"
+
+  def __post_init__(self) -> None:
+    if any(size > _LARGEST for size in self.codebook_sizes):
+      raise UserError(f"codebook_sizes={self.codebook_sizes}: an exact histogram holds at most {_LARGEST} codes; "
+                      "leave the measure 'codes' out.")
+
+  def frozen(self) -> tuple[()]:
+    """No weights."""
+    return ()
+
+  def update(self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array) -> dict[str, jax.Array]:
+    """Counts each code: "level.book" -> int32 [K]."""
+    levels = out["ids"] if isinstance(out["ids"], (tuple, list)) else (out["ids"],)
+    if not self.codebook_sizes or len(levels) != len(self.codebook_sizes) or levels[0] is None:
+      raise UserError("measure 'codes': this model has no codes to count; leave the measure out.")
+    kept = (mask != 0).astype(jnp.int32)
+    sums = {"images": kept.sum()}
+    for level, (ids, size, books) in enumerate(zip(levels, self.codebook_sizes, self._books(), strict=True)):
+      ids_BLQ = ids.reshape(ids.shape[0], -1, books)
+      weights_BL = jnp.broadcast_to(kept[:, None], ids_BLQ.shape[:2])
+      for book in range(books):
+        sums[f"{level}.{book}"] = jnp.zeros(size, jnp.int32).at[ids_BLQ[:, :, book]].add(weights_BL)
+    return sums
+
+  def result(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    """Usage, perplexity and bits, see the class."""
+    images = float(sums["images"])
+    counts = {key: value for key, value in sums.items() if key != "images"}
+    usages = {key: float((n > 0).mean()) for key, n in counts.items()}
+    entropies = {key: _entropy(n) for key, n in counts.items()}
+    per_image = {key: float(n.sum()) / images for key, n in counts.items()}
+    result = {
+        "usage": sum(float((n > 0).sum()) for n in counts.values()) / sum(n.size for n in counts.values()),
+        "perplexity": float(np.mean([np.exp(h) for h in entropies.values()])),
+        "bits_per_image": sum(per_image[key] * float(np.log2(n.size)) for key, n in counts.items()),
+        "entropy_bits_per_image": sum(per_image[key] * entropies[key] / float(np.log(2)) for key in counts),
+    }
+    if len(counts) > 1:
+      for key in counts:
+        result[f"codes/{key}/usage"] = usages[key]
+        result[f"codes/{key}/perplexity"] = float(np.exp(entropies[key]))
+    return result
+
+  def _books(self) -> tuple[int, ...]:
+    return self.num_codebooks or (1,) * len(self.codebook_sizes)
+
+
+def _entropy(counts: np.ndarray) -> float:
+  """Entropy in nats of the distribution that counts [K] make."""
+  p = counts[counts > 0] / counts.sum()
+  return float(-(p * np.log(p)).sum())

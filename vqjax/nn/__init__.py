@@ -1,0 +1,1 @@
+"""Pieces that several families share: layers, attention, codebook search, losses, perceptual distances."""

@@ -1,0 +1,191 @@
+"""Loss terms as pure functions: reconstruction, adversarial, their regularisers. All compute in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import einops
+import jax
+import jax.numpy as jnp
+
+from vqjax.errors import UserError, near_miss
+
+RECONSTRUCTIONS = ("l1", "l2", "logit_laplace")
+ADVERSARIAL = ("hinge", "vanilla", "non_saturating")
+
+# DALL-E keeps pixels off the ends of (0, 1), where the logit is infinite (arXiv 2102.12092, appendix A.3).
+_PIXEL_MARGIN = 0.1
+
+
+def out_channels(name: str, channels: int) -> int:
+  """How many channels a decoder of images with `channels` channels must produce for reconstruction loss `name`."""
+  _check("reconstruction", name, RECONSTRUCTIONS)
+  return 2 * channels if name == "logit_laplace" else channels
+
+
+def reconstruction(name: str, recon: jax.Array, x: jax.Array) -> jax.Array:
+  """Mean over all elements of the distance between a decoder's output and its image.
+
+  "logit_laplace" is the negative log likelihood of DALL-E, -ln f(x | mu, b) with
+  f = exp(-|logit(x) - mu| / b) / (2 b x (1 - x)) (arXiv 2102.12092, equation 2), in nats per element.
+
+  Args:
+    name: one of RECONSTRUCTIONS.
+    recon: [B, H, W, C]; for "logit_laplace" [B, H, W, 2C], mu first, then ln b.
+    x: [B, H, W, C] in [-1, 1].
+  """
+  _check("reconstruction", name, RECONSTRUCTIONS)
+  if recon.shape[-1] != out_channels(name, x.shape[-1]):
+    raise UserError(f"reconstruction={name!r} of images with {x.shape[-1]} channels needs a decoder with out_channels="
+                    f"{out_channels(name, x.shape[-1])}, this one has {recon.shape[-1]}: set out_channels.")
+  recon, x = recon.astype(jnp.float32), x.astype(jnp.float32)
+  if name == "l1":
+    return jnp.abs(recon - x).mean()
+  if name == "l2":
+    return jnp.square(recon - x).mean()
+  mu, log_b = jnp.split(recon, 2, axis=-1)
+  pixel = map_pixels((x + 1) / 2)
+  logit = jnp.log(pixel) - jnp.log1p(-pixel)
+  normaliser = jnp.log(2.0) + log_b + jnp.log(pixel) + jnp.log1p(-pixel)
+  return (normaliser + jnp.abs(logit - mu) * jnp.exp(-log_b)).mean()
+
+
+def to_image(name: str, recon: jax.Array) -> jax.Array:
+  """The image in [-1, 1], float32 [B, H, W, C], that a decoder's output stands for under reconstruction loss `name`."""
+  _check("reconstruction", name, RECONSTRUCTIONS)
+  recon = recon.astype(jnp.float32)
+  if name != "logit_laplace":
+    return jnp.clip(recon, -1.0, 1.0)
+  mu, _ = jnp.split(recon, 2, axis=-1)
+  return 2 * unmap_pixels(jax.nn.sigmoid(mu)) - 1
+
+
+def map_pixels(x01: jax.Array) -> jax.Array:
+  """[0, 1] -> [0.1, 0.9], DALL-E's pixels for the logit-Laplace likelihood."""
+  return (1 - 2 * _PIXEL_MARGIN) * x01 + _PIXEL_MARGIN
+
+
+def unmap_pixels(mapped: jax.Array) -> jax.Array:
+  """The inverse of `map_pixels`, clipped to [0, 1]."""
+  return jnp.clip((mapped - _PIXEL_MARGIN) / (1 - 2 * _PIXEL_MARGIN), 0.0, 1.0)
+
+
+def generator_loss(name: str, logits_fake: jax.Array) -> jax.Array:
+  """What the autoencoder minimises: -mean(fake) for "hinge" and "vanilla", as VQGAN; else mean softplus(-fake)."""
+  _check("adversarial loss", name, ADVERSARIAL)
+  fake = logits_fake.astype(jnp.float32)
+  return jax.nn.softplus(-fake).mean() if name == "non_saturating" else -fake.mean()
+
+
+def discriminator_loss(name: str, logits_real: jax.Array, logits_fake: jax.Array) -> jax.Array:
+  """What the discriminator minimises; logits of any shape.
+
+  "hinge": half of E relu(1 - real) + E relu(1 + fake) (arXiv 1705.02894).
+  "vanilla": half of E softplus(-real) + E softplus(fake), as VQGAN; "non_saturating" is the same without the half
+  (arXiv 1406.2661, StyleGAN2's).
+  """
+  _check("adversarial loss", name, ADVERSARIAL)
+  real, fake = logits_real.astype(jnp.float32), logits_fake.astype(jnp.float32)
+  if name == "hinge":
+    return 0.5 * (jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean())
+  both = jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean()
+  return 0.5 * both if name == "vanilla" else both
+
+
+def feature_matching(features_real: Sequence[jax.Array], features_fake: Sequence[jax.Array]) -> jax.Array:
+  """Mean over layers of the mean |real - fake| relative to the layer's mean |real| (after arXiv 1711.11585, eq. 4).
+
+  The division lets layers of any scale count alike, however the discriminator's activations grow in training.
+  No gradient reaches `features_real`.
+  """
+  terms = []
+  for real, fake in zip(features_real, features_fake, strict=True):
+    real, fake = jax.lax.stop_gradient(real.astype(jnp.float32)), fake.astype(jnp.float32)
+    terms.append(jnp.abs(real - fake).mean() / (jnp.abs(real).mean() + 1e-6))
+  return jnp.stack(terms).mean()
+
+
+def lecam_averages() -> dict[str, jax.Array]:
+  """The state that `lecam` starts from: running means of the logits on real images and on reconstructions."""
+  return {"real": jnp.zeros((), jnp.float32), "fake": jnp.zeros((), jnp.float32)}
+
+
+def lecam(averages: dict[str, jax.Array], logits_real: jax.Array, logits_fake: jax.Array,
+          decay: float = 0.99) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """LeCAM regulariser R_LC (arXiv 2104.03310): E (real - mean_fake)^2 + E (fake - mean_real)^2.
+
+  As in the paper; its released PyTorch code drops the terms where real < mean_fake or fake > mean_real.
+
+  Args:
+    averages: {"real", "fake"} float32 scalars, see `lecam_averages`.
+    logits_real, logits_fake: of any shape.
+    decay: of the running means, which take this batch in before they are used.
+
+  Returns:
+    The unweighted loss and the new averages, which carry no gradient.
+  """
+  real, fake = logits_real.astype(jnp.float32), logits_fake.astype(jnp.float32)
+  batch = jax.lax.stop_gradient({"real": real.mean(), "fake": fake.mean()})
+  averages = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, averages, batch)
+  loss = jnp.square(real - averages["fake"]).mean() + jnp.square(fake - averages["real"]).mean()
+  return loss, averages
+
+
+def r1(disc_fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+  """R1 gradient penalty on real images (arXiv 1801.04406, equation 9) without its gamma / 2: E ||d disc_fn(x) / dx||^2.
+
+  Args:
+    disc_fn: from images [B, H, W, C] to logits, one or many per image; the many are summed. With batch norm in
+      training mode the images are not independent, and the penalty mixes them.
+    x: real images [B, H, W, C].
+  """
+  gradient = jax.grad(lambda x: disc_fn(x).astype(jnp.float32).sum())(x.astype(jnp.float32))
+  return jnp.square(gradient).sum(axis=tuple(range(1, x.ndim))).mean()
+
+
+def adaptive_weight(grad_nll: jax.Array, grad_gan: jax.Array, limit: float = 1e4, eps: float = 1e-4) -> jax.Array:
+  """VQGAN's lambda (arXiv 2012.09841, equation 7): ||grad_nll|| / (||grad_gan|| + eps) in [0, limit], no gradient.
+
+  Both are gradients of unweighted losses at the decoder's last kernel, see `last_layer_gradient`.
+  """
+  return jax.lax.stop_gradient(jnp.clip(_norm(grad_nll) / (_norm(grad_gan) + eps), 0.0, limit))
+
+
+def last_layer_gradient(h: jax.Array, kernel: jax.Array, cotangent: jax.Array, padding: str = "SAME") -> jax.Array:
+  """The gradient at one layer's kernel, given that at the image it makes: no pass through the rest of the model.
+
+  Args:
+    h: the layer's input, [B, h, w, D]; [B, h, w, D] or [B, L, D] of a dense layer.
+    kernel: [kh, kw, D, C] of a convolution, a transposed one of stride H / h where the image is larger than `h`;
+      [D, p p C] of a dense layer that makes square patches of p x p pixels, channels last.
+    cotangent: d loss / d image, [B, H, W, C].
+    padding: the convolution's.
+
+  Returns:
+    d loss / d kernel, float32, in the kernel's shape.
+  """
+  cotangent = cotangent.astype(h.dtype)
+  if kernel.ndim == 2:
+    patch = math.isqrt(kernel.shape[1] // cotangent.shape[-1])
+    patches = einops.rearrange(cotangent, "b (h p) (w q) c -> b (h w) (p q c)", p=patch, q=patch)
+    h = h.reshape(h.shape[0], -1, h.shape[-1])
+    return jnp.einsum("bld,blc->dc", h, patches, preferred_element_type=jnp.float32)
+  stride = max(1, cotangent.shape[1] // h.shape[1])
+
+  def layer(kernel: jax.Array) -> jax.Array:
+    if stride > 1:
+      return jax.lax.conv_transpose(h, kernel, (stride, stride), padding)
+    return jax.lax.conv_general_dilated(h, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+  _, pull = jax.vjp(layer, kernel.astype(h.dtype))
+  return pull(cotangent)[0].astype(jnp.float32)
+
+
+def _norm(x: jax.Array) -> jax.Array:
+  return jnp.sqrt(jnp.square(x.astype(jnp.float32)).sum())
+
+
+def _check(what: str, name: str, known: tuple[str, ...]) -> None:
+  if name not in known:
+    raise UserError(f"{what}: unknown name {name!r}.{near_miss(name, known)}")

@@ -1,0 +1,51 @@
+"""A Gaussian posterior for a VAE: reparameterised samples and the analytic KL to the standard normal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vqjax.errors import UserError
+from vqjax.quantizers import Quantized
+
+
+class Model(nn.Module):
+  """Samples z = mean + std * noise in training and returns the mean otherwise (arXiv 1312.6114, eq. 10).
+
+  The input holds `dim` means, then `dim` log-variances (clipped to [-30, 20]).
+
+  Attributes:
+    dim: channels of the latent.
+    kl_weight: weight of the KL, which is summed over channels and averaged over positions, in nats.
+  """
+
+  dim: int = 64
+  kl_weight: float = 1e-4
+
+  codebook_size = 0
+  num_codebooks = 0
+
+  @property
+  def input_width(self) -> int:
+    return 2 * self.dim
+
+  @property
+  def width(self) -> int:
+    return self.dim
+
+  def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
+    if z.shape[-1] != self.input_width:
+      raise UserError(f"dim: 'gaussian' of {self.dim} channels reads {self.input_width}, not {z.shape[-1]}.")
+    mean, log_var = jnp.split(z.astype(jnp.float32), 2, axis=-1)
+    log_var = jnp.clip(log_var, -30.0, 20.0)
+    kl = jnp.mean(0.5 * jnp.sum(mean**2 + jnp.exp(log_var) - 1.0 - log_var, axis=-1))
+    sample = mean
+    if train:
+      sample = mean + jnp.exp(0.5 * log_var) * jax.random.normal(self.make_rng("codes"), mean.shape)
+    return Quantized(sample.astype(z.dtype), None, self.kl_weight * kl, {"kl": kl})
+
+  def embed(self, ids: Any) -> jax.Array:
+    raise UserError("quantizer: 'gaussian' has no codes to embed; choose one with a codebook, such as 'vq' or 'fsq'.")

@@ -1,0 +1,113 @@
+"""A categorical posterior over codes: Gumbel-softmax and Gumbel-max, with KL to the uniform prior."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vqjax.errors import UserError
+from vqjax.nn import codebook
+from vqjax.quantizers import Quantized
+
+# A constant, or (from, to, steps, shape of the way).
+Schedule = float | tuple[float, float, int, str]
+
+
+def schedule(value: Schedule, step: jax.Array | None) -> jax.Array:
+  """The value at `step` (None: at the end). Shapes: "linear", "cosine" (half a period), "exponential"."""
+  if not isinstance(value, tuple):
+    return jnp.float32(value)
+  start, end, steps, shape = value
+  t = jnp.float32(1.0) if step is None else jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0.0, 1.0)
+  if shape == "exponential":
+    return jnp.float32(start) * jnp.power(jnp.float32(end / start), t)
+  return start + (end - start) * (t if shape == "linear" else 0.5 * (1.0 - jnp.cos(jnp.pi * t)))
+
+
+def _check(name: str, value: Schedule) -> None:
+  if not isinstance(value, (tuple, list)):
+    return
+  shapes = ("linear", "cosine", "exponential")
+  if len(value) != 4 or value[2] <= 0 or value[3] not in shapes:
+    raise UserError(f"{name}: {value!r} is no schedule; give (from, to, steps above 0, one of {', '.join(shapes)}).")
+  if value[3] == "exponential" and value[0] * value[1] <= 0:
+    raise UserError(f"{name}: an exponential schedule cannot go from {value[0]} to {value[1]}; use linear or cosine.")
+
+
+class Model(nn.Module):
+  """Samples one of K codes per position from logits (arXiv 1611.01144, 1611.00712; DALL·E's dVAE, arXiv 2102.12092).
+
+  In training noise is added; evaluation takes the most likely code. The KL to the uniform prior is sum_k p (log p +
+  log K), averaged over positions, in nats. Variables: params `codebook` [K, D] and, with a projection, `proj`.
+
+  Attributes:
+    codebook_size: K.
+    dim: D.
+    projection: "linear" makes logits of `dim` channels here; "none" reads K channels as logits (the OpenAI dVAE).
+    mode: "soft" mixes codes by Gumbel-softmax; "hard" takes the largest, with the soft gradient; "max" takes an exact
+      sample (Gumbel-max) without relaxation, so no gradient of the reconstruction reaches the logits.
+    temperature: of the softmax: a number or (from, to, steps, "linear" | "cosine" | "exponential").
+    kl_weight: of the KL, likewise.
+  """
+
+  codebook_size: int = 1024
+  dim: int = 64
+  projection: Literal["linear", "none"] = "linear"
+  mode: Literal["soft", "hard", "max"] = "hard"
+  temperature: Schedule = 1.0
+  kl_weight: Schedule = 5e-4
+
+  num_codebooks = 1
+
+  def __post_init__(self):
+    _check("temperature", self.temperature)
+    _check("kl_weight", self.kl_weight)
+    super().__post_init__()
+
+  @property
+  def input_width(self) -> int:
+    return self.dim if self.projection == "linear" else self.codebook_size
+
+  @property
+  def width(self) -> int:
+    return self.dim
+
+  def setup(self):
+    self.codebook = self.param("codebook", nn.initializers.normal(1.0), (self.codebook_size, self.dim))
+    if self.projection == "linear":
+      self.proj = nn.Dense(self.codebook_size, dtype=jnp.float32)
+
+  def logits(self, z: jax.Array) -> jax.Array:
+    """Unnormalised log-probabilities, float32 [..., K], of the input."""
+    z_ND = codebook.rows(z, self.input_width)
+    logits_NK = self.proj(z_ND) if self.projection == "linear" else z_ND
+    return logits_NK.reshape(*z.shape[:-1], self.codebook_size)
+
+  def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
+    logits_NK = self.logits(z).reshape(-1, self.codebook_size)
+    log_p_NK = jax.nn.log_softmax(logits_NK)
+    kl = jnp.mean(jnp.sum(jnp.exp(log_p_NK) * (log_p_NK + jnp.log(self.codebook_size)), axis=-1))
+    noisy_NK = logits_NK + jax.random.gumbel(self.make_rng("codes"), logits_NK.shape) if train else logits_NK
+    ids_N = jnp.argmax(noisy_NK, axis=-1).astype(jnp.int32)
+    weight, temperature = schedule(self.kl_weight, step), schedule(self.temperature, step)
+    q_ND = self._mix(noisy_NK / temperature, ids_N) if train else codebook.lookup(self.codebook, ids_N)
+    metrics = {"kl": kl, "kl_weight": weight, "temperature": temperature} | codebook.usage(ids_N, self.codebook_size)
+    out = q_ND.reshape(*z.shape[:-1], self.dim).astype(z.dtype)
+    return Quantized(out, ids_N.reshape(z.shape[:-1]), weight * kl, metrics)
+
+  def _mix(self, noisy_NK: jax.Array, ids_N: jax.Array) -> jax.Array:
+    """The training output [N, D] of perturbed logits over temperature."""
+    if self.mode == "max":
+      return codebook.lookup(self.codebook, ids_N)
+    soft_NK = jax.nn.softmax(noisy_NK)
+    if self.mode == "soft":
+      return codebook.dot("nk,kd->nd", soft_NK, self.codebook)
+    # One-hot + soft - sg(soft), times the codebook, without the one-hot.
+    soft_path = codebook.dot("nk,kd->nd", soft_NK, jax.lax.stop_gradient(self.codebook))
+    return codebook.lookup(self.codebook, ids_N) + codebook.zero_with_gradient(soft_path)
+
+  def embed(self, ids: jax.Array) -> jax.Array:
+    return codebook.lookup(self.codebook, ids)

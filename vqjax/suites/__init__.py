@@ -1,0 +1,1 @@
+"""Comparisons that a user can repeat: python -m vqjax.bench --suite=NAME. One file each, with `main(argv)`."""
