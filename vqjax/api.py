@@ -44,6 +44,11 @@ class Model:
     spec = self.run.spec if "image" in self.run.spec else self.sampler.prior.tokenizer.spec
     return spec["image"].shape[-1]
 
+  @functools.cached_property
+  def identity(self) -> str:
+    """A hash of the model's weights and config: what cached codes are tied to."""
+    return checkpoint.identity(self.config.model.to_dict(), {"params": self.state[0]["model"], "stats": self.state[1]["model"]})
+
   def predict(self, name: str, **batch: Any) -> dict[str, Any]:
     """One of the task's predictions on a batch, compiled once per shape. Raises UserError where the task lacks it."""
     if name not in self.run.task.predict:

@@ -44,7 +44,7 @@ def build(family: str, config: Mapping[str, Any], path: str = "config", **fixed:
   Raises:
     UserError: unknown name, unknown field, missing field or a value of the wrong type.
   """
-  config = dict(config)
+  config = config.to_dict() if hasattr(config, "to_dict") else dict(config)  # a ConfigDict's sub-dicts are no Mappings
   if "name" not in config:
     raise UserError(f"{path}: has no 'name'. Choose from {', '.join(names(family))}.")
   name = config.pop("name")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
+import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from vqjax.errors import UserError
+
+
+log = logging.getLogger("vqjax")
 
 
 class StreamHandler(ocp.CheckpointHandler):
@@ -50,6 +55,12 @@ def fingerprint(tree: Any) -> jax.Array:
     return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
 
   return jnp.stack([digest(x) for x in jax.tree.leaves(tree)])
+
+
+def identity(config: Any, weights: Any) -> str:
+  """A short hash of a model's config and of every bit of its weights."""
+  content = json.dumps([config, jax.device_get(fingerprint(weights)).tolist()], sort_keys=True, default=list)
+  return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 class Checkpoints:
@@ -117,7 +128,7 @@ class Checkpoints:
         raise
       except Exception as e:  # Orbax, TensorStore and the file system each raise their own kinds.
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
-        logging.warning("checkpoint %d in %s cannot be read (%s); using the one before", step, self.directory, reason)
+        log.warning("checkpoint %d in %s cannot be read (%s); using the one before", step, self.directory, reason)
         self._set_aside(step)
     if found:
       raise UserError(f"--workdir: none of the checkpoints in {self.directory} can be read; they are kept in damaged_checkpoints.")

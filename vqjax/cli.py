@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import logging
+from absl import flags
 
 from vqjax.errors import UserError
 
@@ -26,11 +27,12 @@ def setup() -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   import jax
 
-  logging.use_absl_handler()
-  logging.set_verbosity(logging.INFO)
-  for noisy in ("orbax", "jax", "tensorboardX"):
-    logging.logging.getLogger(noisy).setLevel(logging.logging.WARNING)
-  logging.get_absl_handler().setFormatter(logging.logging.Formatter("%(message)s"))
+  flags.FLAGS.mark_as_parsed()  # Orbax reads its own flags and raises where nobody has parsed any
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter("%(message)s"))
+  log = logging.getLogger("vqjax")
+  log.handlers, log.propagate = [handler], False
+  log.setLevel(logging.INFO)
   cache = os.environ.get("VQJAX_CACHE", str(pathlib.Path.home() / ".cache" / "vqjax" / "xla"))
   if cache:
     jax.config.update("jax_compilation_cache_dir", cache)

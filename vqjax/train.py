@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 import signal
@@ -12,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from flax import struct
 
 from vqjax import checkpoint, config as configuration, data, measure, optim, sharding, writers
 from vqjax.build import module
 from vqjax.errors import UserError
+
+
+log = logging.getLogger("vqjax")
 
 
 @struct.dataclass
@@ -117,16 +120,18 @@ def train(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, f
     restored = checkpoints.restore(run.abstract, open_stream)
     if restored is not None:
       state, stream, window = restored
-      logging.info("%s: continues from step %d", workdir, state.step)
+      log.info("%s: continues from step %d", workdir, state.step)
     else:
       state, window = _start(run), {}
       stream = stream or open_stream(0)
-      logging.info("%s: starts on %d %s device(s)", workdir, jax.device_count(), jax.default_backend())
+      log.info("%s: starts on %d %s device(s)", workdir, jax.device_count(), jax.default_backend())
     return _Loop(run, workdir, stream, first, checkpoints, window).go(state)
 
 
 def _claim(workdir: pathlib.Path, config: Any) -> None:
   """Makes `workdir` this run's; saves the config there, after comparing it with the one that is there."""
+  if ":/" in str(workdir):
+    raise UserError(f"--workdir={workdir}: is no folder; mount the bucket (gcsfuse BUCKET /mnt/BUCKET) and give the path there.")
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     writable = os.access(workdir, os.W_OK)
@@ -195,7 +200,7 @@ class _Loop:
         self._save(step, state, None)
       if stop:
         self.checkpoints.wait()
-        logging.info("%s: stopped by a signal at step %d; the same command continues", self.workdir, step)
+        log.info("%s: stopped by a signal at step %d; the same command continues", self.workdir, step)
         return
       if step < total:
         batch = self._next_batch()

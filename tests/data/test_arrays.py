@@ -22,7 +22,7 @@ def load(path, **content):
 @pytest.mark.parametrize("images,labels", [("images", "labels"), ("x", "y"), ("image", "label")])
 def test_keys_and_hold_out(tmp_path, images, labels):
   train, held = load(tmp_path / "a.npz", **{images: IMAGES, labels: np.arange(40)[:, None]})
-  which = [int(e["label"]) for e in (*map(train.__getitem__, range(len(train))), *map(held.__getitem__, range(len(held))))]
+  which = [int(rows[i]["label"]) for rows in (train, held) for i in range(len(rows))]
   assert sorted(which) == list(range(40)) and 0 < len(held) < 12
   np.testing.assert_array_equal(train[3]["image"], IMAGES[which[3]])
   assert train[0]["label"].dtype == np.int32
@@ -67,7 +67,8 @@ def test_captions(tmp_path):
 
 @pytest.mark.parametrize("images,wanted", [
     (np.float32([0, 0.5, 1]), [0, 128, 255]), (np.float64([-1, 0, 1]), [0, 128, 255]),
-    (np.float32([0, 7.2, 255]), [0, 7, 255]), (np.int64([0, 7, 255]), [0, 7, 255]), (np.array([False, True, True]), [0, 255, 255]),
+    (np.float32([0, 7.2, 255]), [0, 7, 255]), (np.int64([0, 7, 255]), [0, 7, 255]),
+    (np.array([False, True, True]), [0, 255, 255]),
 ])
 def test_ranges(images, wanted):
   out = arrays.to_uint8(images.reshape(1, 3, 1), "f")
@@ -102,7 +103,8 @@ def test_wrong_contents(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("name,content", [
-    ("a.npz", b""), ("a.npz", b"PK\x03\x04 nonsense"), ("a.npy", b"\x93NUMPY"), ("a.npz", b"hello"), ("a.txt", b"hello"),
+    ("a.npz", b""), ("a.npz", b"PK\x03\x04 nonsense"), ("a.npy", b"\x93NUMPY"), ("a.npz", b"hello"),
+    ("a.txt", b"hello"),
 ])
 def test_files_that_lie(tmp_path, name, content):
   (tmp_path / name).write_bytes(content)

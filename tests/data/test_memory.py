@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vqjax import data
-from vqjax.data import memory
+from vqjax.data import memory, ops
 from vqjax.errors import UserError
 
 SHAPES = {"name": "shapes", "size": 16, "num_train": 37, "num_eval": 23}
@@ -77,7 +77,8 @@ def test_the_same_picture_is_cropped_anew_in_the_next_epoch(arrays):
 @pytest.mark.parametrize("count,batch_size,limit", [(1, 8, None), (2, 5, None), (3, 8, 10), (2, 16, 1), (1, 23, None)])
 def test_evaluation_is_exact(arrays, config, count, batch_size, limit):
   config = arrays if config == "arrays" else SHAPES
-  parts = [list(data.eval_batches(config, {}, batch_size, process_index=i, process_count=count, limit=limit)) for i in range(count)]
+  parts = [list(data.eval_batches(config, {}, batch_size, process_index=i, process_count=count, limit=limit))
+           for i in range(count)]
   assert len({len(p) for p in parts}) == 1
   for batch, mask in sum(parts, []):
     assert batch["image"].shape[0] == batch_size == mask.size and mask.dtype == np.float32
@@ -108,7 +109,6 @@ class Holes:
 
 
 def test_unreadable_examples_are_replaced_in_training_and_masked_in_evaluation():
-  from vqjax.data import ops
   stream = memory.MemoryStream(memory.TrainLoader(Holes(), ops.Ops(), 0), 10, 0, 0, 1)
   values = next(stream)["image"][:, 0, 0, 0]
   stream.close()
@@ -117,11 +117,18 @@ def test_unreadable_examples_are_replaced_in_training_and_masked_in_evaluation()
   np.testing.assert_array_equal(mask, [0, 1, 1, 0, 1, 1, 0, 1, 1, 0])
 
 
+def test_examples_without_an_image_pass_the_ops():
+  class Numbers(Holes):
+    def __getitem__(self, index):
+      return {"ids": np.full((2, 3), index, np.int32), "name": f"codes {index}"}
+  ((batch, mask),) = memory.eval_batches(memory.Loader(Numbers(), ops.Ops(size=8)), 10)
+  assert batch.keys() == {"ids"} and batch["ids"][:, 0, 0].tolist() == list(range(10)) and mask.all()
+
+
 def test_unlike_shapes_are_named():
   class Unlike(Holes):
     def __getitem__(self, index):
       return {"image": np.zeros((2, 2 + index // 9, 1), np.uint8), "name": f"picture {index}"}
-  from vqjax.data import ops
   with pytest.raises(UserError, match=r"picture 9: is 3x2x1, others are 2x2x1; set config\.ops\.size"):
     list(memory.eval_batches(memory.Loader(Unlike(), ops.Ops()), 4))
 
@@ -137,6 +144,7 @@ def test_an_error_in_the_background_reaches_the_caller(arrays):
     ({"name": "shapes", "sizes": 32}, r"config\.data\(shapes\)\.sizes: unknown field.*'size'"),
     ({"name": "shapes", "size": 32.0}, "is a float, not int"),
     ({"name": "shapes", "size": 8}, "outside 16 to 256"),
+    ({"name": "folder"}, r"config\.data\(folder\): needs path"),
 ])
 def test_bad_config(config, message):
   with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""tf.data streams of folders and TFDS: order, process split, exact resuming in a fresh process, and errors in one line."""
+"""tf.data streams of folders and TFDS: order, process split, exact resuming in a fresh process, errors in one line."""
 
 import json
 import os
@@ -25,7 +25,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
 
   def _info(self):
-    return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
         "image": tfds.features.Image(shape=(None, None, 3)),
         "label": tfds.features.ClassLabel(num_classes=50),
         "text": tfds.features.Text(),
@@ -108,29 +108,33 @@ def test_tfds_processes_have_parts_of_their_own(tiny):
 
 
 RESUME = """
-import json, pathlib, sys, hashlib
+import json, pathlib, sys
 from vqjax import data
-config, ops, step, directory = json.loads(sys.argv[1])
-stream = data.train_stream(config, ops, 6, seed=0, step=step)
-stream.restore(pathlib.Path(directory))
-print(json.dumps([[b["text"], hashlib.sha1(b["image"].tobytes()).hexdigest()] for b, _ in zip(stream, range(15))]))
-"""
+for config, ops, step, directory in json.loads(sys.argv[1]):
+  stream = data.train_stream(config, ops, 6, seed=0, step=step)
+  stream.restore(pathlib.Path(directory))
+  print(json.dumps([[b["text"], b["image"].tolist()] for b, _ in zip(stream, range(15))]))
+"""  # and leaves without closing: a process must end all the same
 
 
-def test_resumes_exactly_in_a_fresh_process(config, tmp_path):
-  import hashlib
-  stream = data.train_stream(config, OPS, 6, seed=0)
-  for _ in range(11):
-    next(stream)
-  stream.save(tmp_path)
-  names = [p.name for p in tmp_path.iterdir()]
-  assert all(n.startswith("data-00000-of-00001") for n in names) and bool(names) == (config["name"] == "tfds")
-  wanted = [[b["text"], hashlib.sha1(b["image"].tobytes()).hexdigest()] for b, _ in zip(stream, range(15))]
+def test_resumes_exactly_in_a_fresh_process(tiny, folder, tmp_path):
+  wanted, jobs = [], []
+  for config in (tiny, folder):
+    stream = data.train_stream(config, OPS, 6, seed=0)
+    for _ in range(11):
+      next(stream)
+    directory = tmp_path / config["name"]
+    directory.mkdir()
+    stream.save(directory)
+    assert any(directory.glob("data-00000-of-00001*")) == (config["name"] == "tfds")
+    jobs.append([config, OPS, 11, str(directory)])
+    wanted.append([[b["text"], b["image"].tolist()] for b, _ in zip(stream, range(15))])
+    stream.close()
   done = subprocess.run(
-      [sys.executable, "-c", RESUME, json.dumps([config, OPS, 11, str(tmp_path)])], capture_output=True, text=True,
+      [sys.executable, "-c", RESUME, json.dumps(jobs)], capture_output=True, text=True, timeout=180,
       env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
   assert done.returncode == 0, done.stderr[-2000:]
-  assert json.loads(done.stdout.splitlines()[-1]) == wanted
+  assert [json.loads(line) for line in done.stdout.splitlines()[-2:]] == wanted
 
 
 def test_restoring_with_another_number_of_processes_says_so(tiny, tmp_path):
@@ -163,7 +167,7 @@ def test_counts_names_and_samples(tiny, folder):
 
 
 def test_errors_inside_the_pipeline_come_out_whole(folder, tmp_path):
-  with pytest.raises(UserError, match=r"a\.png: is 10x9x3, others are|a\.png: is 1\dx9x3, others are"):
+  with pytest.raises(UserError, match=r"a\.png: is 1\dx9x3, others are 1\dx9x3"):
     take(folder, 8, 5, {})
   for i in range(20):
     Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
@@ -171,7 +175,6 @@ def test_errors_inside_the_pipeline_come_out_whole(folder, tmp_path):
       (tmp_path / f"{i}.png").write_bytes(b"damaged")
   with pytest.raises(UserError, match="of 20 images cannot be read, more than 5%"):
     take({"name": "folder", "path": str(tmp_path)}, 8, 20)
-  Image.new("RGB", (8, 5)).save(tmp_path / "4.png")
 
 
 def test_small_images_in_the_pipeline(tmp_path):

@@ -25,7 +25,7 @@ class World:
     return sum(ids[..., i] * (K + 1) ** (L - 1 - i) for i in range(L))
 
   def conditionals(self, weigh):
-    """Table [256, 4, 3] of p(x_i = v | state), the evidence of grids [81, 4] in state [4] for place i being weigh(i, state)."""
+    """Table [256, 4, 3] of p(x_i = v | state); weigh(i, state) is the evidence of grids [81, 4] for place i."""
     table = np.zeros((len(self.states), L, K))
     for n, state in enumerate(self.states):
       for i in range(L):

@@ -75,18 +75,17 @@ def test_absorbing_linear_is_the_papers_schedule():
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_posteriors_are_those_of_the_matrices(kernel, schedule):
   scheme, times = diffusion.Scheme(K, kernel, schedule, 6), np.array([0, 1, 3, 5, 6])
-  beliefs = np.random.default_rng(0).dirichlet(np.ones(K), size=K + 1)
+  beliefs, posterior = np.random.default_rng(0).dirichlet(np.ones(K), size=K + 1), jax.jit(_kernels.posterior)
   for i, (s, t) in enumerate(zip(times, times[1:])):
     exact = reverse(kernel, schedule, s, t, 6)
     table = jax.tree.map(lambda x: x[i:i + 1], scheme._transitions(times))
-    for x_t, x_0 in itertools.product(range(K + 1), range(K)):
-      if exact[x_t, x_0].any():
-        ours = _kernels.posterior(jnp.array([[x_t]]), jnp.eye(K)[None, None, x_0], table)
-        np.testing.assert_allclose(ours[0, 0], exact[x_t, x_0], atol=1e-5)
+    x_t, x_0 = np.nonzero(exact.any(-1))
+    ours = posterior(jnp.asarray(x_t)[None], jnp.eye(K)[x_0][None], table)[0]
+    np.testing.assert_allclose(ours, exact[x_t, x_0], atol=1e-5)
     mixed = np.einsum("wuv,wu->wv", exact, beliefs)
     mixed = mixed / np.maximum(mixed.sum(-1, keepdims=True), 1e-30)
     possible = mixed.sum(-1) > 0
-    ours = _kernels.posterior(jnp.arange(K + 1)[None], jnp.asarray(beliefs, jnp.float32)[None], table)[0]
+    ours = posterior(jnp.arange(K + 1)[None], jnp.asarray(beliefs, jnp.float32)[None], table)[0]
     np.testing.assert_allclose(ours[possible], mixed[possible], atol=1e-5)
 
 
@@ -94,7 +93,7 @@ def test_posteriors_are_those_of_the_matrices(kernel, schedule):
 def test_noise_has_the_marginals_of_the_matrices(kernel, chi2):
   scheme, n = diffusion.Scheme(K, kernel, timesteps=5), 50_000
   ids = jnp.tile(jnp.asarray([[0, 2]]), (n, 1))
-  out = scheme.corrupt(jax.random.key(0), ids)
+  out = jax.jit(scheme.corrupt)(jax.random.key(0), ids)
   times = np.asarray(out.extra)
   chi2(np.bincount(times, minlength=6), np.arange(6).astype(bool) / 5)
   np.testing.assert_allclose(out.time_B, times / 5, rtol=1e-6)
@@ -126,15 +125,20 @@ def test_bound_and_loss_are_those_of_enumeration(kernel):
   scheme = diffusion.Scheme(K, kernel, timesteps=timesteps, auxiliary=0.0)
   ids = jnp.tile(jnp.asarray(grid)[None], (n, 1))
   near = lambda x, exact: np.testing.assert_array_less(np.abs(x.mean(0) - exact), 5 * x.std(0) / n**0.5 + 1e-5)
-  near(np.asarray(scheme.bound(jax.random.key(0), Network(full), ids)), terms.sum(0))
-  some = [np.asarray(scheme.bound(jax.random.key(k), Network(full), ids, times=2)).mean(0) for k in range(24)]
-  stretch = np.array([terms[:2], terms[2:]])  # the two times are drawn together, so the terms pair up
-  pairs = 2 * stretch.sum(0)
-  assert all(np.abs(pairs - row).sum(-1).min() < 0.1 * pairs.sum(-1).max() for row in some)
-  np.testing.assert_allclose(np.mean(some, 0), terms.sum(0), atol=4 * np.std(pairs, 0).max() / 24**0.5 + 0.02)
-  corrupted = scheme.corrupt(jax.random.key(1), ids)
-  nats, weights = scheme.loss(full(corrupted.inputs_BL, corrupted.time_B), corrupted)
-  near(np.asarray(nats * weights), terms.sum(0))
+  near(np.asarray(jax.jit(lambda key: scheme.bound(key, Network(full), ids))(jax.random.key(0))), terms.sum(0))
+  if kernel == "mask_and_replace":
+    # Of two times in four, either the first and third terms are computed or the second and fourth, and counted twice.
+    two = jax.jit(lambda key: scheme.bound(key, Network(full), ids, times=2).mean(0))
+    pairs = 2 * (terms[:2] + terms[2:])
+    gaps = np.array([np.abs(pairs - np.asarray(two(jax.random.key(k)))).max(-1) for k in range(12)])
+    assert (gaps.min(-1) < 0.05).all() and set(gaps.argmin(-1)) == {0, 1}
+
+  def train(key):
+    corrupted = scheme.corrupt(key, ids)
+    nats, weights = scheme.loss(full(corrupted.inputs_BL, corrupted.time_B), corrupted)
+    return nats * weights
+
+  near(np.asarray(jax.jit(train)(jax.random.key(1))), terms.sum(0))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -142,11 +146,11 @@ def test_auxiliary_is_the_cross_entropy_and_gradients_are_finite(kernel):
   ids = jnp.asarray(np.random.default_rng(0).integers(K, size=(64, 5)))
   logits = 30 * jax.random.normal(jax.random.key(0), (64, 5, K))
   plain, more = (diffusion.Scheme(K, kernel, timesteps=50, auxiliary=a) for a in (0.0, 0.5))
-  corrupted = plain.corrupt(jax.random.key(1), ids)
-  extra = more.loss(logits, corrupted)[0] - plain.loss(logits, corrupted)[0]
+  corrupted = jax.jit(plain.corrupt)(jax.random.key(1), ids)
+  extra = jax.jit(more.loss)(logits, corrupted)[0] - jax.jit(plain.loss)(logits, corrupted)[0]
   cross_entropy = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(ids)[..., None], -1)[..., 0]
   np.testing.assert_allclose(extra, 0.5 * cross_entropy, atol=1e-2)
-  assert np.isfinite(jax.grad(lambda x: plain.loss(x, corrupted)[0].sum())(logits)).all()
+  assert np.isfinite(jax.jit(jax.grad(lambda x: plain.loss(x, corrupted)[0].sum()))(logits)).all()
 
 
 def true_beliefs(world, kernel, t, timesteps):
@@ -155,32 +159,39 @@ def true_beliefs(world, kernel, t, timesteps):
   return world.conditionals(lambda i, state: noise[world.grids, state[None]].prod(1))
 
 
-@pytest.mark.parametrize("known", [(), (1, 3)])
-@pytest.mark.parametrize("steps", [4, 2])
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_sampler_is_the_enumerated_chain(world, kernel, steps, known):
-  timesteps, n, values = 4, 20_000, np.array([0, 2, 1, 1])
-  beliefs = np.stack([true_beliefs(world, kernel, t, timesteps) for t in range(1, timesteps + 1)])
-  pinned = np.isin(np.arange(4), known)
-  place = [np.eye(K + 1)[values[i]] if pinned[i] else between(kernel, "linear", 0, timesteps, timesteps)[0] for i in range(4)]
+def enumerated_chain(world, kernel, beliefs, times, values, pinned):
+  """Distribution [81] of x_0 from stepping back through `times` with every code drawn apart."""
+  timesteps = times[-1]
+  prior = between(kernel, "linear", 0, timesteps, timesteps)[0]
+  place = [np.eye(K + 1)[values[i]] if pinned[i] else prior for i in range(4)]
   now = functools.reduce(np.kron, place)
-  times = np.round(np.linspace(0, timesteps, steps + 1)).astype(int)
   for s, t in reversed(list(zip(times, times[1:]))):
     back, after = reverse(kernel, "linear", s, t, timesteps), np.zeros_like(now)
     for x in np.flatnonzero(now):
-      rows = [np.eye(K + 1)[values[i]] if pinned[i] else beliefs[t - 1, x, i] @ back[world.states[x, i]] for i in range(4)]
+      rows = [beliefs[t - 1, x, i] @ back[world.states[x, i]] for i in range(4)]
+      rows = [np.eye(K + 1)[values[i]] if pinned[i] else rows[i] for i in range(4)]
       after += now[x] * functools.reduce(np.kron, rows)
     now = after
   expected = now[world.index(world.grids)]
   np.testing.assert_allclose(expected.sum(), 1, rtol=1e-6)
+  return expected
 
+
+@pytest.mark.parametrize("times", [[0, 1, 2, 3, 4], [0, 2, 4]])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_sampler_is_the_enumerated_chain(world, kernel, times):
+  timesteps, n, values = 4, 20_000, np.array([0, 2, 1, 1])
+  beliefs = np.stack([true_beliefs(world, kernel, t, timesteps) for t in range(1, timesteps + 1)])
   scheme, network = diffusion.Scheme(K, kernel, timesteps=timesteps), Network(world.lookup(beliefs))
-  ids, mask = jnp.tile(jnp.asarray(values)[None], (n, 1)), jnp.tile(jnp.asarray(pinned)[None], (n, 1))
-  world.check(jax.jit(lambda key: scheme.sample(key, network, ids, mask, steps=steps))(jax.random.key(3)), expected)
+  ids = jnp.tile(jnp.asarray(values)[None], (n, 1))
+  sample = jax.jit(lambda known: scheme.sample(jax.random.key(3), network, ids, known, steps=len(times) - 1))
+  for pinned in (np.zeros(4, bool), np.array([False, True, False, True])):
+    world.check(sample(jnp.tile(jnp.asarray(pinned)[None], (n, 1))),
+                enumerated_chain(world, kernel, beliefs, times, values, pinned))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_one_code_is_exact_at_any_number_of_steps(kernel, chi2):
+def test_one_code_is_exact_in_few_steps(kernel, chi2):
   data, timesteps, n = np.array([0.5, 0.15, 0.35]), 12, 20_000
   beliefs = []
   for t in range(1, timesteps + 1):
@@ -189,16 +200,20 @@ def test_one_code_is_exact_at_any_number_of_steps(kernel, chi2):
   logs = jnp.asarray(np.log(np.maximum(beliefs, 1e-37)), jnp.float32)
   network = Network(lambda ids, time: logs[jnp.round(time * timesteps).astype(int)[:, None] - 1, ids])
   scheme, ids = diffusion.Scheme(K, kernel, timesteps=timesteps), jnp.zeros((n, 1), int)
-  for steps in (12, 5, 1):
-    out = scheme.sample(jax.random.key(steps), network, ids, ids > 0, steps=steps)
-    chi2(np.bincount(np.asarray(out)[:, 0], minlength=K), data)
+  out = jax.jit(lambda key: scheme.sample(key, network, ids, ids > 0, steps=5))(jax.random.key(0))
+  chi2(np.bincount(np.asarray(out)[:, 0], minlength=K), data)
 
 
 def test_truncation_and_greedy_act_on_the_beliefs():
   network = Network(lambda ids, time: jnp.log(jnp.tile(jnp.asarray([0.5, 0.3, 0.2])[None, None], (*ids.shape, 1))))
   scheme, ids = diffusion.Scheme(K, "absorbing", timesteps=5), jnp.zeros((300, 4), int)
-  sample = lambda **options: np.unique(scheme.sample(jax.random.key(0), network, ids, ids > 0, **options)).tolist()
-  assert sample() == [0, 1, 2] and sample(top_p=0.7) == [0, 1] and sample(top_k=1) == [0] and sample(temperature=0.0) == [0]
+
+  def drawn(**options):
+    sample = jax.jit(lambda key: scheme.sample(key, network, ids, ids > 0, **options))
+    return np.unique(sample(jax.random.key(0))).tolist()
+
+  assert drawn(top_p=0.7) == [0, 1]
+  assert drawn(temperature=0.0) == [0]
 
 
 def test_errors():

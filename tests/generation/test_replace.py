@@ -21,15 +21,15 @@ def test_sampler_is_the_enumerated_chain(world, temperature):
   for _ in range(3):
     now = sum(p * functools.reduce(np.kron, sharp[world.index(g)]) for p, g in zip(now, world.grids))
   ids = jnp.zeros((n, 4), int)
-  out = replace.Scheme(3).sample(
-      jax.random.key(0), Network(world.lookup(table)), ids, ids > 0, steps=3, temperature=temperature)
-  world.check(out, now)
+  network = Network(world.lookup(table))
+  sample = jax.jit(lambda key: replace.Scheme(3).sample(key, network, ids, ids > 0, steps=3, temperature=temperature))
+  world.check(sample(jax.random.key(0)), now)
 
 
 def test_corruption_replaces_a_uniform_share_and_a_tenth_more():
   n, length, codes = 3000, 200, 50
   ids = jnp.asarray(np.random.default_rng(0).integers(codes, size=(n, length)))
-  out = replace.Scheme(codes).corrupt(jax.random.key(0), ids)
+  out = jax.jit(replace.Scheme(codes).corrupt)(jax.random.key(0), ids)
   first = np.asarray(out.targets_BL != ids).mean(-1) / (1 - 1 / codes)
   np.testing.assert_allclose(np.quantile(first, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.04)
   second = np.asarray(out.inputs_BL != out.targets_BL).mean() / (1 - 1 / codes)

@@ -43,11 +43,10 @@ def test_logits_and_cross_entropy(imported, expected):
   model, variables, codes = imported
   tokens = jnp.asarray(expected["ids"], jnp.int32)
   following = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)))  # What logits 30 are about is not given, and nobody sees it.
-  logits = model.apply(variables, following, codes + tokens[:, :1], train=False)
+  logits = jax.jit(lambda v: model.apply(v, following, codes + tokens[:, :1], train=False))(variables)
   np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
   nats = -jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), tokens[:, 1:, None], axis=-1)
-  del nats  # The golden targets are checked below, where they are known to be the inputs shifted.
-  return logits
+  np.testing.assert_allclose(nats.mean(), expected["cross_entropy"], rtol=1e-5)
 
 
 def test_greedy_continuation_with_the_cache(imported, expected):
@@ -55,9 +54,40 @@ def test_greedy_continuation_with_the_cache(imported, expected):
   tokens = expected["greedy_from_first_5"].astype(np.int32)
   given, length = 5, tokens.shape[1]
   decode = jax.jit(lambda v, i, n, c: model.apply(v, i, n, c, method="decode"))
-  logits, cache = model.apply(variables, codes + tokens[:, :1], model.init_cache(len(tokens), 1), method="prefill")
+  prefill = jax.jit(lambda v, i, c: model.apply(v, i, c, method="prefill"))
+  logits, cache = prefill(variables, codes + tokens[:, :1], model.init_cache(len(tokens), 1))
   drawn = [tokens[:, 0]]
   for position in range(1, length):
     drawn.append(tokens[:, position] if position < given else np.asarray(logits.argmax(-1)))
-    logits, cache = decode(variables, jnp.asarray(drawn[-1]), position - 1, cache)
+    logits, cache = decode(variables, drawn[-1].astype(np.int32), position - 1, cache)
   np.testing.assert_array_equal(np.stack(drawn, axis=1), tokens)
+
+
+def test_what_the_tensors_tell(state):
+  config, params = mingpt.read(state, heads=4, grid=(4, 4), prefix=16, codes=40)
+  assert config == dict(
+      name="transformer", vocab_size=136, out_size=40, grid=(4, 4), causal=True, layers=2, width=32, heads=4,
+      hidden=128, max_prefix=16)
+  assert params["embed"]["table"].shape == (136, 32) and params["position_table"].shape == (31, 32)
+  np.testing.assert_array_equal(params["embed"]["table"][40:], state["transformer.tok_emb.weight"])
+  assert mingpt.read(state, heads=4, prefix=17)[0]["grid"] == (4, 4)  # 33 places: one is left unused.
+
+
+def without(name):
+  return lambda state: {k: v for k, v in state.items() if k != name}
+
+
+@pytest.mark.parametrize("change, options, message", [
+    (without("transformer.blocks.1.ln1.bias"), {}, "'transformer.blocks.1.ln1.bias' is missing"),
+    (without("transformer.tok_emb.weight"), {}, "'transformer.tok_emb.weight' is missing"),
+    (lambda s: s | {"transformer.extra": torch.zeros(1)}, {}, "unexpected tensor 'transformer.extra'"),
+    (lambda s: s | {"transformer.head.weight": torch.zeros(9, 32)}, {}, r"head.weight' has shape \(9, 32\)"),
+    (lambda s: s | {"transformer.blocks.0.attn.mask": torch.ones(1, 1, 33, 33)}, {}, "not causal"),
+    (dict, dict(heads=5), "heads: 5 does not divide"),
+    (dict, dict(grid=(8, 8)), r"grid: \(8, 8\) after 1 .* block size 33"),
+    (dict, dict(prefix=0), "prefix: 0"),
+    (dict, dict(codes=97), "codes: 97 is not in 1 .. 96"),
+])  # yapf: disable
+def test_refuses(state, change, options, message):
+  with pytest.raises(UserError, match=message):
+    mingpt.read(change(state), **(dict(heads=4) | options))

@@ -69,7 +69,7 @@ def test_attention_block_is_softmax_over_positions():
   variables = block.init(jax.random.key(1), x)
   p = variables["params"]
   h = layers.group_norm(x, p["norm"]["scale"], p["norm"]["bias"], 8, 1e-6).reshape(2, 12, 8)
-  q, k, v, out = (lambda h, n=n: h @ p[n]["kernel"][0, 0] + p[n]["bias"] for n in ("q", "k", "v", "proj_out"))
+  q, k, v, out = (lambda h, n=n: h @ p[n]["kernel"][0, 0] + p[n]["bias"][None, None] for n in ("q", "k", "v", "proj_out"))
   weights = jax.nn.softmax(jnp.einsum("bic,bjc->bij", q(h), k(h)) / np.sqrt(8), axis=-1)
   expected = x + out(weights @ v(h)).reshape(x.shape)
   np.testing.assert_allclose(block.apply(variables, x), expected, rtol=1e-4, atol=1e-5)

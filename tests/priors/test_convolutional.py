@@ -9,10 +9,10 @@ from vqjax.errors import UserError
 from vqjax.priors import pixelcnn, pixelsnail
 
 NETWORKS = {
-    "pixelcnn": lambda **k: pixelcnn.Model(**dict(vocab_size=20, out_size=16, grid=(4, 4), layers=4, width=8, kernel=3) | k),
+    "pixelcnn": lambda **k: pixelcnn.Model(
+        **dict(vocab_size=20, out_size=16, grid=(4, 4), layers=4, width=8, kernel=3) | k),
     "pixelsnail": lambda **k: pixelsnail.Model(
-        **dict(vocab_size=20, out_size=16, grid=(4, 4), blocks=1, residuals=2, width=8, heads=2, kernel=3,
-               attention="none") | k),
+        **dict(vocab_size=20, out_size=16, grid=(4, 4), blocks=1, residuals=2, width=8, heads=2, kernel=3) | k),
 }
 
 
@@ -38,8 +38,14 @@ def gradient_by_place(model, prefix=None):
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_no_blind_spot(network):
-  """With enough layers every earlier code of a 4 x 4 grid is seen, above right included, without any attention."""
+  """With enough layers every earlier code of a 4 x 4 grid is seen, above right included."""
   assert ((gradient_by_place(network())[:, :16] > 0) == np.tri(16, 16, -1)).all()
+
+
+def test_pixelsnail_without_attention_sees_one_column_right_per_row_up():
+  sees = gradient_by_place(NETWORKS["pixelsnail"](attention="none"))[:, :16].reshape(4, 4, 4, 4) > 0
+  for r, c, other, column in np.ndindex(sees.shape):
+    assert sees[r, c, other, column] == (column < c if other == r else other < r and column <= c + r - other)
 
 
 def test_coarser_grid_is_seen_where_it_lies():

@@ -40,7 +40,7 @@ CASES = [(n, SMALL.get(n, {})) for n in build.names("quantizers")] + [
 def make(name, fields, grid=(3, 4), dtype=jnp.float32):
   q = build.build("quantizers", dict(name=name, **fields))
   z = jax.random.normal(jax.random.key(0), (4, *grid, q.input_width), dtype)
-  variables = q.init({"params": jax.random.key(1), "codes": jax.random.key(2)}, z, train=True)
+  variables = jax.jit(lambda z: q.init({"params": jax.random.key(1), "codes": jax.random.key(2)}, z, train=True))(z)
   return q, z, variables
 
 
@@ -77,7 +77,8 @@ def test_contract_and_gradients(name, fields):
   assert final.ids.shape == grid and final.ids.dtype == jnp.int32
   assert 0 <= final.ids.min() and final.ids.max() < q.codebook_size
   assert 0 < final.metrics["usage"] <= 1 and 1 - 1e-5 <= final.metrics["perplexity"] <= q.codebook_size
-  np.testing.assert_allclose(q.apply(variables, final.ids, method="embed"), final.z, rtol=1e-6, atol=1e-6)
+  codes = jax.jit(lambda v, ids: q.apply(v, ids, method="embed"))(variables, final.ids)
+  np.testing.assert_allclose(codes, final.z, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name,fields", CASES)
@@ -100,7 +101,8 @@ def test_shapes_for_any_grid_and_dtype(name, fields):
 def test_bfloat16_finds_the_codes_of_float32(name):
   q, z, variables = make(name, SMALL[name] | ({"codebook_init": "normal"} if name in ("vq", "ema") else {}))
   half = z.astype(jnp.bfloat16)
-  a, b = call(q, variables, half, False)[0], call(q, variables, half.astype(jnp.float32), False)[0]
+  quantize = jax.jit(lambda z: call(q, variables, z, False)[0])
+  a, b = quantize(half), quantize(half.astype(jnp.float32))
   np.testing.assert_array_equal(a.ids, b.ids)
   np.testing.assert_array_equal(a.z, b.z.astype(jnp.bfloat16))
 
@@ -123,4 +125,4 @@ def test_wrong_width_is_named(name):
   q = build.build("quantizers", dict(name=name, **SMALL.get(name, {})))
   z = jnp.zeros((2, 3, q.input_width + 1))
   with pytest.raises(UserError, match="channels"):
-    q.init({"params": jax.random.key(0), "codes": jax.random.key(0)}, z, train=True)
+    jax.eval_shape(lambda z: q.init({"params": jax.random.key(0), "codes": jax.random.key(0)}, z, train=True), z)

@@ -29,10 +29,18 @@ def quantizer(name, **fields):
   return build.build("quantizers", dict(name=name, **fields))
 
 
+def evaluate(q, variables, z):
+  return jax.jit(lambda v, z: q.apply(v, z, train=False))(variables, z)
+
+
+def initial(q, z):
+  return jax.jit(lambda z: q.init(jax.random.key(0), z, train=False))(z)
+
+
 def with_book(name, book, **fields):
   """A quantizer and its variables with this codebook in effect."""
   q = quantizer(name, codebook_size=len(book), dim=book.shape[1], codebook_init="normal", revive=0.0, **fields)
-  variables = q.init(jax.random.key(0), jnp.zeros((1, book.shape[1])), train=False)
+  variables = initial(q, jnp.zeros((1, book.shape[1])))
   stats, params = dict(variables["stats"]), dict(variables.get("params", {}))
   if name == "ema":
     stats |= {"codebook": jnp.asarray(book), "sums": jnp.asarray(book)}
@@ -43,8 +51,9 @@ def with_book(name, book, **fields):
 
 def test_ema_three_steps(data, meta):
   q, variables = with_book("ema", data["codebook0"], decay=meta["ema"]["decay"], eps=meta["ema"]["eps"])
+  train = jax.jit(lambda v, z: q.apply(v, z, train=True, mutable=["stats"]))
   for i in range(3):
-    out, state = q.apply(variables, data[f"z{i}"], train=True, mutable=["stats"])
+    out, state = train(variables, data[f"z{i}"])
     variables = {**variables, **state}
     np.testing.assert_array_equal(out.ids, data[f"ema_idx{i}"])
     close(out.z, data[f"ema_q{i}"])
@@ -56,7 +65,7 @@ def test_ema_three_steps(data, meta):
 def test_cosine_similarity(data):
   for name in ("vq", "ema"):
     q, variables = with_book(name, data["codebook0"], normalize="l2")
-    out = q.apply(variables, data["z0"], train=False)
+    out = evaluate(q, variables, data["z0"])
     np.testing.assert_array_equal(out.ids, data["cos_idx"])
     close(out.z, data["cos_q"])
 
@@ -86,7 +95,7 @@ def test_lfq(data, meta):
   fields = dict(
       dim=m["dim"], entropy_weight=m["entropy_loss_weight"], diversity=m["diversity_gamma"],
       commitment_weight=m["commitment_loss_weight"], temperature=1.0 / m["inv_temperature"])
-  out = quantizer("lfq", **fields).apply({}, data["lfq_z"], train=True)
+  out = evaluate(quantizer("lfq", **fields), {}, data["lfq_z"])
   close(out.z, data["lfq_q"])
   np.testing.assert_array_equal(out.ids, data["lfq_idx"])
   np.testing.assert_allclose(out.loss, data["lfq_aux"], rtol=1e-4)
@@ -96,9 +105,9 @@ def test_residual(data):
   books = data["rvq_codebooks"]
   inner = dict(name="ema", codebook_size=books.shape[1], dim=books.shape[2])
   q = quantizer("residual", quantizer=inner, depth=len(books))
-  variables = q.init(jax.random.key(0), data["z2"], train=False)
+  variables = initial(q, data["z2"])
   stats = {f"levels_{i}": {**variables["stats"][f"levels_{i}"], "codebook": b} for i, b in enumerate(books)}
-  out = q.apply({"stats": stats}, data["z2"], train=False)
+  out = evaluate(q, {"stats": stats}, data["z2"])
   np.testing.assert_array_equal(out.ids, data["rvq_idx"])
   close(out.z, data["rvq_q"])
   close(q.apply({"stats": stats}, data["rvq_idx"], method="embed"), data["rvq_from_idx"])
@@ -110,21 +119,21 @@ def test_vq_of_taming(golden):
   checkpoint = torch.load(golden / "taming_vqmodel.ckpt", weights_only=True)
   book = checkpoint.get("state_dict", checkpoint)["quantize.embedding.weight"].numpy()
   q, variables = with_book("vq", book, codebook_weight=1.0, commitment_weight=0.25)
-  out = q.apply(variables, data["pre_quant"], train=False)
+  out = evaluate(q, variables, data["pre_quant"])
   np.testing.assert_array_equal(out.ids, data["indices"])
   close(out.z, data["quant"])
   close(out.loss, data["codebook_loss"])
   # The codebook's gradient there is that of the legacy order: beta on the codebook term.
   legacy, _ = with_book("vq", book, codebook_weight=0.25, commitment_weight=1.0)
-  close(legacy.apply(variables, data["pre_quant"], train=False).loss, data["codebook_loss_legacy"])
+  close(evaluate(legacy, variables, data["pre_quant"]).loss, data["codebook_loss_legacy"])
 
 
 def test_gumbel_of_taming(golden):
   data = np.load(golden / "taming_gumbelvq.npz")
   size = data["logits"].shape[-1]
   q = quantizer("gumbel", codebook_size=size, dim=4, projection="none", kl_weight=5e-4)
-  variables = q.init(jax.random.key(0), data["logits"], train=False)
-  out = q.apply(variables, data["logits"], train=False)
+  variables = initial(q, data["logits"])
+  out = evaluate(q, variables, data["logits"])
   np.testing.assert_array_equal(out.ids, data["indices_argmax"])
   np.testing.assert_allclose(out.loss, data["kl"], rtol=1e-4)
   np.testing.assert_array_equal(out.z, codebook.lookup(variables["params"]["codebook"], out.ids))
@@ -134,5 +143,5 @@ def test_codes_of_openai(golden):
   data = np.load(golden / "openai_dvae.npz")
   size = data["logits"].shape[-1]
   q = quantizer("gumbel", codebook_size=size, dim=4, projection="none")
-  variables = q.init(jax.random.key(0), data["logits"], train=False)
-  np.testing.assert_array_equal(q.apply(variables, data["logits"], train=False).ids, data["indices"])
+  variables = initial(q, data["logits"])
+  np.testing.assert_array_equal(evaluate(q, variables, data["logits"]).ids, data["indices"])

@@ -65,7 +65,7 @@ class Decoder(nn.Module):
   def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
     gain = (self.groups * self.blocks_per_group) ** -2
     bias = self.param("input_bias", nn.initializers.zeros, (z.shape[-1],))
-    h = z.astype(self.dtype) + bias.astype(self.dtype)
+    h = z.astype(self.dtype) + bias.astype(self.dtype)[None, None, None]
     for group in range(self.groups):
       for i in range(self.blocks_per_group):
         name = f"group_{group + 1}_block_{i + 1}"

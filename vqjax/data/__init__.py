@@ -6,16 +6,18 @@
     layout      uint8 [B, H, W]         where it has per-pixel classes
     attributes  float32 [B, M, 6]       the drawn scenes' objects, see sources/shapes.py
 
-A source is `{"name": <file of vqjax/data/sources>, **fields of its Source}`; the ops are the fields of `ops.Ops`. `shapes`,
-`arrays` and the evaluation of `folder` need no TensorFlow; training from `folder` and `tfds` go through pipeline.py.
+A source is `{"name": <file of vqjax/data/sources>, **fields of its Source}`; the ops are the fields of `ops.Ops`.
+`shapes`, `arrays` and the evaluation of `folder` need no TensorFlow; training from `folder`, and `tfds`, go through
+pipeline.py.
 
-Which example comes n-th, over all processes together, is a function of (seed, n), and so are its random crops and flips.
-Streams over sources with random access therefore save nothing: open them at the step wanted. A `tfds` stream saves its
-iterator.
+Which example comes n-th, over all processes together, is a function of (seed, n), and so are its random crops and
+flips. Streams over sources with random access therefore save nothing: open them at the step wanted. A `tfds` stream
+saves its iterator.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -77,6 +79,8 @@ def source(config: Mapping[str, Any]) -> Any:
   name = config.pop("name")
   cls = build.module("data.sources", name).Source
   build.check_fields(cls, config, f"config.data({name})")
+  if missing := [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in config]:
+    raise UserError(f"config.data({name}): needs {', '.join(missing)}.")
   try:
     built = cls(**config)
   except UserError as e:
@@ -99,8 +103,8 @@ def train_stream(
     seed: of the order and of the random ops.
     step: batches to pass over; a stream that saves its position is opened at 0 and restored instead.
     process_index: of this process.
-    process_count: their number; together they read what one process with their batch sizes added would, save that `tfds`
-      gives each its own part of the files.
+    process_count: their number; together they read what one process with their batch sizes added would; `tfds`
+      instead gives each its own part of the files.
   """
   built, ops = source(cfg_data), ops_lib.from_config(cfg_ops)
   if cfg_data["name"] == "tfds":
@@ -117,8 +121,9 @@ def eval_batches(
 ) -> Iterator[tuple[Batch, np.ndarray]]:
   """Goes over a split once, in a fixed order, without anything random.
 
-  Yields (batch, mask float32 [batch_size]): every batch has full size, and the mask is 0 for what only fills it (and for
-  files that cannot be read). All processes yield equally many batches. `limit` stops after so many examples in all.
+  Yields (batch, mask float32 [batch_size]): every batch has full size, and the mask is 0 for what only fills it
+  (and for files that cannot be read). All processes yield equally many batches. `limit` stops after so many
+  examples in all.
   """
   built, ops = source(cfg_data), ops_lib.from_config(cfg_ops)
   if cfg_data["name"] == "tfds":
@@ -151,8 +156,6 @@ def class_names(cfg_data: Mapping[str, Any]) -> tuple[str, ...]:
 def _pipeline(name: str) -> Any:
   try:
     from vqjax.data import pipeline
-    if name == "tfds":
-      import tensorflow_datasets  # noqa: F401
   except ImportError as e:
     raise UserError(f"config.data.name: {name!r} needs TensorFlow ({e}); run "
                     "pip install tensorflow tensorflow-datasets, or use the source arrays or shapes.") from None

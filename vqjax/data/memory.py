@@ -1,4 +1,4 @@
-"""Batches from sources with random access, without TensorFlow: a pure function of (seed, step), made in background threads."""
+"""Batches from sources with random access, without TensorFlow: pure in (seed, step), made in the background."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def sample_batch(load: Loader, batch_size: int) -> Batch:
 
 def check_shape(example: dict[str, Any], template: dict[str, Any]) -> dict[str, Any]:
   """Raises UserError where an image cannot be batched with the template's."""
-  shape, wanted = example["image"].shape, template["image"].shape
+  shape, wanted = (e["image"].shape if "image" in e else None for e in (example, template))
   if shape != wanted:
     raise UserError(f"{example.get('name', 'image')}: is {shape[1]}x{shape[0]}x{shape[2]}, others are "
                     f"{wanted[1]}x{wanted[0]}x{wanted[2]}; set config.ops.size (and channels) to make them alike.")

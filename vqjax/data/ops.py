@@ -1,4 +1,4 @@
-"""Ops on one example, numpy and PIL only: decoding, resizing, crops, flips; what is random is pure in (seed, counter)."""
+"""Ops on one example, numpy and PIL only: decoding, resizing, crops, flips; random ones are pure in (seed, counter)."""
 
 from __future__ import annotations
 
@@ -72,12 +72,14 @@ def apply(ops: Ops, example: Mapping[str, Any], rng: np.random.Generator | None 
 
   Args:
     ops: what to do.
-    example: `name` is what messages call it.
+    example: `name` is what messages call it; without an image it is kept as it is.
     rng: None in evaluation, where nothing is random.
 
   Raises:
     UserError: the image is smaller than the window, or not of the size that `crop="none"` asks for.
   """
+  if "image" not in example:
+    return dict(example)
   image = example["image"]
   box, out_hw = window(ops, image.shape[0], image.shape[1], rng, example.get("name", "image"))
   flip = rng is not None and ops.flip and rng.random() < 0.5
@@ -87,7 +89,9 @@ def apply(ops: Ops, example: Mapping[str, Any], rng: np.random.Generator | None 
   return example
 
 
-def window(ops: Ops, height: int, width: int, rng: np.random.Generator | None, name: str) -> tuple[Box, tuple[int, int]]:
+def window(
+    ops: Ops, height: int, width: int, rng: np.random.Generator | None, name: str,
+) -> tuple[Box, tuple[int, int]]:
   """Returns the part of the image to keep and the size to give it."""
   whole = (0, 0, height, width)
   if ops.size is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,18 +28,21 @@ class TfStream:
   `exact` says that the dataset is a function of the step at which it was built, so that there is nothing to save.
   """
 
-  def __init__(self, dataset: tf.data.Dataset, caught: list[Exception], batch_size: int, index: int, count: int, exact: bool):
+  def __init__(
+      self, dataset: tf.data.Dataset, caught: list[Exception], batch_size: int, index: int, count: int, exact: bool):
     options = tf.data.Options()
     options.deterministic = True
-    self._iterator = iter(dataset.batch(batch_size, drop_remainder=True).prefetch(2).with_options(options))
+    self._held = [iter(dataset.batch(batch_size, drop_remainder=True).prefetch(2).with_options(options))]
     self._caught, self._index, self._count, self._exact = caught, index, count, exact
+    # Threads that are still calling back into Python when it exits would hang there.
+    self.close = weakref.finalize(self, self._held.clear)
 
   def __iter__(self) -> TfStream:
     return self
 
   def __next__(self) -> memory.Batch:
     try:
-      return _numpy(next(self._iterator))
+      return _numpy(next(self._held[0]))
     except tf.errors.OpError:
       if self._caught:
         raise self._caught[0] from None
@@ -49,7 +53,7 @@ class TfStream:
 
   def save(self, directory: pathlib.Path) -> None:
     if not self._exact:
-      tf.train.Checkpoint(iterator=self._iterator).write(self._file(directory))
+      tf.train.Checkpoint(iterator=self._held[0]).write(self._file(directory))
 
   def restore(self, directory: pathlib.Path) -> None:
     """Raises UserError where the position was saved by another number of processes."""
@@ -59,10 +63,7 @@ class TfStream:
     if saved and f"{self._count:05d}" not in saved:
       raise UserError(f"{directory}: the data position was saved by {int(saved.pop())} processes, not {self._count}; "
                       "continue with as many.")
-    tf.train.Checkpoint(iterator=self._iterator).read(self._file(directory)).assert_consumed()
-
-  def close(self) -> None:
-    self._iterator = iter(())
+    tf.train.Checkpoint(iterator=self._held[0]).read(self._file(directory)).assert_consumed()
 
 
 def files_stream(load: memory.TrainLoader, batch_size: int, step: int, index: int, count: int) -> TfStream:
@@ -140,8 +141,10 @@ class _Records:
     return memory.check_shape(example, self.template or example)
 
 
-def _mapped(load: Callable[..., Example], template: Example) -> tuple[Callable[..., dict[str, tf.Tensor]], list[Exception]]:
-  """Makes a function of numpy values one for Dataset.map; what it raises is kept in the list, for tf.data garbles it."""
+def _mapped(
+    load: Callable[..., Example], template: Example,
+) -> tuple[Callable[..., dict[str, tf.Tensor]], list[Exception]]:
+  """Makes a function of numpy values one for Dataset.map; what it raises is kept in the list: tf.data garbles it."""
   caught: list[Exception] = []
   keys = [k for k in template if k != "name"]
 

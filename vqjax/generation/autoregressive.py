@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vqjax.errors import UserError
-from vqjax.generation import Corrupted, Network
-from vqjax.generation import _sampling
+from vqjax.generation import Corrupted, Network, _sampling
 from vqjax.generation._sampling import log_prob
 
 __all__ = ["Scheme", "log_prob", "sample_window", "uncached"]

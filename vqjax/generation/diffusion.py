@@ -11,8 +11,7 @@ import numpy as np
 from jax import lax
 
 from vqjax.errors import UserError
-from vqjax.generation import Corrupted, Network
-from vqjax.generation import _kernels, _sampling
+from vqjax.generation import Corrupted, Network, _kernels, _sampling
 
 
 @dataclasses.dataclass(frozen=True)

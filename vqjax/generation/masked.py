@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vqjax.errors import UserError
-from vqjax.generation import Corrupted, Network
-from vqjax.generation import _sampling
+from vqjax.generation import Corrupted, Network, _sampling
 
 # Share of codes that is hidden, by the share of the way gone: 1 at 0, 0 at 1 (§3.3; concave ones reveal few at first).
 _SCHEDULES = {

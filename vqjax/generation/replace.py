@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vqjax.errors import UserError
-from vqjax.generation import Corrupted, Network
-from vqjax.generation import _sampling
+from vqjax.generation import Corrupted, Network, _sampling
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,8 +29,8 @@ def read(state: Mapping[str, Any], *, heads: int, prefix: int = 1, grid: tuple[i
          codes: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
   """Puts a checkpoint's transformer in our layout.
 
-  taming embeds conditions and codes with one table, condition c by row c. We give conditions rows of their own, after the
-  codes: token `codes + c` of the result is their condition c.
+  taming embeds conditions and codes with one table, condition c by row c. We give conditions rows of their own, after
+  the codes: token `codes + c` of the result is their condition c.
 
   Args:
     state: their `state_dict` as arrays or tensors; what does not start with "transformer." is ignored.
@@ -51,7 +51,7 @@ def read(state: Mapping[str, Any], *, heads: int, prefix: int = 1, grid: tuple[i
   vocabulary, width = _matrix(tensors, "tok_emb.weight")
   hidden, _ = _matrix(tensors, "blocks.0.mlp.0.weight")
   if "pos_emb" not in tensors:
-    raise UserError(f"checkpoint: tensor '{_PREFIX}pos_emb' is missing; is it a Net2Net checkpoint of taming-transformers?")
+    raise UserError(f"checkpoint: tensor '{_PREFIX}pos_emb' is missing; is it a Net2Net checkpoint of taming?")
   block_size = tensors["pos_emb"].shape[1]
   grid = _grid(block_size, prefix) if grid is None else tuple(grid)
   codes = vocabulary if codes is None else codes
@@ -73,19 +73,19 @@ def read(state: Mapping[str, Any], *, heads: int, prefix: int = 1, grid: tuple[i
       "head": {"kernel": tensors["head.weight"][:codes].T.astype(np.float32)},
   }
   config = dict(
-      name="transformer", vocab_size=codes + vocabulary, out_size=codes, grid=grid, causal=True, layers=layers, width=width,
-      heads=heads, hidden=hidden, max_prefix=prefix)
+      name="transformer", vocab_size=codes + vocabulary, out_size=codes, grid=grid, causal=True, layers=layers,
+      width=width, heads=heads, hidden=hidden, max_prefix=prefix)
   return config, params
 
 
 def _matrix(tensors: Mapping[str, np.ndarray], name: str) -> tuple[int, int]:
   if name not in tensors:
-    raise UserError(f"checkpoint: tensor '{_PREFIX}{name}' is missing; is it a Net2Net checkpoint of taming-transformers?")
+    raise UserError(f"checkpoint: tensor '{_PREFIX}{name}' is missing; is it a Net2Net checkpoint of taming?")
   return tensors[name].shape
 
 
 def _grid(block_size: int, prefix: int) -> tuple[int, ...]:
-  """The codes that fit: all but the last are read, after the prefix. Published block sizes leave one unused at times."""
+  """The codes that fit: all but the last are read, after the prefix. Published block sizes may leave one unused."""
   for codes in (block_size - prefix + 1, block_size - prefix):
     side = math.isqrt(max(codes, 0))
     if side > 1 and side * side == codes:
@@ -93,8 +93,9 @@ def _grid(block_size: int, prefix: int) -> tuple[int, ...]:
   return (block_size - prefix + 1,)
 
 
-def _check_options(heads: int, prefix: int, grid: tuple[int, ...], codes: int, width: int, block_size: int, vocabulary: int
-                   ) -> None:
+def _check_options(
+    heads: int, prefix: int, grid: tuple[int, ...], codes: int, width: int, block_size: int, vocabulary: int
+) -> None:
   if heads < 1 or width % heads:
     raise UserError(f"heads: {heads} does not divide the checkpoint's width {width}.")
   if prefix < 1:
@@ -123,7 +124,7 @@ def _check_tensors(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple
   masks = {name for name in tensors if name.endswith(".attn.mask")}
   for name in sorted(masks):
     if np.triu(tensors[name][0, 0], 1).any():
-      raise UserError(f"checkpoint: '{_PREFIX}{name}' is not causal (n_unmasked > 0), which the prior does not support.")
+      raise UserError(f"checkpoint: '{_PREFIX}{name}' is not causal (n_unmasked > 0), which is not supported.")
   if extra := sorted(tensors.keys() - shapes.keys() - masks):
     raise UserError(f"checkpoint: unexpected tensor '{_PREFIX}{extra[0]}'.")
   for name, shape in shapes.items():

@@ -64,6 +64,8 @@ def scan_tiles(
   """
   n = arrays[0].shape[0]
   steps = _steps(n, columns, tile)
+  if steps == 1:
+    return body(carry, jnp.ones(n, jnp.float32), *arrays)
   padding = -n % steps
 
   # Position t * steps + s goes to tile s: a batch-sharded N stays sharded as the tile's axis, and the loop runs over an

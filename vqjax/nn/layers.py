@@ -92,19 +92,21 @@ def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps
 
   Sums are taken per channel and folded into groups afterwards: x is never reshaped to five axes, which costs a copy.
   """
-  axes, expand = tuple(range(1, x.ndim - 1)), lambda a: jnp.expand_dims(a, tuple(range(1, x.ndim - 1)))
+  axes = tuple(range(1, x.ndim - 1))
+  expand = functools.partial(jnp.expand_dims, axis=axes)
   x32 = x.astype(jnp.float32)
   # Sum and sum of squares take one pass; counted from some pixel's value they do not cancel where the mean is large.
-  pivot_BC = jax.lax.stop_gradient(x32[(slice(None), *(0 for _ in axes))])
+  pivot_BC = jax.lax.stop_gradient(x32[:, *(0 for _ in axes)])
   shifted = x32 - expand(pivot_BC)
   mean_BC, square_BC = shifted.mean(axes), jnp.square(shifted).mean(axes)
-  fold = functools.partial(einops.rearrange, pattern="b (g c) -> b g c", g=groups)
-  mean_BGc, var_BGc = fold(mean_BC + pivot_BC), fold(square_BC - jnp.square(mean_BC))
+  var_BGc, mean_BGc = (einops.rearrange(a, "b (g c) -> b g c", g=groups)
+                       for a in (square_BC - jnp.square(mean_BC), mean_BC + pivot_BC))
   mean_BG1 = mean_BGc.mean(-1, keepdims=True)
   var_BG1 = (var_BGc + jnp.square(mean_BGc - mean_BG1)).mean(-1, keepdims=True)
-  unfold = lambda a: jnp.broadcast_to(a, mean_BGc.shape).reshape(mean_BC.shape)
-  factor_BC = unfold(jax.lax.rsqrt(jnp.maximum(var_BG1, 0.0) + eps)) * scale[None]
-  return ((x32 - expand(unfold(mean_BG1))) * expand(factor_BC) + bias).astype(x.dtype)
+  mean_BC, factor_BC = (
+      einops.repeat(a, "b g 1 -> b (g c)", c=x.shape[-1] // groups)
+      for a in (mean_BG1, jax.lax.rsqrt(jnp.maximum(var_BG1, 0.0) + eps)))
+  return ((x32 - expand(mean_BC)) * expand(factor_BC * scale[None]) + expand(bias[None])).astype(x.dtype)
 
 
 class GroupNorm(nn.Module):

@@ -12,7 +12,7 @@ from vqjax.nn import codebook
 
 
 class Embed(nn.Module):
-  """Embeds ids `[...]` in 0 .. rows-1 as `[..., width]`; a negative id is a hole and reads the learned `null` vector."""
+  """Embeds ids `[...]` in 0 .. rows-1 as `[..., width]`; a negative id is a hole and reads the learned `null`."""
 
   rows: int
   width: int
@@ -42,7 +42,9 @@ def image_grid(grid: tuple[int, ...], causal: bool, kernel: int) -> tuple[int, i
   return (1, *grid)[-2:]
 
 
-def split_prefix(prefix_BP: jax.Array | None, batch: int, prefix_grid: tuple[int, ...]) -> tuple[jax.Array, jax.Array | None]:
+def split_prefix(
+    prefix_BP: jax.Array | None, batch: int, prefix_grid: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array | None]:
   """Splits a prefix into tokens about the whole picture, `[B, P - h*w]`, and the coarser grid after them, `[B, h, w]`.
 
   Raises:
@@ -61,7 +63,7 @@ def split_prefix(prefix_BP: jax.Array | None, batch: int, prefix_grid: tuple[int
 
 
 def upsample(x_BHWC: jax.Array, grid: tuple[int, int]) -> jax.Array:
-  """Repeats every position of a coarser grid until it has the shape `grid`. Raises UserError where that is not whole."""
+  """Repeats the positions of a coarser grid until it has the shape `grid`. UserError where it does not divide."""
   h, w = x_BHWC.shape[1:3]
   if grid[0] % h or grid[1] % w:
     raise UserError(f"prefix_grid: ({h}, {w}) does not divide the grid {tuple(grid)}.")

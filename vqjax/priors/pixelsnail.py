@@ -59,21 +59,22 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-  """Causal attention over the grid; queries, keys and values see where they are. Gated, added to the input."""
+  """Causal attention over the grid, which also sees the code before each position, and where it is. Gated, added."""
 
   heads: int
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+  def __call__(self, x_BHWC: jax.Array, before_BHWC: jax.Array) -> jax.Array:
     b, height, columns, width = x_BHWC.shape
     place = np.stack(np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, columns), indexing="ij"), axis=-1)
     place = jnp.broadcast_to(jnp.asarray(place, x_BHWC.dtype), (b, height, columns, 2))
-    x = einops.rearrange(jnp.concatenate([x_BHWC, place], axis=-1), "b h w c -> b (h w) c")
+    x = einops.rearrange(jnp.concatenate([x_BHWC, before_BHWC, place], axis=-1), "b h w c -> b (h w) c")
     q, k, v = (einops.rearrange(nn.Dense(width, dtype=self.dtype, name=name)(x), "b l (n d) -> b l n d", n=self.heads)
                for name in ("query", "key", "value"))
     h = einops.rearrange(attention.attend(q, k, v, "causal"), "b (h w) n d -> b h w (n d)", h=height)
-    return x_BHWC + _gate(nn.Dense(2 * width, dtype=self.dtype, name="out")(jnp.concatenate([nn.elu(x_BHWC), h], axis=-1)))
+    h = jnp.concatenate([nn.elu(x_BHWC), h], axis=-1)
+    return x_BHWC + _gate(nn.Dense(2 * width, dtype=self.dtype, name="out")(h))
 
 
 class Model(nn.Module):
@@ -86,7 +87,8 @@ class Model(nn.Module):
     vocab_size, out_size, grid, causal, dtype: see vqjax/priors/__init__.py; the grid has one or two axes.
     blocks: each is `residuals` gated residual blocks and, with attention="causal", one attention.
     width, heads, kernel: channels, attention heads, odd width of the convolutions.
-    attention: "none" leaves it out, as VQ-VAE-2's prior of its largest level does (arXiv 1906.00446, table 5).
+    attention: "none" leaves it out, as VQ-VAE-2's prior of its largest level does (arXiv 1906.00446, table 5). A
+      position then sees, of the row n above it, no more than n * (kernel // 2) columns to its right.
     dropout: inside the residual blocks.
     prefix_grid: shape of the coarser grid at the prefix's end; () for none.
     prefix_layers: residual 3x3 convolutions on the coarser grid.
@@ -117,13 +119,15 @@ class Model(nn.Module):
     grid, dtype = tokens.image_grid(self.grid, self.causal, self.kernel), jnp.dtype(self.dtype)
     embed = tokens.Embed(self.vocab_size, self.width, self.dtype, name="embed")
     cond = self._condition(embed, prefix_BP, len(ids_BL), grid)
-    x = einops.rearrange(embed(ids_BL), "b (h w) c -> b h w c", h=grid[0])
+    x = embed(ids_BL)
+    before, x = (einops.rearrange(y, "b (h w) c -> b h w c", h=grid[0])
+                 for y in (jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1], x))
     x = CausalConv(self.width, self.kernel, False, dtype, name="first")(x)
     for i in range(self.blocks):
       for j in range(self.residuals):
         x = Residual(self.kernel, self.dropout, dtype, name=f"residual_{i}_{j}")(x, cond, train)
       if self.attention == "causal":
-        x = Attention(self.heads, dtype, name=f"attention_{i}")(x)
+        x = Attention(self.heads, dtype, name=f"attention_{i}")(x, before)
     logits = nn.Dense(self.out_size, dtype=dtype, name="head")(nn.elu(x))
     return einops.rearrange(logits, "b h w v -> b (h w) v").astype(jnp.float32)
 

@@ -27,7 +27,7 @@ def _modulate(x_TC: jax.Array, shift_TC: jax.Array, scale_TC: jax.Array) -> jax.
 
 
 class Block(nn.Module):
-  """Attention and MLP with residuals, normalised before each. `scale` is the initial deviation of the outputs' kernels."""
+  """Attention and MLP with residuals, normalised before each. `scale`: initial deviation of the outputs' kernels."""
 
   heads: int
   hidden: int
@@ -58,14 +58,16 @@ class Block(nn.Module):
     drop = nn.Dropout(self.dropout, deterministic=not train)
     if self.modulation == "adaln":
       m = nn.Dense(6 * width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulate")(cond_BC)
-      shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(einops.repeat(m, "b c -> (b l) c", l=l), 6, axis=-1)
+      m = jnp.split(einops.repeat(m, "b c -> (b l) c", l=l), 6, axis=-1)
+      shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = m
 
     h = _norm(self.norm, self.bias, self.dtype, "norm_1")(x)
     h = _modulate(h, shift_1, scale_1) if self.modulation == "adaln" else h
     q, k, v = (einops.rearrange(dense(width, name=name)(h), "(b l) (n h) -> b l n h", b=b, n=self.heads)
                for name in ("query", "key", "value"))
     if self.qk_norm == "rmsnorm":
-      q, k = (nn.RMSNorm(epsilon=1e-5, dtype=self.dtype, name=f"{name}_norm")(y) for name, y in (("query", q), ("key", k)))
+      q = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype, name="query_norm")(q)
+      k = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype, name="key_norm")(k)
     if angles_LF is not None:
       q, k = attention.rotate(q, angles_LF), attention.rotate(k, angles_LF)
     if cache is not None:
@@ -106,8 +108,8 @@ class Model(nn.Module):
     vocab_size, out_size, grid, causal, dtype: see vqjax/priors/__init__.py. A sequence may be shorter than the grid.
     layers, width, heads: depth, channels, attention heads.
     hidden: channels inside the MLP; None means 4 * width, for swiglu 8/3 * width rounded up to a multiple of 256.
-    max_prefix: the longest prefix that learned positions have room for. A shorter one takes the last of these places, so
-      that a code's position does not depend on it.
+    max_prefix: the longest prefix that learned positions have room for. A shorter one takes the last of these places,
+      so that a code's position does not depend on it.
     positions: "rotary" turns queries and keys by their place on the grid; the prefix is not turned.
     qk_norm: "rmsnorm" normalises queries and keys per head (arXiv 2302.05442).
     modulation: "adaln" lets `time_B` shift, scale and gate every block (adaLN-Zero, arXiv 2212.09748).

@@ -68,7 +68,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
       prepare=lambda batch: {"image": batch["image"]},
       passes={"model": run.model_pass} | ({"disc": run.disc_pass} if disc is not None else {}),
       factor=model.factor,
-      evaluators=("distortion", "ssim", "codes") if model.quantizer.codebook_size else ("distortion", "ssim"),
+      evaluators=("distortion", "ssim", "codes") if 0 < model.quantizer.codebook_size <= 2**24 else ("distortion", "ssim"),
       known=_codebooks(model, spec["image"].shape[1:3]))
 
 
@@ -143,7 +143,7 @@ class _Autoencode:
     return sum(value * weight for value, weight in pieces.values()), pieces
 
   def _judged(self, recon: jax.Array) -> jax.Array:
-    """The image that the perceptual loss and the discriminator see: not clipped, so that every pixel keeps its gradient."""
+    """The image that the perceptual loss and the discriminator see. A plain image is not clipped: all its pixels keep a gradient."""
     return losses.to_image("logit_laplace", recon) if self.weights.reconstruction == "logit_laplace" else recon
 
   def _adversarial_on(self, step: jax.Array) -> jax.Array:

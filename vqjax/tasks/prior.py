@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping
@@ -38,6 +39,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
   scheme = build("generation", config["scheme"], "config.scheme", num_codes=codes.vocabulary)
   prefix = conditions.Prefix(condition, codes.vocabulary + scheme.extra_ids, tokenizer, spec)
   model = build("priors", config["model"], "config.model", **_fixed(config["model"], scheme, codes, prefix))
+  _check_cache(config["data"], tokenizer)
   run = _Prior(model, scheme, tokenizer, codes, prefix)
   can_bound = hasattr(scheme, "bound")
   return Task(
@@ -47,6 +49,17 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
       evaluators=("likelihood",) if can_bound else (),
       known={"pixels": math.prod(spec["image"].shape[1:])} if "image" in spec else {"pixels": tokenizer.pixels},
       extra=run)
+
+
+def _check_cache(data: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+  """Raises UserError where cached codes were made by other weights than the tokenizer's."""
+  if data["name"] != "codes":
+    return
+  made_by = json.loads((pathlib.Path(data["path"]) / "manifest.json").read_text())["tokenizer"]
+  if made_by != (own := tokenizer.identity()):
+    raise UserError(
+        f"config.data.path: the codes in {data['path']} were made by tokenizer {made_by}, config.tokenizer={tokenizer.workdir} is {own}; "
+        "write them again with python -m vqjax.tokenize.")
 
 
 def _fixed(config: Mapping[str, Any], scheme: Any, codes: Codes, prefix: conditions.Prefix) -> dict[str, Any]:
@@ -135,6 +148,11 @@ class Tokenizer:
     if self.config["ema_decay"]:
       parts["params"]["model"] = checkpoint.restore_params(self.workdir, {"ema": abstract["params"]["model"]})["ema"]
     return jax.device_get({"params": {"model": parts["params"]["model"]}, "stats": {"model": parts["stats"]["model"]}})
+
+  def identity(self) -> str:
+    weights = self.load()
+    model = {"params": weights["params"]["model"], "stats": weights["stats"]["model"]}
+    return checkpoint.identity(self.config.model.to_dict(), jax.tree.map(jnp.asarray, model))
 
   def levels_of(self, frozen: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
     """Codes of every level: read from the batch where they were computed before, else computed here."""

@@ -1,14 +1,14 @@
 """Arrays in files: .npz, .npy, and folders of IDX pairs (the MNIST family). Numpy only.
 
 Keys of an .npz, the first that is there (`x_train`, `y_train`, `x_test`, `y_test` … give both splits):
-  images    `images`, `x`, `image`; or the only array. [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels (alpha on white).
-  labels    `labels`, `y`, `label`: integers [N] or [N, 1]. uint8 [N, H, W] is a `layout`, also under `layout`, `layouts`.
-  captions  `captions`, `text`: strings [N]; or a `captions.json` beside the file, a list in the same order of strings or
-            of {"caption": …, "split": …}.
+  images    `images`, `x`, `image`; or the only array. [N, H, W] or [N, H, W, C], 1, 3 or 4 channels (alpha on white).
+  labels    `labels`, `y`, `label`: integers [N] or [N, 1]. uint8 [N, H, W] is a `layout`, as are `layout`, `layouts`.
+  captions  `captions`, `text`: strings [N]; or a `captions.json` beside the file, a list in the same order of strings
+            or of {"caption": …, "split": …}.
   split     `test`, booleans, True where held out; or `split`, strings: all but "train" is held out. Without one, one in
             ten is held out by a hash of its index.
-Pixels: uint8, or other integers in 0..255; booleans; floats in [0, 1], [-1, 1] or [0, 255], told apart by their extremes.
-IDX: `*train*images*idx*` and `*labels*`, plain or .gz; `t10k` or `test` is the held-out split. `classes.json` names classes.
+Pixels: uint8, or other integers in 0..255; booleans; floats in [0, 1], [-1, 1] or [0, 255], told by their extremes.
+IDX: `*train*images*idx*` and `*labels*`, plain or .gz; `t10k` or `test` is held out. `classes.json` names the classes.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ Columns = dict[str, Any]
 class Source:
   """Field: the file, or the folder of IDX files."""
 
-  path: str = ""
+  path: str
 
   def examples(self, split: str) -> Rows:
     path = pathlib.Path(self.path).expanduser()
-    if not self.path or not path.exists():
-      raise UserError(f"config.data.path: {self.path!r} does not exist; give an .npz, an .npy or a folder of IDX files.")
+    if not path.exists():
+      raise UserError(f"config.data.path: {self.path!r} does not exist; give an .npz, .npy or a folder of IDX files.")
     changed = path.stat().st_mtime_ns
     columns = _load(path, changed)[split]
     if not len(columns["image"]):
@@ -87,7 +87,8 @@ def _load(path: pathlib.Path, changed: int) -> dict[str, Columns]:
     arrays = np.load(path, mmap_mode="r", allow_pickle=False)
     arrays = dict(arrays) if path.suffix == ".npz" else {"images": arrays}
   except _BROKEN as e:
-    remedy = "save strings as a unicode array, not as objects" if "allow_pickle" in str(e) else "it is damaged or mislabelled"
+    objects = "allow_pickle" in str(e)
+    remedy = "save strings as a unicode array, not as objects" if objects else "it is damaged or mislabelled"
     raise UserError(f"{path}: cannot be read as {path.suffix}; {remedy} ({_line(e)}).") from None
   if len(arrays) == 1 and _find(arrays, _IMAGES) is None:
     arrays = {"images": next(iter(arrays.values()))}
@@ -102,7 +103,8 @@ def _load(path: pathlib.Path, changed: int) -> dict[str, Columns]:
     held = split if split is not None else held
   if held is None:
     held = hold_out([str(i) for i in range(num)])
-  return {split: {k: _select(v, keep) for k, v in columns.items()} for split, keep in (("train", ~held), ("eval", held))}
+  splits = {"train": ~held, "eval": held}
+  return {split: {k: _select(v, keep) for k, v in columns.items()} for split, keep in splits.items()}
 
 
 def _columns(arrays: Mapping[str, np.ndarray], path: pathlib.Path, suffix: str) -> Columns:
@@ -143,7 +145,7 @@ def to_uint8(images: np.ndarray, where: str) -> np.ndarray:
   if images.ndim == 3:
     images = images[..., None]
   if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape[1:]:
-    raise UserError(f"{where} has shape {list(images.shape)}; give [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels last.")
+    raise UserError(f"{where} has shape {list(images.shape)}; give [N, H, W] or [N, H, W, C], 1, 3 or 4 channels last.")
   if images.dtype == bool:
     images = images * np.uint8(255)
   elif images.dtype != np.uint8 and images.size:
@@ -166,7 +168,8 @@ def _scaled(images: np.ndarray, where: str) -> np.ndarray:
   elif 0 <= low and high <= 255:
     scale, shift = 1, 0.5
   else:
-    raise UserError(f"{where} is {images.dtype} from {low} to {high}; give uint8, or floats in [0, 1], [-1, 1] or [0, 255].")
+    raise UserError(f"{where} is {images.dtype} from {low} to {high}; give uint8, or floats in [0, 1], [-1, 1] or "
+                    "[0, 255].")
   return np.clip(images * np.float32(scale) + np.float32(shift), 0, 255).astype(np.uint8)
 
 
@@ -177,7 +180,7 @@ def _held_out(arrays: Mapping[str, np.ndarray], path: pathlib.Path, num: int) ->
   elif (names := arrays.get("split")) is not None and names.dtype.kind in "US":
     held = names.astype(str) != "train"
   if held is not None and held.shape != (num,):
-    raise UserError(f"{path}: the split has shape {list(held.shape)} but there are {num} images; give one entry per image.")
+    raise UserError(f"{path}: the split has shape {list(held.shape)} but there are {num} images; give one per image.")
   return held
 
 
@@ -205,7 +208,7 @@ def _load_idx(folder: pathlib.Path) -> dict[str, Columns]:
     for kind in ("images", "labels"):
       matches = {f.name.removesuffix(".gz"): f for f in files if kind in f.name and any(w in f.name for w in words)}
       if len(matches) > 1:
-        raise UserError(f"{folder}: several {split} {kind}: {', '.join(sorted(matches))}; give a folder with one data set.")
+        raise UserError(f"{folder}: several {split} {kind}: {', '.join(sorted(matches))}; keep one data set in it.")
       found[kind] = _read_idx(*matches.values()) if matches else None
     if found["images"] is None:
       raise UserError(f"{folder}: no {split} images; expected e.g. {words[0]}-images-idx3-ubyte.gz.")

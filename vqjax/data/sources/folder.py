@@ -1,8 +1,9 @@
 """A folder of images: png, jpg, jpeg, webp, bmp, gif (first frame), at any depth. Without TensorFlow.
 
-Splits: `train/` with one of `eval/`, `validation/`, `valid/`, `val/`, `test/`; otherwise one in ten is held out by a hash of
-its name. Classes: the first folder level below the split, where all images lie in two or more such folders. Captions:
-`metadata.csv` or `metadata.jsonl` (`file_name`, `text`) in the folder or the split's, or a `.txt` beside the image.
+Splits: `train/` with one of `eval/`, `validation/`, `valid/`, `val/`, `test/`; otherwise one in ten is held out by a
+hash of its name. Classes: the first folder level below the split, where all images lie in two or more such folders.
+Captions: `metadata.csv` or `metadata.jsonl` (`file_name`, `text`) in the folder or the split's, or a `.txt` beside the
+image.
 
 A file that cannot be read is named in the log once and left out; more than 5 % of them is an error.
 """
@@ -33,11 +34,11 @@ log = logging.getLogger(__name__)
 class Source:
   """Field: the folder."""
 
-  path: str = ""
+  path: str
 
   def examples(self, split: str) -> Files:
     path = pathlib.Path(self.path).expanduser()
-    if not self.path or not path.is_dir():
+    if not path.is_dir():
       raise UserError(f"config.data.path: {self.path!r} is not a folder of images.")
     files = _scan(path)[split]
     if not files.names:
@@ -107,7 +108,7 @@ def _scan(root: pathlib.Path) -> dict[str, Files]:
   names = {s: tuple(n for n in images if n.startswith(p)) for s, p in prefixes.items()}
   if len(folders) == 1:
     held = hold_out(names["train"])
-    names = {"train": tuple(itertools.compress(names["train"], ~held)), "eval": tuple(itertools.compress(names["eval"], held))}
+    names = {s: tuple(itertools.compress(names[s], keep)) for s, keep in (("train", ~held), ("eval", held))}
   classes = _classes([n[len(prefixes[s]):] for s in names for n in names[s]])
   texts = _captions(root, listed, {"", *prefixes.values()})
   if texts and not texts.keys() & set(images):
@@ -151,14 +152,12 @@ def _captions(root: pathlib.Path, listed: list[str], prefixes: set[str]) -> dict
 
 
 def _metadata(path: pathlib.Path) -> list[tuple[str, str]]:
-  """Rows (file_name, text) of a metadata file. Raises UserError naming the line that lacks them."""
-  line = 1
+  """Rows (file_name, text) of a metadata file. Raises UserError counting to the entry that lacks them."""
   rows = []
   try:
     with path.open(encoding="utf-8-sig", newline="") as f:
-      reader = csv.DictReader(f) if path.suffix == ".csv" else map(json.loads, filter(str.strip, f))
-      for line, row in enumerate(reader, 2 if path.suffix == ".csv" else 1):
+      for row in csv.DictReader(f) if path.suffix == ".csv" else map(json.loads, filter(str.strip, f)):
         rows.append((row["file_name"].removeprefix("./"), row["text"].strip()))
   except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as e:
-    raise UserError(f"{path}: entry {line}: needs file_name and text ({type(e).__name__}: {e}).") from None
+    raise UserError(f"{path}: entry {len(rows) + 1} needs file_name and text ({type(e).__name__}: {e}).") from None
   return rows

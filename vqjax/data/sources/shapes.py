@@ -1,8 +1,9 @@
 """Drawn scenes: one to three coloured shapes on a patterned ground, a pure function of (seed, index), numpy only.
 
-Each example has `image` uint8 [S, S, 3], `label` (the shape of the main object, the largest), `text` ("a large red circle
-above a small blue square"), `layout` uint8 [S, S] (0 the ground, 1 + label elsewhere) and `attributes` float32
-[max_objects, 6], main object first: 1 + shape (0: no object), colour, radius, x, y in units of the side, angle in radians.
+Each example has `image` uint8 [S, S, 3], `label` (the shape of the main object, the largest), `text` ("a large red
+circle above a small blue square"), `layout` uint8 [S, S] (0 the ground, 1 + shape on the objects) and `attributes`
+float32 [max_objects, 6], main object first: 1 + shape (0: no object), colour, radius, x, y in units of the side, angle
+in radians.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ def draw(size: int, seed: int, index: int, max_objects: int = 3) -> dict[str, An
   for i, t in enumerate(things):
     attributes[i] = 1 + t.shape, t.color, t.radius, t.x, t.y, t.angle
   image = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8).transpose(1, 2, 0)
-  return {"image": np.ascontiguousarray(image), "label": np.int32(things[0].shape), "text": caption(things), "layout": layout,
-          "attributes": attributes}
+  return {"image": np.ascontiguousarray(image), "label": np.int32(things[0].shape), "text": caption(things),
+          "layout": layout, "attributes": attributes}
 
 
 def caption(things: list[Thing]) -> str:
@@ -125,10 +126,9 @@ def place(rng: np.random.Generator, max_objects: int) -> list[Thing]:
     sizes[1:] = [words[min(1, words.index(s))] for s in sizes[1:]]
   things: list[Thing] = []
   for radius, word in sorted(((rng.uniform(*SIZES[s]), s) for s in sizes), reverse=True):
-    spots = radius + 0.01 + (0.98 - 2 * radius) * rng.random((24, 2))
-    gaps = [min((math.hypot(x - t.x, y - t.y) - t.radius - radius for t in things), default=1) for x, y in spots.tolist()]
-    best = next((i for i, gap in enumerate(gaps) if gap > 0), max(range(24), key=gaps.__getitem__))
-    x, y = spots[best].tolist()
+    gap = lambda spot: min((math.dist(spot, (t.x, t.y)) - t.radius - radius for t in things), default=1)
+    spots = (radius + 0.01 + (0.98 - 2 * radius) * rng.random((24, 2))).tolist()
+    x, y = next((spot for spot in spots if gap(spot) > 0), None) or max(spots, key=gap)
     shape, color = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLORS)))
     things.append(Thing(shape, color, word, radius, x, y, rng.uniform(-0.4, 0.4)))
   return things

@@ -1,10 +1,11 @@
-"""TensorFlow Datasets by name. Records are read in sequence and decoded late; needs tensorflow and tensorflow-datasets."""
+"""TensorFlow Datasets by name. Records are read in sequence, decoded late; needs tensorflow and tensorflow-datasets."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import functools
+import types
 import urllib.error
 import urllib.request
 from typing import Any
@@ -27,7 +28,7 @@ class Source:
     shuffle_buffer: records shuffled at once, after the files. It is part of every checkpoint, so keep it modest.
   """
 
-  dataset: str = ""
+  dataset: str
   data_dir: str | None = None
   train_split: str = "train"
   eval_split: str = "test"
@@ -46,7 +47,8 @@ class Source:
                       f"{', '.join(builder.info.splits)}.") from None
 
   def class_names(self) -> tuple[str, ...]:
-    names = getattr(self._features().get(self.label), "names", None)
+    features = self._features()
+    names = getattr(features[self.label], "names", None) if self.label in features else None
     return tuple(names) if names else ()
 
   def channels(self) -> int:
@@ -56,10 +58,10 @@ class Source:
   def records(self, split: str, *, seed: int | None = None, process_index: int = 0, process_count: int = 1) -> Any:
     """Returns a tf.data.Dataset of {image: bytes, label, text}.
 
-    With a seed: endless, this process's part of the split, files and then records shuffled anew every epoch. Without: the
-    whole split once, in its fixed order.
+    With a seed: endless, this process's part of the split, files and then records shuffled anew every epoch. Without:
+    the whole split once, in its fixed order.
     """
-    import tensorflow_datasets as tfds
+    tfds = _tfds()
     if process_count > self.num_examples(split):
       raise UserError(f"config.data.{split}_split: fewer examples than processes ({process_count}).")
     train, part = seed is not None, getattr(self, f"{split}_split")
@@ -77,25 +79,33 @@ class Source:
     return records
 
   def _features(self) -> Any:
-    import tensorflow_datasets as tfds
+    tfds = _tfds()
     features = _builder(self.dataset, self.data_dir).info.features
-    if not isinstance(features.get(self.image), tfds.features.Image):
+    if self.image not in features or not isinstance(features[self.image], tfds.features.Image):
       images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
       raise UserError(f"config.data.image: {self.dataset} has no image feature {self.image!r}; "
                       f"it has {', '.join(images) or 'none'}.")
     return features
 
 
+def _tfds() -> types.ModuleType:
+  try:
+    import tensorflow_datasets
+  except ImportError as e:
+    raise UserError(f"config.data.name: 'tfds' is not installed ({e}); pip install tensorflow-datasets.") from None
+  return tensorflow_datasets
+
+
 @functools.lru_cache(maxsize=4)
 def _builder(dataset: str, data_dir: str | None) -> Any:
-  """Returns the prepared data set, downloading it where that is possible. Raises UserError in one line where it is not."""
-  import tensorflow_datasets as tfds
+  """Returns the prepared data set, downloading it where that is possible. Raises UserError where it is not."""
+  tfds = _tfds()
   try:
     builder = tfds.builder(dataset, data_dir=data_dir)
   except tfds.core.registered.DatasetNotFoundError:
     close = difflib.get_close_matches(dataset, tfds.list_builders(with_community_datasets=False), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else " See tensorflow.org/datasets for the names."
-    raise UserError(f"config.data.dataset: TFDS knows no {dataset!r}, and none is prepared in {data_dir}.{hint}") from None
+    raise UserError(f"config.data.dataset: TFDS knows no {dataset!r}; none is prepared in {data_dir}.{hint}") from None
   except Exception as e:  # TFDS raises AssertionError, ValueError, ImportError … for what the name asks for.
     raise UserError(f"config.data.dataset: {dataset!r}: {_line(e)}") from None
   if not builder.is_prepared():

@@ -1,0 +1,28 @@
+"""Masked generation of Fashion-MNIST codes, many at a time, given the class (MaskGIT, arXiv 2202.04200).
+
+  python -m vqjax.main --config=configs/prior_fashion_mnist_masked.py --workdir=runs/prior_fashion_mnist_masked
+
+Needs runs/vqvae_fashion_mnist. One of four priors with the same data, batch and steps: autoregressive, masked,
+diffusion and pixelcnn. TFDS downloads the data (30 MB); `--data=FOLDER` reads the original IDX files. No paper has a
+figure for this.
+"""
+
+from configs import common
+
+
+def get_config():
+  return dict(
+      task="prior",
+      tokenizer="runs/vqvae_fashion_mnist",
+      data=common.FASHION_MNIST,
+      ops=dict(size=28, channels=1, crop="none"),
+      model=dict(name="transformer", layers=4, width=128, heads=4, dropout=0.1),
+      scheme=dict(name="masked", schedule="cosine", label_smoothing=0.0),
+      condition=dict(labels=10),
+      batch_size=64,
+      total_steps=4_000,
+      optim=dict(lr=1e-3, warmup=200, b2=0.95, weight_decay=0.01, clip=1.0),
+      ema_decay=0.999,
+      save_every=1_000,
+      debug=common.debug(28, tokenizer="runs/vqvae_fashion_mnist_debug", model=common.TINY_TRANSFORMER),
+  )

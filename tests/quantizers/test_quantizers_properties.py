@@ -1,0 +1,276 @@
+"""What single quantizers promise: bijections, frequencies, schedules, gradients, recovery, sharding, memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+from vqjax import build
+from vqjax.quantizers import gumbel, ibq
+
+
+def normal(seed, *shape):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def make(name, z, **fields):
+  q = build.build("quantizers", dict(name=name, **fields))
+  keys = {"params": jax.random.key(0), "codes": jax.random.key(1)}
+  return q, jax.jit(lambda z: q.init(keys, z, train=True))(z)
+
+
+def evaluate(q, variables, z):
+  return jax.jit(lambda v, z: q.apply(v, z, train=False))(variables, z)
+
+
+def embed(q, variables, ids):
+  return jax.jit(lambda v, ids: q.apply(v, ids, method="embed"))(variables, ids)
+
+
+def train_call(q, variables, z, key=0, step=None):
+  out, state = q.apply(variables, z, train=True, step=step, mutable=["stats"], rngs={"codes": jax.random.key(key)})
+  return out, {**variables, **state}
+
+
+@pytest.mark.parametrize("name,fields", [
+    ("fsq", dict(levels=(8, 5, 5, 5))), ("fsq", dict(levels=(2, 3, 4))), ("lfq", dict(dim=10)), ("bsq", dict(dim=9))])
+def test_ids_and_codes_are_a_bijection_over_the_whole_book(name, fields):
+  q = build.build("quantizers", dict(name=name, **fields))
+  ids = jnp.arange(q.codebook_size)
+  codes = np.asarray(embed(q, {}, ids))
+  assert len(np.unique(codes, axis=0)) == q.codebook_size
+  # FSQ bounds its input by tanh: undo it, at the middle of each level's interval.
+  z = codes
+  if name == "fsq":
+    levels = np.array(fields["levels"])[None]
+    half, offset = (levels - 1) * 1.001 / 2, np.where(levels % 2 == 0, 0.5, 0.0)
+    z = np.arctanh((codes * (levels // 2) + offset) / half) - np.arctanh(offset / half)
+  out = evaluate(q, {}, jnp.asarray(z, jnp.float32))
+  np.testing.assert_array_equal(out.ids, ids)
+  np.testing.assert_allclose(out.z, codes, atol=1e-6)
+
+
+def test_order_of_bits_and_digits():
+  lfq = build.build("quantizers", dict(name="lfq", dim=3))
+  np.testing.assert_array_equal(lfq.apply({}, jnp.array([4, 1]), method="embed"), [[1, -1, -1], [-1, -1, 1]])
+  fsq = build.build("quantizers", dict(name="fsq", levels=(3, 5)))
+  np.testing.assert_array_equal(fsq.apply({}, jnp.array([0, 1, 3]), method="embed"), [[-1, -1], [0, -1], [-1, -0.5]])
+
+
+def test_bsq_codes_are_on_the_unit_sphere():
+  out = build.build("quantizers", dict(name="bsq", dim=18)).apply({}, normal(0, 50, 18), train=False)
+  np.testing.assert_allclose(jnp.linalg.norm(out.z, axis=-1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["soft", "hard", "max"])
+def test_gumbel_samples_follow_the_softmax(mode):
+  logits = jnp.array([0.0, 1.0, 2.0, -1.0, 0.5])
+  z = jnp.broadcast_to(logits[None], (40_000, 5))
+  q, variables = make("gumbel", z, codebook_size=5, dim=3, projection="none", mode=mode)
+  out, _ = jax.jit(lambda v, z: train_call(q, v, z))(variables, z)
+  expected = 40_000 * np.asarray(jax.nn.softmax(logits))
+  chi_square = np.sum((np.bincount(np.asarray(out.ids), minlength=5) - expected)**2 / expected)
+  assert chi_square < 18.5  # 99.9 % of draws with 4 degrees of freedom
+  codes = embed(q, variables, out.ids)
+  if mode == "soft":
+    assert not np.allclose(out.z, codes, atol=0.1)
+  else:
+    np.testing.assert_allclose(out.z, codes, rtol=1e-6)
+  np.testing.assert_array_equal(evaluate(q, variables, z).ids, np.full(40_000, 2))  # no noise
+
+
+def test_gumbel_hard_has_the_gradient_of_the_one_hot_form():
+  z, g = normal(0, 6, 5), normal(1, 6, 3)
+  q, variables = make("gumbel", z, codebook_size=5, dim=3, projection="none", mode="hard", temperature=0.5)
+  noise = jax.random.gumbel(q.apply({}, rngs={"codes": jax.random.key(0)}, method=lambda m: m.make_rng("codes")), z.shape)
+
+  def by_hand(codes, z):
+    p = jax.nn.softmax((z + noise) / 0.5)
+    return jnp.sum((jax.nn.one_hot(jnp.argmax(z + noise, -1), 5) + p - jax.lax.stop_gradient(p)) @ codes * g)
+
+  def ours(codes, z):
+    return jnp.sum(train_call(q, {"params": {"codebook": codes}}, z)[0].z * g)
+
+  codes = variables["params"]["codebook"]
+  actual, desired = (jax.jit(jax.grad(f, (0, 1)))(codes, z) for f in (ours, by_hand))
+  np.testing.assert_allclose(actual[1], desired[1], rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(actual[0], jax.nn.one_hot(jnp.argmax(z + noise, -1), 5).T @ g, rtol=1e-4, atol=1e-5)
+
+
+def test_categorical_kl_is_the_sum_over_codes():
+  z = 3.0 * normal(0, 4, 7)
+  q, variables = make("gumbel", z, codebook_size=7, dim=2, projection="none", kl_weight=0.5)
+  out = evaluate(q, variables, z)
+  p = np.asarray(jax.nn.softmax(z), np.float64)
+  np.testing.assert_allclose(out.loss, 0.5 * np.mean([sum(pk * np.log(pk * 7) for pk in row) for row in p]), rtol=1e-5)
+
+
+def test_gaussian_kl_and_samples():
+  z = jnp.concatenate([jnp.full((20_000, 1), 0.7), jnp.full((20_000, 1), -1.0)], -1)
+  q, variables = make("gaussian", z, dim=1, kl_weight=2.0)
+  out, _ = train_call(q, variables, z)
+  # KL(N(m, s²) || N(0, 1)) by numerical integration.
+  x = np.linspace(-12, 12, 20_001)
+  density = lambda m, s: np.exp(-0.5 * ((x - m) / s)**2) / (s * np.sqrt(2 * np.pi))
+  p, r = density(0.7, np.exp(-0.5)), density(0.0, 1.0)
+  np.testing.assert_allclose(out.loss, 2.0 * np.sum(p * np.log(p / r)) * (x[1] - x[0]), rtol=1e-4)
+  np.testing.assert_allclose([out.z.mean(), out.z.std()], [0.7, np.exp(-0.5)], atol=0.02)
+  np.testing.assert_array_equal(evaluate(q, variables, z).z, z[:, :1])
+
+
+def test_schedules():
+  value = lambda shape, step: float(gumbel.schedule((1.0, 1 / 16, 100, shape), step))
+  for shape in ("linear", "cosine", "exponential"):
+    assert value(shape, 0) == 1.0
+    np.testing.assert_allclose([value(shape, 100), value(shape, 10**6), value(shape, None)], 1 / 16, rtol=1e-5)
+  np.testing.assert_allclose([value("linear", 50), value("cosine", 50), value("exponential", 50)],
+                             [17 / 32, 17 / 32, 0.25], rtol=1e-5)
+  np.testing.assert_allclose(value("cosine", 25), 1 / 16 + 15 / 16 * np.cos(np.pi / 8)**2, rtol=1e-5)
+  assert gumbel.schedule(0.3, 5) == jnp.float32(0.3)
+
+
+def test_index_backprop_is_the_published_algorithm(monkeypatch):
+  monkeypatch.setattr(ibq.codebook, "TILE_ELEMENTS", 64)
+  z, codes, g = normal(0, 37, 4), normal(1, 9, 4), normal(2, 37, 4)
+  ids = jnp.argmax(z @ codes.T, -1)
+
+  def published(z, codes):
+    p = jax.nn.softmax(z @ codes.T)
+    return jnp.sum((jax.nn.one_hot(ids, 9) + p - jax.lax.stop_gradient(p)) @ codes * g)
+
+  ours = lambda z, codes: jnp.sum(ibq.index_backprop(z, codes, ids) * g)
+  for a, b in zip(*(jax.jit(jax.grad(f, (0, 1)))(z, codes) for f in (ours, published))):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["kmeans", "data"])
+@pytest.mark.parametrize("name", ["vq", "ema", "simvq"])
+def test_first_training_call_places_the_codes_and_uses_them(name, init):
+  z = 5.0 + normal(0, 256, 4)
+  q, variables = make(name, z, codebook_size=32, dim=4, codebook_init=init)
+  assert not variables["stats"]["initialised"]
+  train = jax.jit(lambda v, z: train_call(q, v, z))
+  first, after = train(variables, z)
+  assert after["stats"]["initialised"] and first.metrics["usage"] > 0.9
+  assert np.mean((first.z - z)**2) < 0.6 * np.var(z)
+  imported = {**variables, "stats": {**variables["stats"], "initialised": jnp.array(True)}}
+  np.testing.assert_array_equal(evaluate(q, imported, z).ids, train(imported, z)[0].ids)
+  codes = embed(q, imported, jnp.arange(32))
+  assert np.abs(codes).max() < 3.0 and embed(q, after, jnp.arange(32)).min() > 0.5
+  np.testing.assert_allclose(embed(q, variables, jnp.arange(32)), codes)
+
+
+@pytest.mark.parametrize("name,fields", [
+    ("vq", {}), ("ema", {}), ("simvq", {}), ("vq", dict(normalize="l2")), ("ema", dict(normalize="l2"))])
+def test_usage_recovers_from_a_forced_collapse(name, fields):
+  def run(revive):
+    same = jnp.broadcast_to(normal(9, 1, 4), (256, 4))
+    q, variables = make(name, same, codebook_size=64, dim=4, revive=revive, **fields)
+    tx = optax.sgd(0.1)
+
+    def train(variables, batches):
+      def step(carry, item):
+        variables, i = carry
+        loss = lambda p: (lambda o, v: (o.loss, (v, o.metrics["usage"])))(*train_call(q, {**variables, "params": p}, item, i))
+        (_, (new, usage)), grads = jax.value_and_grad(loss, has_aux=True)(variables.get("params", {}))
+        params = optax.apply_updates(variables.get("params", {}), tx.update(grads, tx.init(grads))[0])
+        return ({**new, "params": params}, i + 1), usage
+      (variables, _), usage = jax.lax.scan(step, ({**variables, "params": variables.get("params", {})}, 0), batches)
+      return variables, usage
+
+    train = jax.jit(train)
+    collapsed, usage = train(variables, jnp.broadcast_to(same[None], (300, 256, 4)))
+    assert usage[-1] < 0.1
+    _, usage = train(collapsed, 2.0 + normal(3, 300, 256, 4))
+    return usage[-1]
+
+  assert run(0.5) > 0.9
+  if not fields:
+    assert run(0.0) < 0.5
+
+
+def test_residual_passes_the_gradient_once_and_improves_with_depth():
+  z = normal(0, 512, 4)
+  q, variables = make("residual", z, quantizer=dict(name="vq", codebook_size=32, dim=4, codebook_init="data"), depth=4)
+  _, variables = jax.jit(lambda v: train_call(q, v, z))(variables)
+  g = normal(1, 512, 4)
+  pulled = jax.jit(lambda g: jax.vjp(lambda z: evaluate(q, variables, z).z, z)[1](g)[0])(g)
+  np.testing.assert_allclose(pulled, g, rtol=1e-5, atol=1e-6)
+  ids = evaluate(q, variables, z).ids
+  errors = [float(jnp.mean((z - embed(q, variables, ids[..., :n]))**2)) for n in range(1, 5)]
+  assert errors == sorted(errors, reverse=True) and errors[-1] < 0.5 * errors[0]
+
+
+def test_residual_dropout_uses_a_prefix_of_the_levels():
+  z, inner = normal(0, 64, 3), dict(name="vq", codebook_size=8, dim=3, codebook_init="normal", revive=0.0)
+  q, variables = make("residual", z, quantizer=inner, depth=3, dropout=1.0)
+  ids = evaluate(q, variables, z).ids
+  prefixes = [np.asarray(embed(q, variables, ids[..., :n])) for n in (1, 2, 3)]
+  outputs = jax.jit(jax.vmap(lambda key: train_call(q, variables, z, key)[0].z))(jnp.arange(12))
+  used = [next(n for n, p in enumerate(prefixes, 1) if np.allclose(out, p, atol=1e-5)) for out in outputs]
+  assert set(used) == {1, 2, 3}
+
+
+def test_grouped_quantizes_every_group_by_its_own_book():
+  z = normal(0, 10, 6)
+  inner = dict(codebook_size=8, dim=3, codebook_init="normal")
+  q, variables = make("grouped", z, quantizer=dict(name="vq", **inner), groups=2)
+  out = evaluate(q, variables, z)
+  single = build.build("quantizers", dict(name="vq", **inner))
+  for i, part in enumerate(("parts_0", "parts_1")):
+    own = {collection: tree[part] for collection, tree in variables.items()}
+    expected = evaluate(single, own, z[:, 3 * i:3 * i + 3])
+    np.testing.assert_array_equal(out.ids[..., i], expected.ids)
+    np.testing.assert_allclose(out.z[:, 3 * i:3 * i + 3], expected.z)
+  shared, variables = make("grouped", z, quantizer=dict(name="vq", **inner), codebooks="shared")
+  assert len(jax.tree.leaves(variables["params"])) == 1
+
+
+@pytest.mark.parametrize("name,fields", [
+    ("vq", dict(codebook_size=32, dim=8)), ("ema", dict(codebook_size=32, dim=8)), ("lfq", dict(dim=8)),
+    ("ibq", dict(codebook_size=32, dim=8))])
+def test_sharded_batch_computes_what_one_device_computes(name, fields, monkeypatch):
+  monkeypatch.setattr(ibq.codebook, "TILE_ELEMENTS", 32 * 16)
+  z = normal(0, 16, 4, 4, 8)
+  q, variables = make(name, z, **fields)
+  mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+  place = lambda tree, spec: jax.device_put(tree, NamedSharding(mesh, spec))
+  step = jax.jit(lambda v, z: train_call(q, v, z))
+  one, state_one = step(variables, z)
+  many, state_many = step(place(variables, P()), place(z, P("data")))
+  np.testing.assert_array_equal(one.ids, many.ids)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  jax.tree.map(close, (one.z, one.loss, one.metrics, state_one), (many.z, many.loss, many.metrics, state_many))
+  book = place(variables, P())
+  if name in ("vq", "ibq"):
+    book["params"] = {"codebook": place(variables["params"]["codebook"], P("data"))}
+    split, state_split = step(book, place(z, P()))
+    np.testing.assert_array_equal(one.ids, split.ids)
+    jax.tree.map(close, (one.loss, state_one), (split.loss, state_split))
+
+
+def memory(name, positions, **fields):
+  """Bytes of temporaries of one gradient step."""
+  q = build.build("quantizers", dict(name=name, **fields))
+  z = jax.ShapeDtypeStruct((positions // 1024, 32, 32, q.input_width), jnp.float32)
+  keys = {"params": jax.random.key(0), "codes": jax.random.key(1)}
+  variables = jax.eval_shape(lambda z: q.init(keys, z, train=True), z)
+
+  def objective(params, z, variables):
+    out, variables = train_call(q, {**variables, "params": params}, z)
+    return out.loss + jnp.sum(out.z**2), variables
+
+  step = jax.jit(jax.grad(objective, (0, 1), has_aux=True))
+  return step.lower(variables.get("params", {}), z, variables).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_large_books_never_meet_all_positions():
+  positions = 65_536
+  lfq = memory("lfq", positions, dim=18)
+  assert lfq < 4 * positions * 262_144 / 100
+  vq = memory("vq", positions, codebook_size=16_384, dim=256)
+  assert vq < 4 * positions * 16_384 / 4
+  ibq_bytes = memory("ibq", positions, codebook_size=16_384, dim=32)
+  assert ibq_bytes < 4 * positions * 16_384 / 4

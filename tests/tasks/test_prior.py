@@ -1,0 +1,175 @@
+"""Priors as tasks: conditions, several codebooks, hierarchies, cached codes, sampling through the Python API."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vqjax
+from vqjax import checkpoint, config as configuration, data, tokenize, train
+from vqjax.errors import UserError
+from vqjax.tasks import conditions, prior
+
+SHAPES = dict(name="shapes", size=16, num_train=32, num_eval=8)
+SMALL = dict(hidden=8, residual_hidden=8, residual_blocks=1)
+
+
+def train_tokenizer(workdir, model, **values):
+  train.train(dict(model=model, data=SHAPES, ops=dict(size=16, channels=3), batch_size=8, total_steps=2, save_every=2,
+                   eval_examples=8, preview=4, **values), workdir)
+  return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("tokenizers")
+  return {
+      "plain": train_tokenizer(folder / "plain", dict(name="vqvae", **SMALL, quantizer=dict(name="ema", codebook_size=8, dim=4)), ema_decay=0.5),
+      "residual": train_tokenizer(folder / "residual", dict(name="vqvae", **SMALL, quantizer=dict(
+          name="residual", depth=2, quantizer=dict(name="ema", codebook_size=8, dim=4)))),
+      "vqvae2": train_tokenizer(folder / "vqvae2", dict(name="vqvae2", **SMALL, quantizer=dict(name="ema", codebook_size=8, dim=4))),
+  }
+
+
+def config_of(tokenizer, scheme="autoregressive", model=None, **values):
+  base = dict(
+      task="prior", tokenizer=tokenizer, data=SHAPES, ops=dict(size=16, channels=3),
+      model=model or dict(name="transformer", layers=1, width=16, heads=2), scheme=dict(name=scheme),
+      batch_size=8, total_steps=4, log_every=1, save_every=2, eval_examples=8, preview=4, optim=dict(lr=1e-3))
+  return configuration.complete(base | values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["autoregressive", "masked", "diffusion", "replace"])
+def test_train_sample_complete(scheme, tokenizers, tmp_path):
+  train.train(config_of(tokenizers["plain"], scheme, condition=dict(labels=8)), tmp_path)
+  model = vqjax.load(tmp_path)
+  drawn = model.sample(3, label=[0, 1, 7], seed=1, guidance=2.0)
+  assert drawn.shape == (3, 16, 16, 3) and drawn.dtype == np.uint8
+  np.testing.assert_array_equal(drawn, model.sample(3, label=[0, 1, 7], seed=1, guidance=2.0))
+  images = data.sample_batch(SHAPES, {}, 3)["image"]
+  ids = np.asarray(model.encode(images)).reshape(3, -1)
+  request = model.sampler.request(3, [0, 1, 2], levels=(model.encode(images),), known=model.sampler.keep_first(0.5))
+  completed = np.asarray(model.sampler.draw(request, 0)).reshape(3, -1)
+  np.testing.assert_array_equal(completed[:, :8], ids[:, :8])
+  assert model.complete(images, keep=0.5, label=[0, 1, 2]).shape == images.shape
+  if scheme != "replace":
+    assert model.log_prob(model.encode(images), label=[0, 1, 2]).shape == (3,)
+  if scheme != "autoregressive":
+    mask = np.zeros((16, 16))
+    mask[:4, :8] = 1
+    known = model.sampler.keep_outside(mask)
+    assert (~known).sum() == 2 and not known[0] and not known[1]
+    assert model.frames(2, label=0, steps=2).shape == (2, 2, 16, 16, 3)
+
+
+def test_log_prob_is_the_sum_of_conditionals(tokenizers, tmp_path):
+  train.train(config_of(tokenizers["plain"], total_steps=2), tmp_path)
+  model = vqjax.load(tmp_path)
+  ids = model.encode(data.sample_batch(SHAPES, {}, 2)["image"])
+  task = model.run.task.extra
+  logits = task._logits(model.state[0], ids.reshape(2, -1), jnp.zeros((2, 0), jnp.int32), None)
+  log_probs = jax.nn.log_softmax(logits)
+  expected = [sum(float(log_probs[b, i, int(ids.reshape(2, -1)[b, i])]) for i in range(16)) for b in range(2)]
+  np.testing.assert_allclose(model.log_prob(ids), expected, rtol=1e-4)
+  np.testing.assert_allclose(model.log_prob(ids, per_code=True).sum(-1), expected, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_cached_codes_train_the_same_prior(tokenizers, tmp_path):
+  tokenize.main(["--workdir", tokenizers["plain"], "--output", str(tmp_path / "codes"), "--shard", "12", "--batch_size", "8"])
+  cached = dict(name="codes", path=str(tmp_path / "codes"))
+  train.train(config_of(tokenizers["plain"], condition=dict(labels=8)), tmp_path / "images")
+  train.train(config_of(tokenizers["plain"], condition=dict(labels=8), data=cached, ops={}), tmp_path / "cached")
+  a, b = (vqjax.load(tmp_path / name) for name in ("images", "cached"))
+  jax.tree.map(np.testing.assert_array_equal, a.state[0], b.state[0])
+  ids = a.encode(data.sample_batch(SHAPES, {}, 8)["image"])
+  np.testing.assert_array_equal(ids, [data.source(cached).examples("eval")[i]["ids"] for i in range(8)])
+
+
+def test_codes_of_another_tokenizer_are_refused(tokenizers, tmp_path):
+  tokenize.main(["--workdir", tokenizers["plain"], "--output", str(tmp_path), "--batch_size", "8"])
+  other = train_tokenizer(tmp_path / "other", dict(name="vqvae", **SMALL, quantizer=dict(name="ema", codebook_size=8, dim=4)), seed=5)
+  with pytest.raises(UserError, match="were made by tokenizer .* write them again"):
+    train.train(config_of(other, data=dict(name="codes", path=str(tmp_path)), ops={}), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_residual_codes_stay_in_their_books(tokenizers, tmp_path):
+  train.train(config_of(tokenizers["residual"]), tmp_path)
+  model = vqjax.load(tmp_path)
+  codes = model.run.task.extra.codes
+  assert codes.grid == (4, 4, 2) and codes.vocabulary == 16
+  ids = model.encode(data.sample_batch(SHAPES, {}, 4)["image"])
+  np.testing.assert_array_equal(codes.unflatten(codes.flatten(ids)), ids)
+  request = model.sampler.request(4)
+  flat = model.run.task.extra.sampler()(model.state[0], jax.random.key(0), *request)
+  assert ((np.asarray(flat) // 8) == np.arange(32)[None] % 2).all()
+  assert model.sample(2).shape == (2, 16, 16, 3)
+
+
+@pytest.mark.slow
+def test_a_hierarchy_samples_coarse_first(tokenizers, tmp_path):
+  train.train(config_of(tokenizers["vqvae2"], condition=dict(level=0)), tmp_path / "top")
+  train.train(config_of(tokenizers["vqvae2"], condition=dict(level=1, coarse=str(tmp_path / "top"))), tmp_path / "bottom")
+  assert vqjax.load(tmp_path / "bottom").sample(2).shape == (2, 16, 16, 3)
+  with pytest.raises(UserError, match="models level 0 of 2"):
+    vqjax.load(tmp_path / "top").sample(1)
+
+
+@pytest.mark.slow
+def test_sliding_window_goes_beyond_the_training_size(tokenizers, tmp_path):
+  train.train(config_of(tokenizers["plain"]), tmp_path)
+  model = vqjax.load(tmp_path)
+  assert model.sample(2, height=24, width=32).shape == (2, 24, 32, 3)
+  with pytest.raises(UserError, match="30 x 16 is not a multiple of 4"):
+    model.sample(1, height=30)
+
+
+def test_bad_requests_are_one_line(tokenizers, tmp_path):
+  train.train(config_of(tokenizers["plain"], condition=dict(labels=8), total_steps=2), tmp_path)
+  model = vqjax.load(tmp_path)
+  images = data.sample_batch(SHAPES, {}, 1)["image"]
+  for call, message in [
+      (lambda: model.sample(1, label=8), "label: 8 is outside 0 to 7"),
+      (lambda: model.sample(1, layout=np.zeros((16, 16))), "layout: this prior was trained without one"),
+      (lambda: model.sample(1, top_k=0), "top_k: 0 is outside 1 to 8"),
+      (lambda: model.sample(1, top_k=9), "top_k: 9 is outside 1 to 8"),
+      (lambda: model.sample(1, steps=4), "steps: the scheme autoregressive has no such option"),
+      (lambda: model.complete(images, keep=1.5), "keep: 1.5 is outside 0 to 1"),
+      (lambda: model.complete(images, mask=np.ones((16, 16))), "mask: an autoregressive prior cannot see"),
+      (lambda: vqjax.load(tokenizers["plain"]).sample(1), "sampling needs a prior"),
+      (lambda: train.train(config_of(None), tmp_path / "x"), "config.tokenizer: is not set"),
+      (lambda: train.train(config_of(tokenizers["plain"], condition=dict(labels=3)), tmp_path / "y"), r"label: \d is outside 0 to 2"),
+  ]:
+    with pytest.raises(UserError, match=message) as e:
+      call()
+    assert "\n" not in str(e.value)
+
+
+def test_layouts_reduce_to_the_most_frequent_class():
+  layout = np.array([[[0, 0, 1, 1], [0, 2, 1, 2], [2, 2, 0, 1], [2, 1, 1, 0]]])
+  np.testing.assert_array_equal(conditions.reduce_layout(layout, (2, 2), 3), [[[0, 1], [2, 0]]])
+  with pytest.raises(UserError, match="4 x 4 is not a multiple of config.condition.layout_grid"):
+    conditions.reduce_layout(layout, (3, 3), 3)
+
+
+def test_prefix_order_offsets_and_dropping():
+  class OneLevel:
+    def codes(self, level):
+      return prior.Codes((2, 2), 10, 1)
+  spec = {"label": 0, "layout": 0}
+  prefix = conditions.Prefix(conditions.Condition(labels=3, layouts=2, layout_grid=(1, 2), level=1, drop=0.5), 11, OneLevel(), spec)
+  batch = {"label": jnp.array([2]), "layout": jnp.array([[[0, 1]]])}
+  tokens = prefix.tokens(batch, (jnp.array([[[1, 2], [3, 9]]]),))
+  np.testing.assert_array_equal(tokens, [[13, 14, 15, 17, 18, 19, 25]])
+  assert prefix.length == 7 and prefix.rows == 26 and prefix.grid == (2, 2)
+  dropped = np.asarray(prefix.drop(jax.random.key(0), jnp.ones((400, 7), jnp.int32)) == -1)
+  assert (dropped.all(1) == dropped.any(1)).all() and 0.4 < dropped[:, 0].mean() < 0.6
+
+
+def test_identity_tells_weights_apart():
+  a = {"w": jnp.arange(4.0)}
+  assert checkpoint.identity({}, a) == checkpoint.identity({}, {"w": jnp.arange(4.0)})
+  assert checkpoint.identity({}, a) != checkpoint.identity({}, {"w": jnp.arange(4.0).at[1].add(1e-6)})
+  assert checkpoint.identity({}, a) != checkpoint.identity({"levels": (1,)}, a)

@@ -1,0 +1,198 @@
+"""The loop: continuing is bit-exact however a run ended, devices do not change losses, divergence stops in one line."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from vqjax import checkpoint, config as configuration, data, train, writers
+from vqjax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+GAN = dict(
+    disc=dict(name="patchgan", channels=8, n_layers=1),
+    optim_disc=dict(lr=1e-3),
+    loss=dict(reconstruction="l1", feature_weight=1.0, adversarial_start=3, lecam_weight=0.01, r1_weight=0.1, r1_every=4))
+
+
+def tiny(**values):
+  base = dict(
+      model=dict(name="vqvae", hidden=16, residual_hidden=8, residual_blocks=1, quantizer=dict(name="ema", codebook_size=16, dim=8)),
+      data=dict(name="shapes", size=16, num_train=64, num_eval=10), ops=dict(size=16, channels=3),
+      batch_size=8, total_steps=12, log_every=3, save_every=4, eval_examples=10, preview=4, keep=4, ema_decay=0.9,
+      optim=dict(lr=1e-3, warmup=2, clip=1.0))
+  return configuration.complete(base | values)
+
+
+def folder_of_images(path, count=40):
+  batch = data.sample_batch(dict(name="shapes", size=16, num_eval=count), {}, count)
+  for i, image in enumerate(batch["image"]):
+    writers.save_image(path / f"{i:03d}.png", image)
+  return dict(name="folder", path=str(path))
+
+
+def final_state(workdir):
+  config = configuration.of_run(workdir)
+  run = train.Run(config, configuration.read_spec(workdir))
+  with checkpoint.Checkpoints(workdir, keep=9) as checkpoints:
+    return checkpoints._read(checkpoints.steps()[-1], run.abstract)[0]
+
+
+def assert_same_run(a, b):
+  left, right = (jax.tree_util.tree_leaves_with_path(final_state(w)) for w in (a, b))
+  assert len(left) == len(right)
+  for (path, x), (_, y) in zip(left, right):
+    np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+  assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
+
+
+class Crash(Exception):
+  pass
+
+
+def crash_at(step, monkeypatch):
+  """Ends the process's walk in the middle of writing a log line, without any goodbye."""
+  write = writers.Writer.scalars
+
+  def scalars(self, at, values, **also):
+    if at >= step:
+      raise Crash
+    write(self, at, values, **also)
+
+  monkeypatch.setattr(writers.Writer, "scalars", scalars)
+
+
+CASES = {
+    "vqvae in memory": {},
+    "gan": GAN,
+    "vqvae2": dict(model=dict(name="vqvae2", hidden=16, residual_hidden=8, residual_blocks=1, quantizer=dict(name="vq", codebook_size=16, dim=8))),
+    "accumulation": dict(accumulate=2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_crashed_run_continues_bit_for_bit(case, tmp_path, monkeypatch):
+  config = tiny(**CASES[case])
+  train.train(config, tmp_path / "whole")
+  with monkeypatch.context() as patch, pytest.raises(Crash):
+    crash_at(7, patch)
+    train.train(config, tmp_path / "broken")
+  train.train(config, tmp_path / "broken")
+  assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.slow
+def test_a_crashed_run_on_tf_data_continues_bit_for_bit(tmp_path, monkeypatch):
+  pytest.importorskip("tensorflow")
+  config = tiny(data=folder_of_images(tmp_path / "images"), ops=dict(size=12, crop="random", flip=True, channels=3))
+  train.train(config, tmp_path / "whole")
+  with monkeypatch.context() as patch, pytest.raises(Crash):
+    crash_at(7, patch)
+    train.train(config, tmp_path / "broken")
+  train.train(config, tmp_path / "broken")
+  assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_run_continues_bit_for_bit(tmp_path, monkeypatch):
+  config = tiny()
+  train.train(config, tmp_path / "whole")
+  seen = []
+  fetch = train._Loop._fetch
+
+  def asked(self, before=None):
+    seen.append(before)
+    if len(seen) == 5:
+      os.kill(os.getpid(), signal.SIGTERM)
+    fetch(self, before)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train._Loop, "_fetch", asked)
+    train.train(config, tmp_path / "stopped")
+  assert not (tmp_path / "stopped" / "checkpoints" / "12").exists()
+  train.train(config, tmp_path / "stopped")
+  assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment(tmp_path):
+  """The command itself, killed without warning once some steps are logged, then run again."""
+  config = tiny(total_steps=30, save_every=6).to_dict()
+  (tmp_path / "config.py").write_text(f"def get_config():\n  return {config!r}\n")
+  environment = dict(os.environ, VQJAX_CACHE=str(tmp_path / "cache"))
+  command = lambda name: [sys.executable, "-m", "vqjax.main", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / name}"]
+  subprocess.run(command("whole"), check=True, cwd=ROOT, env=environment)
+  process = subprocess.Popen(command("killed"), cwd=ROOT, env=environment)
+  log = tmp_path / "killed" / "metrics.jsonl"
+  deadline = time.monotonic() + 300
+  while (not log.exists() or len(log.read_text().splitlines()) < 4) and process.poll() is None and time.monotonic() < deadline:
+    time.sleep(0.02)
+  process.kill()
+  process.wait()
+  subprocess.run(command("killed"), check=True, cwd=ROOT, env=environment)
+  assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_devices_do_not_change_the_losses():
+  config = tiny(**GAN)
+  batches = [data.sample_batch(config.data, config.ops, 8) for _ in range(3)]
+
+  def losses(devices, **mesh):
+    config.mesh = mesh
+    run = train.Run(config, configuration.spec_of(batches[0]), jax.devices()[:devices])
+    state, frozen, found = run.init(jax.random.key(0)), run.load_frozen(), []
+    for batch in batches:
+      state, metrics = run.step(state, frozen, train.sharding.to_global(run.task.prepare(batch), run.mesh))
+      found.append(jax.device_get(metrics))
+    return found
+
+  single = losses(1)
+  for other in (losses(4), losses(4, data=1, fsdp=4), losses(4, data=2, fsdp=2)):
+    for a, b in zip(single, other):
+      for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def test_divergence_names_the_step_and_the_term(tmp_path):
+  config = tiny(optim=dict(lr=1e25, schedule="constant"), save_every=1, log_every=1)
+  with pytest.raises(UserError, match=r"step \d+: loss/\w+ is (nan|inf); .*checkpoint.*config.optim.lr") as e:
+    train.train(config, tmp_path)
+  assert "\n" not in str(e.value)
+  for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+    assert np.isfinite(list(json.loads(line).values())).all()
+
+
+def test_nothing_recompiles_when_the_adversary_starts():
+  config = tiny(**GAN)
+  batch = data.sample_batch(config.data, config.ops, 8)
+  run = train.Run(config, configuration.spec_of(batch))
+  state, frozen, scales = run.init(jax.random.key(0)), run.load_frozen(), []
+  placed = train.sharding.to_global(run.task.prepare(batch), run.mesh)
+  for _ in range(5):
+    state, metrics = run.step(state, frozen, placed)
+    scales.append(float(metrics["adversarial/scale"]))
+  assert scales[:3] == [0, 0, 0] and min(scales[3:]) > 0
+  assert run.step._cache_size() == 1
+
+
+def test_an_unwritable_workdir(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="--workdir=.*cannot be written"):
+    train.train(tiny(), tmp_path / "file" / "run")
+
+
+def test_starting_from_another_run(tmp_path):
+  train.train(tiny(total_steps=4, save_every=4), tmp_path / "first")
+  config = tiny(total_steps=4, save_every=4, init_from=str(tmp_path / "first"), seed=3)
+  run = train.Run(config, configuration.read_spec(tmp_path / "first"))
+  started, first = train._start(run), final_state(tmp_path / "first")
+  jax.tree.map(np.testing.assert_array_equal, started.params, first.params)
+  assert int(started.step) == 0

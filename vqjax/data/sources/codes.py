@@ -1,0 +1,58 @@
+"""Codes computed before: what `python -m vqjax.tokenize` writes, read by memory map with random access, numpy only."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from vqjax.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Fields: the folder that holds the manifest."""
+
+  path: str
+
+  def examples(self, split: str) -> Codes:
+    return Codes(pathlib.Path(self.path), read_manifest(self.path)["splits"][split])
+
+  def class_names(self) -> tuple[str, ...]:
+    return tuple(read_manifest(self.path)["class_names"])
+
+
+def read_manifest(path: str) -> dict[str, Any]:
+  """What a folder of codes says of itself. Raises UserError where it is none."""
+  file = pathlib.Path(path) / MANIFEST
+  if not file.is_file():
+    raise UserError(f"path: {path} holds no {MANIFEST}; write the codes with python -m vqjax.tokenize.")
+  return json.loads(file.read_text())
+
+
+class Codes:
+  """One split: shards of equal length, but for the last; every field of a shard is one .npy file."""
+
+  def __init__(self, folder: pathlib.Path, shards: list[dict[str, Any]]):
+    self._folder, self._shards = folder, shards
+    self._ends = list(np.cumsum([shard["examples"] for shard in shards]))
+
+  def __len__(self) -> int:
+    return int(self._ends[-1]) if self._ends else 0
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    number = bisect.bisect_right(self._ends, index)
+    row = index - (self._ends[number - 1] if number else 0)
+    arrays = self._open(number)
+    return {k: np.asarray(v[row], np.int32 if k.startswith("ids") else v.dtype) for k, v in arrays.items()} | {"name": f"codes {index}"}
+
+  @functools.lru_cache(maxsize=None)  # noqa: B019  as many entries as shards, as long as the split lives
+  def _open(self, number: int) -> dict[str, np.ndarray]:
+    return {field: np.load(self._folder / file, mmap_mode="r") for field, file in self._shards[number]["files"].items()}
