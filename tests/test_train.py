@@ -163,7 +163,7 @@ def test_devices_do_not_change_the_losses():
 
 def test_divergence_names_the_step_and_the_term(tmp_path):
   config = tiny(optim=dict(lr=1e25, schedule="constant"), save_every=1, log_every=1)
-  with pytest.raises(UserError, match=r"step \d+: loss/\w+ is (nan|inf); .*checkpoint.*config.optim.lr") as e:
+  with pytest.raises(UserError, match=r"step \d+: (loss|eval)/\w+ is (nan|inf); .*checkpoint.*config.optim.lr") as e:
     train.train(config, tmp_path)
   assert "\n" not in str(e.value)
   for line in (tmp_path / "metrics.jsonl").read_text().splitlines():

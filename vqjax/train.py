@@ -237,6 +237,8 @@ class _Loop:
     """Held-out figures and a preview at this step."""
     values = (*variables(state), self.frozen)
     self.held_out = evaluate_split(self.run, values, limit=self.config["eval_examples"])
+    # The step's own loss was of the parameters before it: an update that spoils them shows here first.
+    _check_finite(step, {f"eval/{k}": v for k, v in self.held_out.items()}, self.checkpoints.steps())
     batch = data.sample_batch(self.config["data"], self.config["ops"], self.config["preview"])
     batch = jax.device_put(self.run.task.prepare(batch), sharding.replicated(self.run.mesh))
     rows = jax.device_get(self._preview(*values, batch)["rows"])

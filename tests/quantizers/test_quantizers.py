@@ -19,15 +19,13 @@ SMALL = {
     "lfq": dict(dim=5, temperature=1.0),
     "bsq": dict(dim=5, temperature=1.0),
     "simvq": dict(codebook_size=16, dim=6),
-    "ibq": dict(codebook_size=16, dim=6),
+    "ibq": dict(codebook_size=16, dim=6, normalize="l2", codebook_init="data"),
     "residual": dict(quantizer=dict(name="vq", codebook_size=16, dim=6, codebook_init="data"), depth=2),
     "grouped": dict(quantizer=dict(name="vq", codebook_size=16, dim=3, codebook_init="normal"), groups=2),
 }
 CASES = [(n, SMALL.get(n, {})) for n in build.names("quantizers")] + [
     ("vq", dict(codebook_size=16, dim=6, normalize="l2", estimator="rotation", codebook_init="data")),
     ("ema", dict(codebook_size=16, dim=6, normalize="l2", estimator="rotation", codebook_init="normal")),
-    ("ibq", dict(codebook_size=16, dim=6, normalize="l2", codebook_init="kmeans")),
-    ("simvq", dict(codebook_size=16, dim=6, codebook_init="kmeans")),
     ("gumbel", dict(codebook_size=16, dim=6, projection="none", mode="soft")),
     ("gumbel", dict(codebook_size=16, dim=6, mode="max", temperature=(1.0, 0.1, 10, "cosine"))),
     ("residual", dict(quantizer=dict(name="ema", codebook_size=16, dim=6, codebook_init="data"), depth=2,
@@ -97,7 +95,7 @@ def test_shapes_for_any_grid_and_dtype(name, fields):
       assert out.ids.shape == (2, *grid) + ((q.num_codebooks,) if q.num_codebooks > 1 else ())
 
 
-@pytest.mark.parametrize("name", ["vq", "ema", "fsq", "lfq", "simvq"])
+@pytest.mark.parametrize("name", ["vq", "ema", "lfq"])
 def test_bfloat16_finds_the_codes_of_float32(name):
   q, z, variables = make(name, SMALL[name] | ({"codebook_init": "normal"} if name in ("vq", "ema") else {}))
   half = z.astype(jnp.bfloat16)

@@ -123,7 +123,8 @@ def test_vq_of_taming(golden):
   np.testing.assert_array_equal(out.ids, data["indices"])
   close(out.z, data["quant"])
   close(out.loss, data["codebook_loss"])
-  # The codebook's gradient there is that of the legacy order: beta on the codebook term.
+  loss = lambda book: q.apply({**variables, "params": {"codebook": book}}, data["pre_quant"], train=False).loss
+  close(jax.jit(jax.grad(loss))(jnp.asarray(book)), data["grad_codebook"])
   legacy, _ = with_book("vq", book, codebook_weight=0.25, commitment_weight=1.0)
   close(evaluate(legacy, variables, data["pre_quant"]).loss, data["codebook_loss_legacy"])
 

@@ -37,8 +37,9 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _conv3x3_bwd(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
   x, kernel = saved
   _, to_x = jax.vjp(lambda x: _convolve(x, kernel), x)
-  # XLA's own gradient of the kernel takes two to three times as long on CPUs, and is the fast one elsewhere.
-  to_kernel = jax.lax.platform_dependent(x, g, cpu=_kernel_gradient_by_strips, default=_kernel_gradient)
+  # XLA's own gradient of the kernel takes twice as long on CPUs. Small images do not pay for compiling a loop.
+  on_cpu = _kernel_gradient_by_strips if math.prod(x.shape[1:]) >= 2**15 else _kernel_gradient
+  to_kernel = jax.lax.platform_dependent(x, g, cpu=on_cpu, default=_kernel_gradient)
   return *to_x(g), to_kernel.astype(kernel.dtype)
 
 
