@@ -15,5 +15,5 @@ def get_config():
       model=dict(
           name="resnet", attn_resolutions=(), mid_attention=False, quantizer=dict(name="fsq", levels=(8, 5, 5, 5))),
       debug=common.debug(
-          model=common.TINY_RESNET, disc=common.TINY_STYLEGAN, loss=dict(perceptual_weight=0.0)),
+          16, model=common.TINY_RESNET, disc=common.TINY_STYLEGAN, loss=dict(perceptual_weight=0.0)),
   )

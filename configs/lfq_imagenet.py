@@ -27,6 +27,6 @@ def get_config():
       ema_decay=0.999,
       save_every=5_000,
       debug=common.debug(
-          model=dict(common.TINY_RESNET, quantizer=dict(dim=6)), disc=common.TINY_STYLEGAN,
+          16, model=dict(common.TINY_RESNET, quantizer=dict(dim=6)), disc=common.TINY_STYLEGAN,
           loss=dict(perceptual_weight=0.0)),
   )

@@ -1,5 +1,4 @@
-"""LlamaGen (arXiv 2406.06525): class-conditional ImageNet by next-code prediction, in five sizes from 111 million to 3
-billion.
+"""LlamaGen (arXiv 2406.06525): class-conditional ImageNet by next-code prediction, in five sizes up to 3 billion.
 
   python -m vqjax.main --config=configs/llamagen.py:xl --workdir=runs/llamagen_xl     sizes b (default), l, xl, xxl, 3b
 
@@ -39,5 +38,5 @@ def get_config(size=None):
       total_steps=1_500_000,
       optim=dict(lr=1e-4, schedule="constant", b1=0.9, b2=0.95, weight_decay=0.05, clip=1.0),
       save_every=5_000,
-      debug=common.debug(tokenizer="runs/llamagen_tokenizer_debug", model=common.TINY_TRANSFORMER | dict(hidden=64)),
+      debug=common.debug(16, tokenizer="runs/llamagen_tokenizer_debug", model=common.TINY_TRANSFORMER | dict(hidden=64)),
   )

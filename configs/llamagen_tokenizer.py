@@ -25,6 +25,6 @@ def get_config():
       optim=dict(lr=1e-4, schedule="constant", b1=0.9, b2=0.95, clip=1.0),
       save_every=5_000,
       debug=common.debug(
-          model=dict(common.TINY_RESNET, attn_resolutions=(8,), quantizer=dict(codebook_size=64)),
-          disc=dict(channels=8, n_layers=2), loss=dict(perceptual_weight=0.0, adversarial_start=1)),
+          16, model=dict(common.TINY_RESNET, attn_resolutions=(8,), quantizer=dict(codebook_size=64)),
+          disc=dict(channels=8, n_layers=1), loss=dict(perceptual_weight=0.0, adversarial_start=1)),
   )

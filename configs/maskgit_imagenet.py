@@ -25,5 +25,5 @@ def get_config():
       optim=dict(lr=1e-4, warmup=5_000, b1=0.9, b2=0.96, weight_decay=0.045),
       ema_decay=0.9999,
       save_every=5_000,
-      debug=common.debug(tokenizer="runs/maskgit_tokenizer_debug", model=common.TINY_TRANSFORMER | dict(hidden=64)),
+      debug=common.debug(16, tokenizer="runs/maskgit_tokenizer_debug", model=common.TINY_TRANSFORMER | dict(hidden=64)),
   )

@@ -28,6 +28,6 @@ def get_config():
       ema_decay=0.9999,
       save_every=5_000,
       debug=common.debug(
-          model=dict(common.TINY_RESNET, quantizer=dict(codebook_size=64, dim=8)),
+          16, model=dict(common.TINY_RESNET, quantizer=dict(codebook_size=64, dim=8)),
           disc=common.TINY_STYLEGAN, loss=dict(perceptual_weight=0.0)),
   )

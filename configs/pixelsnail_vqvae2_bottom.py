@@ -1,5 +1,4 @@
-"""VQ-VAE-2's prior of the bottom level (arXiv 1906.00446, table 5): PixelSNAIL over 64 x 64 codes, given the 32 x 32
-above.
+"""VQ-VAE-2's prior of the bottom level (arXiv 1906.00446, table 5): PixelSNAIL over 64 x 64 codes, given the top's.
 
   python -m vqjax.main --config=configs/pixelsnail_vqvae2_bottom.py --workdir=runs/pixelsnail_vqvae2_bottom
   python -m vqjax.sample --workdir=runs/pixelsnail_vqvae2_bottom --num=16 --output=samples.png

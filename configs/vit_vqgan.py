@@ -23,6 +23,6 @@ def get_config():
       optim=dict(lr=1e-4, end_lr=5e-5, warmup=25_000, b1=0.9, b2=0.99, weight_decay=1e-4),
       save_every=5_000,
       debug=common.debug(
-          model=dict(width=32, depth=1, heads=2, mlp_width=64, quantizer=dict(codebook_size=64, dim=8)),
+          16, model=dict(width=32, depth=1, heads=2, mlp_width=64, quantizer=dict(codebook_size=64, dim=8)),
           disc=common.TINY_STYLEGAN, loss=dict(perceptual_weight=0.0)),
   )

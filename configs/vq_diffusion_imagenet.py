@@ -25,5 +25,5 @@ def get_config():
       ema_decay=0.9996,
       save_every=5_000,
       debug=common.debug(
-          tokenizer="runs/vqgan_imagenet_f16_16384_debug", model=common.TINY_TRANSFORMER, scheme=dict(timesteps=8)),
+          16, tokenizer="runs/vqgan_imagenet_f16_16384_debug", model=common.TINY_TRANSFORMER, scheme=dict(timesteps=8)),
   )

@@ -31,6 +31,6 @@ def get_config():
       optim=dict(lr=4.5e-6 * BATCH, schedule="constant", b1=0.5, b2=0.9),
       save_every=5_000,
       debug=common.debug(
-          model=dict(common.TINY_RESNET, attn_resolutions=(8,), quantizer=dict(codebook_size=64, dim=8)),
-          disc=dict(channels=8), loss=dict(perceptual_weight=0.0)),
+          16, model=dict(common.TINY_RESNET, attn_resolutions=(8,), quantizer=dict(codebook_size=64, dim=8)),
+          disc=dict(channels=8, n_layers=1), loss=dict(perceptual_weight=0.0)),
   )

@@ -1,5 +1,4 @@
-"""VQGAN's transformer for class-conditional ImageNet (arXiv 2012.09841, section 4.4): 48 layers of 1,536, 1.4 billion
-parameters.
+"""VQGAN's transformer for class-conditional ImageNet (arXiv 2012.09841): 48 layers of 1,536, 1.4 billion weights.
 
   python -m vqjax.main --config=configs/vqgan_prior_imagenet.py --workdir=runs/vqgan_prior_imagenet
 
@@ -28,5 +27,5 @@ def get_config():
       total_steps=1_000_000,
       optim=dict(lr=4.5e-6 * BATCH, schedule="constant", b1=0.9, b2=0.95, weight_decay=0.01),
       save_every=5_000,
-      debug=common.debug(tokenizer="runs/vqgan_imagenet_f16_16384_debug", model=common.TINY_TRANSFORMER),
+      debug=common.debug(16, tokenizer="runs/vqgan_imagenet_f16_16384_debug", model=common.TINY_TRANSFORMER),
   )

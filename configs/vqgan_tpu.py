@@ -33,6 +33,6 @@ def get_config():
       save_every=5_000,
       eval_examples=10_000,
       debug=common.debug(
-          model=dict(common.TINY_RESNET, attn_resolutions=(8,), quantizer=dict(codebook_size=64)),
-          disc=dict(channels=8, n_layers=2), loss=dict(adversarial_start=1)),
+          16, model=dict(common.TINY_RESNET, attn_resolutions=(8,), quantizer=dict(codebook_size=64)),
+          disc=dict(channels=8, n_layers=1), loss=dict(adversarial_start=1)),
   )

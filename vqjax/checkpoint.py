@@ -122,7 +122,8 @@ class Checkpoints:
       try:
         state, check = self._read(step, abstract)
         stream = open_stream(step)
-        self._manager.restore(step, args=ocp.args.Composite(data=StreamRestore(stream)))
+        if step:  # a conversion's step 0 has no data position
+          self._manager.restore(step, args=ocp.args.Composite(data=StreamRestore(stream)))
         return state, stream, check["window"]
       except UserError:
         raise

@@ -176,11 +176,14 @@ def read_spec(workdir: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct] | None:
   return {k: jax.ShapeDtypeStruct((1, *shape), dtype) for k, (shape, dtype) in json.loads(file.read_text()).items()}
 
 
-def check_same(saved: ConfigDict, new: ConfigDict) -> None:
-  """Raises UserError naming the first field in which a continued run would differ from what its checkpoints were made with."""
+def check_same(saved: ConfigDict, new: ConfigDict, within: Sequence[str] = ("",)) -> None:
+  """Raises UserError naming the first field in which a continued run would differ from what its checkpoints were made with.
+
+  `within` holds the beginnings of the paths that matter.
+  """
   old, now = flatten(saved), flatten(new)
   for path in sorted(old.keys() | now.keys()):
-    if old.get(path) != now.get(path) and not any(path == f or path.startswith(f + ".") for f in _FREE):
+    if old.get(path) != now.get(path) and path.startswith(tuple(within)) and not any(path == f or path.startswith(f + ".") for f in _FREE):
       raise UserError(
           f"config.{path}: this workdir was trained with {old.get(path)!r}, the config says {now.get(path)!r}. "
           "Restore the value, or start in a new --workdir.")

@@ -139,8 +139,10 @@ def _claim(workdir: pathlib.Path, config: Any) -> None:
     writable = False
   if not writable:
     raise UserError(f"--workdir={workdir}: cannot be written; choose a folder that you own.")
-  if (workdir / "config.json").exists() and (workdir / "checkpoints").exists():
-    configuration.check_same(configuration.of_run(workdir), config)
+  steps = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+  if (workdir / "config.json").exists() and steps:
+    # Step 0 is a conversion: only what its weights belong to is settled.
+    configuration.check_same(configuration.of_run(workdir), config, ("model", "disc", "task", "tokenizer") if max(steps) == 0 else ("",))
   if jax.process_index() == 0:
     configuration.save(config, workdir)
 
@@ -153,6 +155,13 @@ def _start(run: Run) -> State:
     ema = None if state.ema is None else jax.tree.map(jnp.copy, parts["params"]["model"])
     state = state.replace(params=parts["params"], stats=parts["stats"], ema=ema)
   return state
+
+
+class NoStream:
+  """Stands for the data position of a checkpoint that no training made."""
+
+  def save(self, directory: pathlib.Path) -> None:
+    del directory
 
 
 class _Loop:

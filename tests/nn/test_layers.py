@@ -23,6 +23,15 @@ def test_group_norm_is_exact(mean, shape):
   np.testing.assert_allclose(out, expected, atol=2e-5 if mean == 0 else 1e-3)
 
 
+def test_group_norm_of_16_bits():
+  x = (jax.random.normal(jax.random.key(0), (2, 16, 16, 8)) + 20.0).astype(jnp.bfloat16)
+  out = jax.jit(layers.group_norm, static_argnums=(3, 4))(x, jnp.ones(8), jnp.zeros(8), 4, 1e-6)
+  exact = layers.group_norm(x.astype(jnp.float32), jnp.ones(8), jnp.zeros(8), 4, 1e-6)
+  assert out.dtype == jnp.bfloat16
+  # Rounding the output alone is an error of one in 2^9.
+  np.testing.assert_allclose(out.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
+
+
 def test_group_norm_gradient():
   x = jax.random.normal(jax.random.key(0), (2, 4, 6, 8)) + 2.0
   g = jax.random.normal(jax.random.key(1), x.shape)
@@ -33,7 +42,8 @@ def test_group_norm_gradient():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours(x, params), flax(x, params))
 
 
-@pytest.mark.parametrize("height,width,dtype", [(8, 6, "float32"), (5, 3, "float32"), (1, 1, "float32"), (6, 4, "bfloat16")])
+@pytest.mark.parametrize(
+    "height,width,dtype", [(8, 6, "float32"), (5, 3, "float32"), (1, 1, "float32"), (6, 4, "bfloat16")])
 def test_kernel_gradient_by_strips(height, width, dtype):
   x, g = (jax.random.normal(jax.random.key(i), (2, height, width, c)).astype(dtype) for i, c in enumerate((5, 4)))
   padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -77,7 +87,8 @@ def test_attention_block_is_softmax_over_positions():
   variables = block.init(jax.random.key(1), x)
   p = variables["params"]
   h = layers.group_norm(x, p["norm"]["scale"], p["norm"]["bias"], 8, 1e-6).reshape(2, 12, 8)
-  q, k, v, out = (lambda h, n=n: h @ p[n]["kernel"][0, 0] + p[n]["bias"][None, None] for n in ("q", "k", "v", "proj_out"))
+  q, k, v, out = (
+      lambda h, n=n: h @ p[n]["kernel"][0, 0] + p[n]["bias"][None, None] for n in ("q", "k", "v", "proj_out"))
   weights = jax.nn.softmax(jnp.einsum("bic,bjc->bij", q(h), k(h)) / np.sqrt(8), axis=-1)
   expected = x + out(weights @ v(h)).reshape(x.shape)
   np.testing.assert_allclose(block.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
@@ -90,3 +101,12 @@ def test_resampling():
   ones = {"params": {"conv": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}}
   out = layers.Downsample().apply(ones, jnp.ones((1, 4, 4, 1)))
   np.testing.assert_array_equal(out[0, :, :, 0], [[9, 6], [6, 4]])
+
+
+def test_transposed_convolution_equals_flax_with_its_gradients():
+  x, g = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(2, 3, 5, 4), (2, 6, 10, 6)]))
+  ours, theirs = layers.ConvTranspose(6, "float32"), nn.ConvTranspose(6, (4, 4), (2, 2))
+  variables = ours.init(jax.random.key(2), x)
+  for a, b in zip(*(jax.vjp(lambda v, x, m=m: m.apply(v, x), variables, x)[1](g) for m in (ours, theirs))):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), a, b)
+  np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-5, atol=1e-6)

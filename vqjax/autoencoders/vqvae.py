@@ -45,8 +45,8 @@ class Decoder(nn.Module):
     h = layers.conv(self.hidden, dtype=self.dtype, name="conv_in")(z)
     h = layers.ResidualStack(self.residual_blocks, self.residual_hidden, self.dtype, name="residual")(h)
     for i in range(self.downsamples - 1):
-      h = nn.relu(layers.conv_transpose(self.hidden, dtype=self.dtype, name=f"up_{i}")(h))
-    return layers.conv_transpose(self.out_channels, dtype=self.dtype, name="conv_out")(h), h
+      h = nn.relu(layers.ConvTranspose(self.hidden, self.dtype, name=f"up_{i}")(h))
+    return layers.ConvTranspose(self.out_channels, self.dtype, name="conv_out")(h), h
 
 
 class Model(nn.Module):

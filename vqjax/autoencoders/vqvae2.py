@@ -50,8 +50,8 @@ class Decoder(nn.Module):
     h = layers.conv(self.hidden, dtype=self.dtype, name="conv_in")(z)
     h = layers.ResidualStack(self.residual_blocks, self.residual_hidden, self.dtype, name="residual")(h)
     for i in range(self.upsamples - 1):
-      h = nn.relu(layers.conv_transpose(self.hidden // 2, dtype=self.dtype, name=f"up_{i}")(h))
-    return layers.conv_transpose(self.out_channels, dtype=self.dtype, name="conv_out")(h), h
+      h = nn.relu(layers.ConvTranspose(self.hidden // 2, self.dtype, name=f"up_{i}")(h))
+    return layers.ConvTranspose(self.out_channels, self.dtype, name="conv_out")(h), h
 
 
 class Model(nn.Module):
@@ -111,7 +111,7 @@ class Model(nn.Module):
         n: layers.conv(self.quantizer.input_width, 1, dtype=self.dtype, name=f"to_codes_{n}") for n in names}
     self.quantizers = {n: self.quantizer.copy(name=f"quantizer_{n}") for n in names}
     self.contexts = {n: Decoder(*blocks, 1, self.hidden, self.dtype, name=f"context_{n}") for n in finer}
-    self.ups = {n: layers.conv_transpose(self.quantizer.width, dtype=self.dtype, name=f"up_to_{n}") for n in finer}
+    self.ups = {n: layers.ConvTranspose(self.quantizer.width, self.dtype, name=f"up_to_{n}") for n in finer}
     self.decoder = Decoder(*blocks, self.downsamples, self.out_channels or self.channels, self.dtype)
 
   def _join(self, coarser: jax.Array | None, z: jax.Array, level: str) -> jax.Array:

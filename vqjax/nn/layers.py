@@ -83,9 +83,37 @@ def conv(features: int, size: int = 3, *, stride: int = 1, padding: Any = "SAME"
                  conv_general_dilated=_conv_general_dilated)
 
 
-def conv_transpose(features: int, *, dtype: str, name: str | None = None) -> nn.ConvTranspose:
-  """A 4 x 4 transposed convolution that doubles height and width."""
-  return nn.ConvTranspose(features, (4, 4), (2, 2), dtype=jnp.dtype(dtype), name=name)
+@jax.custom_vjp
+def conv_transpose4x4(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Doubles height and width of x [B, H, W, C] by the transpose of a strided convolution; kernel [4, 4, C, D]."""
+  return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=_LAYOUT)
+
+
+def _conv_transpose4x4_bwd(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+  x, kernel = saved
+  # <transposed(x), g> = <x, strided(g)>: the strided convolution's gradients serve, and XLA has them. On CPUs its own
+  # gradient of a transposed convolution's kernel takes forty times as long.
+  strided = lambda g, k: jax.lax.conv_general_dilated(g, k, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_LAYOUT)
+  flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+  to_x, to_kernel = jax.vjp(functools.partial(strided, g), flipped)
+  return to_x, to_kernel(x)[0].swapaxes(2, 3)[::-1, ::-1]
+
+
+conv_transpose4x4.defvjp(lambda x, kernel: (conv_transpose4x4(x, kernel), (x, kernel)), _conv_transpose4x4_bwd)
+
+
+class ConvTranspose(nn.Module):
+  """A 4 x 4 transposed convolution with bias that doubles height and width; params as flax's."""
+
+  features: int
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, x.shape[-1], self.features))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+    return conv_transpose4x4(x, kernel) + bias[None, None, None]
 
 
 def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps: float) -> jax.Array:
@@ -96,12 +124,14 @@ def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps
   axes = tuple(range(1, x.ndim - 1))
   expand = functools.partial(jnp.expand_dims, axis=axes)
   x32 = x.astype(jnp.float32)
-  # Sum and sum of squares take one pass; counted from some pixel's value they do not cancel where the mean is large.
-  pivot_BC = jax.lax.stop_gradient(x32[:, *(0 for _ in axes)])
-  shifted = x32 - expand(pivot_BC)
-  mean_BC, square_BC = shifted.mean(axes), jnp.square(shifted).mean(axes)
-  var_BGc, mean_BGc = (einops.rearrange(a, "b (g c) -> b g c", g=groups)
-                       for a in (square_BC - jnp.square(mean_BC), mean_BC + pivot_BC))
+  mean_BC = x32.mean(axes)
+  if x.dtype == jnp.float32:
+    var_BC = jnp.square(x32 - expand(mean_BC)).mean(axes)
+  else:
+    # One pass, which XLA fuses into the convolution before. It cancels where the mean is hundreds of times the spread,
+    # and there 16 bits have lost the spread already.
+    var_BC = jnp.square(x32).mean(axes) - jnp.square(mean_BC)
+  mean_BGc, var_BGc = (einops.rearrange(a, "b (g c) -> b g c", g=groups) for a in (mean_BC, var_BC))
   mean_BG1 = mean_BGc.mean(-1, keepdims=True)
   var_BG1 = (var_BGc + jnp.square(mean_BGc - mean_BG1)).mean(-1, keepdims=True)
   mean_BC, factor_BC = (

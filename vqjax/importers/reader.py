@@ -1,0 +1,99 @@
+"""What importers share: taking tensors by name and shape with every fault named, inferring sizes, reading options."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+from vqjax.errors import UserError, near_miss
+
+Path = tuple[str, ...]
+
+
+class Reader:
+  """A checkpoint's tensors; remembers which were taken and what was wrong with them."""
+
+  def __init__(self, state: Mapping[str, np.ndarray], source: str):
+    self.state, self.source = state, source
+    self.used: set[str] = set()
+    self.missing: list[str] = []
+    self.misshapen: list[str] = []
+
+  def size(self, meaning: str, *places: tuple[str, int]) -> int:
+    """The size that most of the `places`, (tensor name, axis), agree on: a single wrong tensor cannot mislead.
+
+    Raises:
+      UserError: none of the tensors is there.
+    """
+    votes = [self.state[name].shape[axis] for name, axis in places
+             if name in self.state and self.state[name].ndim > axis]
+    if not votes:
+      raise UserError(f"{self.source}: missing tensor {places[0][0]!r}, which tells {meaning}; is it another format?")
+    return collections.Counter(votes).most_common(1)[0][0]
+
+  def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The tensor as float32; where it is missing or misshapen, zeros, and `done` will say so."""
+    self.used.add(name)
+    if name not in self.state:
+      self.missing.append(name)
+    elif self.state[name].shape != shape:
+      self.misshapen.append(f"{name!r} is {self.state[name].shape}, not {shape}")
+    else:
+      return np.asarray(self.state[name], np.float32)
+    return np.zeros(shape, np.float32)
+
+  def done(self, ignore: Iterable[str] = ()) -> None:
+    """Raises UserError naming all missing, misshapen and untouched tensors, but those that start as in `ignore`."""
+    extra = [name for name in self.state if name not in self.used and not name.startswith(tuple(ignore))]
+    faults = (("missing", [repr(n) for n in self.missing]), ("misshapen", self.misshapen),
+              ("unexpected", [repr(n) for n in sorted(extra)]))
+    if any(names for _, names in faults):
+      text = "; ".join(f"{kind}: {_list(names)}" for kind, names in faults if names)
+      raise UserError(f"{self.source}: {text}.")
+
+
+def _list(names: list[str], limit: int = 8) -> str:
+  more = f" and {len(names) - limit} more" if len(names) > limit else ""
+  return ", ".join(names[:limit]) + more
+
+
+def fill(model: Any, x: np.ndarray, take: Callable[[str, Path, tuple[int, ...]], np.ndarray]) -> dict[str, Any]:
+  """Variables of `model` for inputs like `x`, each leaf of shape `shape` from `take(collection, path, shape)`."""
+  abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))
+  flat = {}
+  for collection, tree in abstract.items():
+    for path, leaf in flax.traverse_util.flatten_dict(tree).items():
+      flat[collection, *path] = np.asarray(take(collection, path, leaf.shape), leaf.dtype)
+  return flax.traverse_util.unflatten_dict(flat)
+
+
+def book_stats(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+  """Statistics of a codebook that is in its place: no offset, every code used, nothing left to initialise."""
+  return np.full(shape, {"offset": 0, "used": 1, "initialised": True}[path[-1]])
+
+
+def options(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+  """`defaults` with the values of `given`, whose strings are read as the default's type.
+
+  Raises:
+    UserError: an unknown name, or a value that does not read as that type.
+  """
+  result = dict(defaults)
+  for name, value in given.items():
+    if name not in defaults:
+      raise UserError(f"--option {name}: unknown.{near_miss(name, defaults)}")
+    kind = type(defaults[name])
+    words = {"true": True, "false": False}
+    try:
+      if kind is bool:
+        result[name] = value if isinstance(value, bool) else words[str(value).lower()]
+      else:
+        result[name] = kind(value)
+    except (KeyError, ValueError, TypeError):
+      raise UserError(f"--option {name}: {value!r} is no {kind.__name__}; give for example {defaults[name]}.") from None
+  return result

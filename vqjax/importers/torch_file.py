@@ -1,0 +1,109 @@
+"""Tensors of a published file, read without executing anything that the file holds. PyTorch is needed only here."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vqjax.errors import UserError
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Reads {name: array} from a .safetensors or .npz file, or from any file of `torch.save`.
+
+  A torch file may hold a state dict, a training checkpoint with one under "state_dict", or a whole module. It is
+  unpickled weights-only: tensors are made, every other class in the file becomes an empty stand-in.
+
+  Raises:
+    UserError: no such file, a format that is not understood, no tensors, or a package that is missing.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise UserError(f"checkpoint: no file {str(path)!r}.")
+  if path.suffix == ".safetensors":
+    return _safetensors(path)
+  if path.suffix == ".npz":
+    with np.load(path, allow_pickle=False) as file:
+      return dict(file)
+  content = _unpickle(path)
+  if isinstance(content, _Inert):
+    return _arrays(_module_state(content), path)
+  if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+    content = content["state_dict"]
+  return _arrays(content if isinstance(content, Mapping) else {}, path)
+
+
+class _Inert:
+  """Stands for a class of the file that is no tensor; takes any arguments and state, and does nothing."""
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    pass
+
+  def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+    return super().__new__(cls)
+
+  def __setstate__(self, state: Any) -> None:
+    self.state = state
+
+
+def _unpickle(path: pathlib.Path) -> Any:
+  try:
+    import torch
+  except ImportError:
+    raise UserError("checkpoint: reading it needs PyTorch: pip install torch, or give a .safetensors file.") from None
+  try:
+    unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+  except (ValueError, RuntimeError, pickle.UnpicklingError):
+    unknown = []  # not a zip file, but PyTorch's format before 1.6
+  try:
+    with torch.serialization.safe_globals([(_Inert, name) for name in unknown]):
+      return torch.load(path, map_location="cpu", weights_only=True)
+  except Exception as e:  # whatever a damaged file makes torch raise
+    reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+    raise UserError(f"checkpoint: cannot read {str(path)!r} weights-only ({reason}); "
+                    "save its state_dict() and give that.") from None
+
+
+def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    from safetensors.numpy import load_file
+  except ImportError:
+    raise UserError("checkpoint: reading it needs safetensors: pip install safetensors.") from None
+  try:
+    return load_file(path)
+  except Exception as e:  # its own exception class has moved between versions
+    raise UserError(f"checkpoint: cannot read {str(path)!r}: {e}.") from None
+
+
+def _module_state(module: _Inert, prefix: str = "") -> dict[str, Any]:
+  """The state dict of a pickled `torch.nn.Module` whose classes are stand-ins."""
+  members = getattr(module, "state", None)
+  if not isinstance(members, Mapping):
+    return {}
+  own = {**members.get("_parameters", {}), **members.get("_buffers", {})}
+  state = {prefix + name: tensor for name, tensor in own.items() if tensor is not None}
+  for name, child in members.get("_modules", {}).items():
+    state |= _module_state(child, f"{prefix}{name}.")
+  return state
+
+
+def _arrays(state: Mapping[str, Any], path: pathlib.Path) -> dict[str, np.ndarray]:
+  tensors = {name: x.detach() for name, x in state.items() if hasattr(x, "detach")}
+  if not tensors:
+    raise UserError(f"checkpoint: {str(path)!r} holds no tensors by name; give a state dict.")
+  return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in tensors.items()}
+
+
+def save(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+  """Writes nested dicts of arrays as a file of `torch.save`. Raises UserError where PyTorch is missing."""
+  try:
+    import torch
+  except ImportError:
+    raise UserError("checkpoint: writing it needs PyTorch: pip install torch.") from None
+  tensors = lambda x: {k: tensors(v) for k, v in x.items()} if isinstance(x, Mapping) else torch.from_numpy(np.array(x))
+  torch.save(tensors(content), path)
