@@ -12,12 +12,12 @@ from configs import common
 def get_config():
   return dict(
       data=dict(name="shapes", size=64),
-      ops=dict(size=64),
+      ops=dict(size=64, channels=3),
       model=dict(
           name="vqvae", hidden=64, residual_hidden=32, residual_blocks=2, downsamples=3,
           quantizer=dict(name="ema", codebook_size=512, dim=64)),
       batch_size=32,
-      total_steps=2_000,
+      total_steps=1_000,
       optim=dict(lr=6e-4, warmup=100, b1=0.5),
       save_every=500,
       evaluators=("distortion", "ssim", "codes", "sharpness"),

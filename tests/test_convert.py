@@ -1,7 +1,5 @@
 """The convert command: published files to workdirs that behave like the originals, and back."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -53,16 +51,27 @@ def test_openai_dvae(golden, tmp_path):
 
 
 def test_a_transformer_with_both_stages(golden, tmp_path):
-  """Net2Net's layout: the golden first stage and the golden minGPT in one file."""
+  """Net2Net's layout: the golden first stage under its prefix, and a small random minGPT over its 16 x 16 codes."""
   import torch
+
+  from vqjax.importers import mingpt
   first = torch.load(golden / "taming_vqmodel.ckpt", weights_only=True)
   state = {f"first_stage_model.{k}": v for k, v in first.get("state_dict", first).items()}
-  second = torch.load(golden / "taming_mingpt.ckpt", weights_only=True)
-  state |= second.get("state_dict", second)
+  rng = np.random.default_rng(0)
+  shapes = mingpt._shapes(vocabulary=70, width=16, hidden=32, layers=1, block_size=256)
+  state |= {f"transformer.{k}": torch.from_numpy(rng.normal(0, 0.3, s).astype(np.float32)) for k, s in shapes.items()}
   torch.save({"state_dict": state}, tmp_path / "both.ckpt")
-  heads = json.loads((golden / "meta_models.json").read_text())["taming_mingpt"]["n_head"]
+  command = ["--source=taming_transformer", f"--checkpoint={tmp_path / 'both.ckpt'}", f"--workdir={tmp_path / 'run'}", "--option=resolution=32"]
   with pytest.raises(UserError, match="--option heads"):
-    convert.main(["--source=taming_transformer", f"--checkpoint={tmp_path / 'both.ckpt'}", f"--workdir={tmp_path / 'run'}"])
+    convert.main(command)
+  convert.main([*command, "--option=heads=2", "--option=labels=5"])
+  model = vqjax.load(tmp_path / "run")
+  assert model.sample(1, label=4).shape == (1, 32, 32, 3)
+  ids = np.load(golden / "taming_vqmodel.npz")["indices"].reshape(2, 16, 16)
+  # Condition 4 is row 4 of their one table.
+  config, params = mingpt.read({k: v.numpy() for k, v in state.items()}, heads=2, codes=64)
+  np.testing.assert_array_equal(model.state[0]["model"]["embed"]["table"][64 + 4], params["embed"]["table"][4])
+  assert np.isfinite(model.log_prob(ids, label=4)).all()
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import checkpoint, config as configuration, sharding, train
+from vqjax import checkpoint, config as configuration, train
 from vqjax.errors import UserError
 
 
@@ -73,7 +73,9 @@ class Model:
     return _pixels(self.predict("decode", ids=jax.tree.map(jnp.asarray, ids))["image"])
 
   def reconstruct(self, images: Any) -> np.ndarray:
-    """Images uint8 `[B, H, W, C]` after encoding and decoding."""
+    """Images uint8 `[B, H, W, C]` after encoding and decoding; a prior's by its tokenizer."""
+    if "reconstruct" not in self.run.task.predict:
+      return self.decode(self.predict("encode", image=self._images(images))["ids"])
     return _pixels(self.predict("reconstruct", image=self._images(images))["image"])
 
   def sample(self, num: int = 1, *, label: Any = None, layout: Any = None, height: int | None = None, width: int | None = None,

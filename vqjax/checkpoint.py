@@ -19,7 +19,6 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from vqjax.errors import UserError
 
-
 log = logging.getLogger("vqjax")
 
 

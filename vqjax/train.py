@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
-import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +14,9 @@ import numpy as np
 import optax
 from flax import struct
 
-from vqjax import checkpoint, config as configuration, data, measure, optim, sharding, writers
+from vqjax import checkpoint, config as configuration, data, measure, optim, preemption, sharding, writers
 from vqjax.build import module
 from vqjax.errors import UserError
-
 
 log = logging.getLogger("vqjax")
 
@@ -183,7 +181,7 @@ class _Loop:
       self.writer = writers.Writer(self.workdir, start)
       self.progress = writers.Progress(start, total, self.config["batch_size"])
     try:
-      with _Signals() as signals:
+      with preemption.Signals() as signals:
         self._steps(state, start, total, signals)
     finally:
       self.stream.close()
@@ -192,7 +190,7 @@ class _Loop:
         self.progress.close()
     return self.held_out
 
-  def _steps(self, state: State, start: int, total: int, signals: _Signals) -> None:
+  def _steps(self, state: State, start: int, total: int, signals: preemption.Signals) -> None:
     batch = self._next_batch() if start < total else None
     for step in range(start + 1, total + 1):
       state, metrics = self.run.step(state, self.frozen, batch)
@@ -278,32 +276,3 @@ def _check_finite(step: int, values: Mapping[str, float], saved: Sequence[int]) 
   kept = f"the last good checkpoint is step {saved[-1]}" if saved else "no checkpoint had been saved"
   raise UserError(
       f"step {step}: {bad[0]} is {values[bad[0]]}; {kept}. Lower config.optim.lr, set config.optim.clip=1.0, or train in float32.")
-
-
-class _Signals:
-  """SIGTERM and the first Ctrl-C ask the loop to save and leave; the second Ctrl-C interrupts at once."""
-
-  def __init__(self) -> None:
-    self._asked, self._before = False, {}
-
-  def __enter__(self) -> _Signals:
-    for number in (signal.SIGTERM, signal.SIGINT):
-      try:
-        self._before[number] = signal.signal(number, self._ask)
-      except ValueError:  # not in the main thread: whoever runs us there handles signals
-        pass
-    return self
-
-  def _ask(self, number: int, _: Any) -> None:
-    self._asked = True
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-  def requested(self, step: int) -> bool:
-    if jax.process_count() > 1:  # every process must stop at the same step
-      from jax.experimental import multihost_utils
-      return bool(multihost_utils.reached_preemption_sync_point(step))
-    return self._asked
-
-  def __exit__(self, *_: Any) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 
 from vqjax import build
-from vqjax.data import memory
-from vqjax.data import ops as ops_lib
+from vqjax.data import memory, ops as ops_lib
 from vqjax.data.memory import Batch, Stream
 from vqjax.errors import UserError, near_miss
 

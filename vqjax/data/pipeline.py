@@ -13,8 +13,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from vqjax.data import memory  # noqa: E402
-from vqjax.data import ops as ops_lib  # noqa: E402
+from vqjax.data import (
+  memory,  # noqa: E402
+  ops as ops_lib,  # noqa: E402
+)
 from vqjax.errors import UserError  # noqa: E402
 
 tf.config.set_visible_devices([], "GPU")  # The accelerator's memory is JAX's.

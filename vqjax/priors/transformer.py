@@ -50,7 +50,7 @@ class Block(nn.Module):
     Without `index` the sequence starts at 0, and a cache is filled from there; with it, x is the one position `index`,
     which attends to what the cache holds.
     """
-    b, l, width = x_BLC.shape
+    b, length, width = x_BLC.shape
     # Two axes: XLA's CPU matmul is a third slower on three.
     x = einops.rearrange(x_BLC, "b l c -> (b l) c")
     dense = functools.partial(nn.Dense, use_bias=self.bias, dtype=self.dtype, kernel_init=nn.initializers.normal(0.02))
@@ -58,7 +58,7 @@ class Block(nn.Module):
     drop = nn.Dropout(self.dropout, deterministic=not train)
     if self.modulation == "adaln":
       m = nn.Dense(6 * width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulate")(cond_BC)
-      m = jnp.split(einops.repeat(m, "b c -> (b l) c", l=l), 6, axis=-1)
+      m = jnp.split(einops.repeat(m, "b c -> (b l) c", l=length), 6, axis=-1)
       shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = m
 
     h = _norm(self.norm, self.bias, self.dtype, "norm_1")(x)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax.nn import book, codebook

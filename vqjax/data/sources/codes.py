@@ -53,6 +53,6 @@ class Codes:
     arrays = self._open(number)
     return {k: np.asarray(v[row], np.int32 if k.startswith("ids") else v.dtype) for k, v in arrays.items()} | {"name": f"codes {index}"}
 
-  @functools.lru_cache(maxsize=None)  # noqa: B019  as many entries as shards, as long as the split lives
+  @functools.cache  # noqa: B019  as many entries as shards, as long as the split lives
   def _open(self, number: int) -> dict[str, np.ndarray]:
     return {field: np.load(self._folder / file, mmap_mode="r") for field, file in self._shards[number]["files"].items()}
