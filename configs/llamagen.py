@@ -38,5 +38,6 @@ def get_config(size=None):
       total_steps=1_500_000,
       optim=dict(lr=1e-4, schedule="constant", b1=0.9, b2=0.95, weight_decay=0.05, clip=1.0),
       save_every=5_000,
-      debug=common.debug(16, tokenizer="runs/llamagen_tokenizer_debug", model=common.TINY_TRANSFORMER | dict(hidden=64)),
+      debug=common.debug(
+          16, tokenizer="runs/llamagen_tokenizer_debug", model=common.TINY_TRANSFORMER | dict(hidden=64)),
   )

@@ -9,7 +9,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import flags
+from absl import flags, logging as absl_logging
 
 from vqjax.errors import UserError
 
@@ -27,6 +27,7 @@ def setup() -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   import jax
 
+  absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and TensorFlow talk there
   flags.FLAGS.mark_as_parsed()  # Orbax reads its own flags and raises where nobody has parsed any
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter("%(message)s"))

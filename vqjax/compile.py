@@ -47,9 +47,11 @@ def main(argv: Sequence[str]) -> None:
   if not size:
     raise UserError("config.ops.size: is not set; give it, since no data is read here.")
   spec = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, channels), "uint8")}
+  if config.condition and config.condition.get("labels"):
+    spec["label"] = jax.ShapeDtypeStruct((config.batch_size,), "int32")
   run = train.Run(config, spec, devices)
   batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding.batch_sharding(run.mesh)) for k, v in spec.items()}
-  frozen = jax.eval_shape(run.task.frozen)
+  frozen = run.task.frozen_shapes()
   step = run.step.lower(run.abstract, frozen, batch).compile()
   memory = step.memory_analysis()
   gib = lambda n: f"{n / 2**30:.2f} GiB"

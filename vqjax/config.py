@@ -8,6 +8,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,6 +65,9 @@ def load(path: str) -> ConfigDict:
   file, _, arg = path.partition(":")
   if not pathlib.Path(file).is_file():
     raise UserError(f"--config={path}: there is no file {file}. The configs that come with vqjax are in configs/.")
+  root = str(pathlib.Path(file).resolve().parents[1])
+  if root not in sys.path:  # so that configs/a.py may import from configs, whatever the current folder
+    sys.path.append(root)
   spec = importlib.util.spec_from_file_location("vqjax_config", file)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

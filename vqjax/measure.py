@@ -24,25 +24,28 @@ def measures(configs: Sequence[Any], **known: Any) -> dict[str, Any]:
   return made
 
 
-def run(made: Mapping[str, Any], predict: Mapping[str, Callable], state: tuple, batches: Iterable, mesh: Any) -> dict[str, float]:
-  """Every measure's figures over `batches` of (batch, mask), in one pass.
+class Measurement:
+  """Several measures taken in one pass over a split, compiled once.
 
   Args:
     made: {name: measure}.
     predict: the task's predictions; each measure names the one it needs.
-    state: (params, stats, frozen).
-    batches: of this process's part; `mask` is 0 on padding.
     mesh: the devices to use.
   """
 
-  def one_batch(weights: Any, batch: Any, mask: jax.Array, params: Any, stats: Any, frozen: Any) -> Any:
-    outs = {need: predict[need](params, stats, frozen, batch) for need in sorted({m.needs for m in made.values()})}
-    return {name: m.update(weights[name], batch, outs[m.needs], mask) for name, m in made.items()}
+  def __init__(self, made: Mapping[str, Any], predict: Mapping[str, Callable], mesh: Any):
+    self.made, self._predict, self._mesh = made, predict, mesh
+    self._weights = jax.device_put({name: m.frozen() for name, m in made.items()}, sharding.replicated(mesh))
+    self._step = jax.jit(self._one_batch, out_shardings=sharding.replicated(mesh))
 
-  step = jax.jit(one_batch, out_shardings=sharding.replicated(mesh))
-  weights = jax.device_put({name: m.frozen() for name, m in made.items()}, sharding.replicated(mesh))
-  totals: dict[str, Any] = dict.fromkeys(made)
-  for batch, mask in batches:
-    sums = jax.device_get(step(weights, *sharding.to_global((batch, mask), mesh), *state))
-    totals = {name: add(totals[name], sums[name]) for name in made}
-  return {key: float(value) for name, m in made.items() for key, value in m.result(totals[name]).items()}
+  def _one_batch(self, weights: Any, batch: Any, mask: jax.Array, params: Any, stats: Any, frozen: Any) -> Any:
+    outs = {need: self._predict[need](params, stats, frozen, batch) for need in sorted({m.needs for m in self.made.values()})}
+    return {name: m.update(weights[name], batch, outs[m.needs], mask) for name, m in self.made.items()}
+
+  def over(self, batches: Iterable, state: tuple) -> dict[str, float]:
+    """Every measure's figures over this process's `batches` of (batch, mask); `state` is (params, stats, frozen)."""
+    totals: dict[str, Any] = dict.fromkeys(self.made)
+    for batch, mask in batches:
+      sums = jax.device_get(self._step(self._weights, *sharding.to_global((batch, mask), self._mesh), *state))
+      totals = {name: add(totals[name], sums[name]) for name in self.made}
+    return {key: float(value) for name, m in self.made.items() for key, value in m.result(totals[name]).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pathlib
@@ -58,6 +59,12 @@ class Run:
         self._step, donate_argnums=0, in_shardings=(places, everywhere, sharding.batch_sharding(self.mesh)),
         out_shardings=(places, everywhere))
 
+  @functools.cached_property
+  def measurement(self) -> measure.Measurement:
+    """The config's measures, or the task's own."""
+    made = measure.measures(self.config["evaluators"] or self.task.evaluators, **self.task.known)
+    return measure.Measurement(made, self.task.predict, self.mesh)
+
   def load_frozen(self) -> Any:
     """The weights that the loss reads and nobody trains, on the devices."""
     return jax.device_put(self.task.frozen(), sharding.replicated(self.mesh))
@@ -107,13 +114,13 @@ def train(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, f
         process_index=jax.process_index(), process_count=jax.process_count())
 
   stream = first = None
-  if (spec := configuration.read_spec(workdir)) is None:
+  if not _saved_steps(workdir) or (spec := configuration.read_spec(workdir)) is None:
     stream = open_stream(0)
     first = next(stream)
     spec = configuration.spec_of(first)
-    if jax.process_index() == 0:
-      configuration.save_spec(spec, workdir)
   run = Run(config, spec)
+  if jax.process_index() == 0:
+    configuration.save_spec(spec, workdir)
   with checkpoint.Checkpoints(workdir, config.keep, config.best) as checkpoints:
     restored = checkpoints.restore(run.abstract, open_stream)
     if restored is not None:
@@ -137,12 +144,15 @@ def _claim(workdir: pathlib.Path, config: Any) -> None:
     writable = False
   if not writable:
     raise UserError(f"--workdir={workdir}: cannot be written; choose a folder that you own.")
-  steps = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
-  if (workdir / "config.json").exists() and steps:
+  if (workdir / "config.json").exists() and (steps := _saved_steps(workdir)):
     # Step 0 is a conversion: only what its weights belong to is settled.
     configuration.check_same(configuration.of_run(workdir), config, ("model", "disc", "task", "tokenizer") if max(steps) == 0 else ("",))
   if jax.process_index() == 0:
     configuration.save(config, workdir)
+
+
+def _saved_steps(workdir: pathlib.Path) -> list[int]:
+  return [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
 
 
 def _start(run: Run) -> State:
@@ -263,8 +273,7 @@ def evaluate_split(run: Run, state: tuple, limit: int | None = None, batch_size:
       config["data"], config["ops"], local, limit=limit,
       process_index=jax.process_index(), process_count=jax.process_count())
   prepared = ((run.task.prepare(batch), mask) for batch, mask in batches)
-  made = measure.measures(config["evaluators"] or run.task.evaluators, **run.task.known)
-  return measure.run(made, run.task.predict, state, prepared, run.mesh)
+  return run.measurement.over(prepared, state)
 
 
 def _check_finite(step: int, values: Mapping[str, float], saved: Sequence[int]) -> None:

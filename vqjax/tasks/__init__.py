@@ -12,6 +12,7 @@ class Task(NamedTuple):
   init(key, batch) -> (params, stats): params keyed by player ({"model": …, "disc": …}); stats is every other variable.
   loss(params, stats, frozen, batch, key, step) -> (scalar, (stats, metrics)); metrics are float32 scalars.
   frozen() -> pytree on the host: never trained, never saved (perceptual weights, the tokenizer of a prior).
+  frozen_shapes() -> the same as ShapeDtypeStructs, without reading a file.
   predict: {name: fn(params, stats, frozen, batch) -> dict of arrays}, for evaluators, previews and the Python API.
   prepare(batch) -> batch: host-side, before the device sees it (picks the fields the task reads).
   evaluators: configs of the measures that this task is judged by, unless the config names others.
@@ -25,6 +26,7 @@ class Task(NamedTuple):
   init: Callable[..., Any]
   loss: Callable[..., Any]
   frozen: Callable[[], Any]
+  frozen_shapes: Callable[[], Any]
   predict: Mapping[str, Callable[..., Any]]
   prepare: Callable[[dict[str, Any]], dict[str, Any]]
   passes: Mapping[str, Callable[..., Any]] = {}

@@ -63,7 +63,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
   _check(weights, disc)
   run = _Autoencode(model, disc, weights)
   return Task(
-      init=run.init, loss=run.loss, frozen=run.frozen,
+      init=run.init, loss=run.loss, frozen=run.frozen, frozen_shapes=run.frozen_shapes,
       predict={"reconstruct": run.reconstruct, "encode": run.encode, "decode": run.decode, "preview": run.preview},
       prepare=lambda batch: {"image": batch["image"]},
       passes={"model": run.model_pass} | ({"disc": run.disc_pass} if disc is not None else {}),
@@ -110,6 +110,10 @@ class _Autoencode:
 
   def frozen(self) -> Any:
     return {"perceptual": perceptual.load(self.weights.perceptual_weights)} if self.weights.perceptual_weight else {}
+
+  def frozen_shapes(self) -> Any:
+    shapes = {k: jax.ShapeDtypeStruct(shape, jnp.float32) for k, shape in perceptual.shapes().items()}
+    return {"perceptual": shapes} if self.weights.perceptual_weight else {}
 
   def loss(self, params: Any, stats: Any, frozen: Any, batch: Any, key: jax.Array, step: jax.Array) -> Any:
     x = to_float(batch["image"])

@@ -43,7 +43,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
   run = _Prior(model, scheme, tokenizer, codes, prefix)
   can_bound = hasattr(scheme, "bound")
   return Task(
-      init=run.init, loss=run.loss, frozen=tokenizer.load,
+      init=run.init, loss=run.loss, frozen=tokenizer.load, frozen_shapes=tokenizer.shapes,
       predict={"encode": run.encode, "decode": run.decode, "preview": run.preview} | ({"likelihood": run.likelihood} if can_bound else {}),
       prepare=prefix.prepare,
       evaluators=("likelihood",) if can_bound else (),
@@ -141,9 +141,12 @@ class Tokenizer:
     size, books = self.task.known["codebook_sizes"][level], self.task.known["num_codebooks"][level]
     return Codes(ids.shape[1:-1] if books > 1 else ids.shape[1:], size, books)
 
+  def shapes(self) -> Any:
+    return jax.eval_shape(self._init, jax.random.key(0), self.spec)
+
   def load(self) -> Any:
     """The weights on the host: averaged ones where an average was kept."""
-    abstract = jax.eval_shape(self._init, jax.random.key(0), self.spec)
+    abstract = self.shapes()
     parts = checkpoint.restore_params(self.workdir, {"params": abstract["params"], "stats": abstract["stats"]})
     if self.config["ema_decay"]:
       parts["params"]["model"] = checkpoint.restore_params(self.workdir, {"ema": abstract["params"]["model"]})["ema"]
