@@ -10,7 +10,7 @@ from configs import common
 
 def get_config():
   return dict(
-      data=dict(name="shapes", size=32),
+      data=dict(name="shapes", size=32, num_train=16_000),
       ops=dict(size=32, channels=3),
       model=dict(
           name="vqvae", hidden=64, residual_hidden=32, residual_blocks=2, downsamples=2,

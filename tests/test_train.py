@@ -155,7 +155,7 @@ def test_devices_do_not_change_the_losses():
     return found
 
   single = losses(1)
-  for other in (losses(4), losses(4, data=1, fsdp=4), losses(4, data=2, fsdp=2)):
+  for other in (losses(4), losses(4, data=1, fsdp=4)):
     for a, b in zip(single, other):
       for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-4, err_msg=name)

@@ -112,21 +112,17 @@ def _memory_rows(step: Any) -> list[tuple[str, str]]:
 
 
 def main(argv: Sequence[str]) -> None:
-  argv, overrides = configuration.split_arguments(argv)
-  parser = cli.parser(__doc__)
-  what = parser.add_mutually_exclusive_group(required=True)
-  what.add_argument("--config", metavar="FILE[:debug]")
-  what.add_argument("--suite", help="a comparison in vqjax/suites: quantizers, decoding, …")
-  parser.add_argument("--data", metavar="PATH")
-  parser.add_argument("--repeats", type=int, default=10)
-  args, rest = parser.parse_known_args(argv)
   from vqjax import build, data, writers
 
-  if args.suite:
-    build.module("suites", args.suite).main(rest)
+  if suite := next((word.removeprefix("--suite=") for word in argv if word.startswith("--suite=")), None):
+    build.module("suites", suite).main([word for word in argv if word != f"--suite={suite}"])
     return
-  if rest:
-    parser.error(f"unrecognized arguments: {' '.join(rest)}")
+  argv, overrides = configuration.split_arguments(argv)
+  parser = cli.parser(__doc__)
+  parser.add_argument("--config", required=True, metavar="FILE[:debug]", help="or --suite=NAME")
+  parser.add_argument("--data", metavar="PATH")
+  parser.add_argument("--repeats", type=int, default=10)
+  args = parser.parse_args(argv)
   config = configuration.load(args.config)
   if args.data:
     config.data = data.resolve(args.data)

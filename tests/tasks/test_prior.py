@@ -82,7 +82,8 @@ def test_cached_codes_train_the_same_prior(tokenizers, tmp_path):
   train.train(config_of(tokenizers["plain"], condition=dict(labels=8)), tmp_path / "images")
   train.train(config_of(tokenizers["plain"], condition=dict(labels=8), data=cached, ops={}), tmp_path / "cached")
   a, b = (vqjax.load(tmp_path / name) for name in ("images", "cached"))
-  jax.tree.map(np.testing.assert_array_equal, a.state[0], b.state[0])
+  # The two steps are different programs, so sums may round differently.
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a.state[0], b.state[0])
   ids = a.encode(data.sample_batch(SHAPES, {}, 8)["image"])
   np.testing.assert_array_equal(ids, [data.source(cached).examples("eval")[i]["ids"] for i in range(8)])
 

@@ -96,7 +96,8 @@ class Codes:
 
   def flatten(self, ids: jax.Array) -> jax.Array:
     """`[B, ...grid]` codes to `[B, L]`; code k of book q becomes q·K + k."""
-    return (ids + self.size * jnp.arange(self.books) if self.books > 1 else ids).reshape(ids.shape[0], -1)
+    offsets = jnp.arange(self.books) * self.size if self.books > 1 else jnp.zeros(1, jnp.int32)
+    return (ids.reshape(-1, self.books) + offsets[None]).reshape(ids.shape[0], -1)
 
   def unflatten(self, ids_BL: jax.Array) -> jax.Array:
     return (ids_BL % self.size).reshape(ids_BL.shape[0], *self.grid)
