@@ -13,7 +13,7 @@ def get_config():
   return dict(
       task="prior",
       tokenizer="runs/vqvae_shapes",
-      data=dict(name="shapes", size=32, num_train=16_000),
+      data=dict(name="shapes", size=32, num_train=16_000, max_objects=1),
       ops=dict(size=32, channels=3),
       model=dict(name="transformer", layers=4, width=128, heads=4),
       scheme=dict(name="autoregressive"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import pathlib
 import sys
 from typing import Any
@@ -21,6 +22,15 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 if str(CONFIGS.parent) not in sys.path:  # as it is for `python -m vqjax.main` in the repository
   sys.path.insert(0, str(CONFIGS.parent))
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
+
+
+# Compiling every step would take longer than all other tests together: these have one of each kind of network, quantizer,
+# discriminator and scheme. VQJAX_EVERY_CONFIG=1 compiles all.
+COMPILED = {
+    "dvae_dalle", "lfq_imagenet", "maskgit_tokenizer", "pixelsnail_vqvae2_bottom", "prior_fashion_mnist_pixelcnn",
+    "vit_vqgan", "vq_diffusion_imagenet", "vqgan_imagenet_f8_gumbel8192", "vqvae2_ffhq256", "maskgit_imagenet"}
+if os.environ.get("VQJAX_EVERY_CONFIG"):
+  COMPILED = set(NAMES)
 
 
 def load(name: str) -> ConfigDict:
@@ -110,13 +120,22 @@ def values(tree: Any, scale: float) -> Any:
   return jax.tree.map(lambda x: np.asarray(scale * rng.standard_normal(x.shape), x.dtype), tree)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*TOKENIZERS, *PRIORS])
-def test_debug_variant_takes_two_steps(name, tmp_path):
+def debug_config(name: str, folder: pathlib.Path) -> ConfigDict:
   config = load(f"{name}:debug")
   assert config.data["name"] == "shapes" and config.total_steps <= 4
-  if config.task == "prior":
-    config = with_tokenizer(config, ":debug", tmp_path)
+  return with_tokenizer(config, ":debug", folder) if config.task == "prior" else config
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - COMPILED))
+def test_debug_variant_in_the_abstract(name, tmp_path):
+  _, metrics = abstract_run(debug_config(name, tmp_path))
+  assert metrics["loss/total"].shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(COMPILED))
+def test_debug_variant_takes_two_steps(name, tmp_path):
+  config = debug_config(name, tmp_path)
   batch = data.sample_batch(config.data, config.ops, config.batch_size)
   run = train.Run(config, configuration.spec_of(batch), jax.devices()[:1])
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), run.abstract)

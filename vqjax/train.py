@@ -262,7 +262,7 @@ class _Loop:
     if self.writer:
       self.writer.scalars(step, {f"eval/{k}": v for k, v in self.held_out.items()})
       self.writer.picture(step, "preview", writers.grid(rows))
-      self.progress.say(f"step {step}: held out  " + "  ".join(f"{k} {v:.4g}" for k, v in self.held_out.items()))
+      self.progress.say(f"step {step}: held out  " + "  ".join(f"{k} {v:.4g}" for k, v in self.held_out.items() if "/" not in k))
 
 
 def evaluate_split(run: Run, state: tuple, limit: int | None = None, batch_size: int | None = None) -> dict[str, float]:
