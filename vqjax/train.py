@@ -159,9 +159,12 @@ def _start(run: Run) -> State:
   """The state of a new run: initialised from the seed, or with the parameters of the run that init_from names."""
   state = run.init(jax.random.key(run.config["seed"]))
   if source := run.config["init_from"]:
-    parts = checkpoint.restore_params(source, {"params": run.abstract.params, "stats": run.abstract.stats})
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, parts["params"]["model"])
-    state = state.replace(params=parts["params"], stats=parts["stats"], ema=ema)
+    # A discriminator comes along where both runs have the same one; else it starts afresh, with what belongs to it.
+    same = configuration.of_run(source).disc == run.config["disc"]
+    wanted = lambda tree: dict(tree) if same else {"model": tree["model"]}
+    parts = checkpoint.restore_params(source, {"params": wanted(run.abstract.params), "stats": wanted(run.abstract.stats)})
+    params, stats = state.params | parts["params"], state.stats | parts["stats"]
+    state = state.replace(params=params, stats=stats, ema=None if state.ema is None else jax.tree.map(jnp.copy, params["model"]))
   return state
 
 

@@ -212,11 +212,16 @@ class _Autoencode:
     return sum(v * s for v, s in pieces.values()), stats | {"disc": after, "lecam": lecam}, pieces, metrics
 
   def model_pass(self, params: Any, stats: Any, frozen: Any, batch: Any) -> jax.Array:
+    """The model's own terms, the adversarial one through a discriminator that stands still."""
     x = to_float(batch["image"])
     rngs = {"codes": jax.random.key(0), "dropout": jax.random.key(1)}
     (recon, quantized), _ = self.model.apply(
         {"params": params["model"], **stats["model"]}, x, train=True, step=jnp.zeros((), jnp.int32), rngs=rngs, mutable=list(stats["model"]))
-    return self._distortion(recon, x, frozen)[0] + quantized.loss
+    total = self._distortion(recon, x, frozen)[0] + quantized.loss
+    if self.disc is None:
+      return total
+    (logits, _), _ = self._judge(jax.lax.stop_gradient(params["disc"]), stats["disc"], self._judged(recon))
+    return total + losses.generator_loss(self.weights.adversarial, logits)
 
   def disc_pass(self, params: Any, stats: Any, frozen: Any, batch: Any) -> jax.Array:
     """Both images judged, with gradients for the discriminator."""
