@@ -36,7 +36,6 @@ class Run:
   scheme: dict | None = None  # vqjax/generation, for priors
   condition: dict | None = None  # the prior task's Condition
   tokenizer: str | None = None  # workdir of the tokenizer, for priors
-  codes: str | None = None  # folder of cached codes, for priors
   optim: dict = dataclasses.field(default_factory=dict)  # vqjax.optim.Optimizer, for every player
   optim_disc: dict | None = None  # the same for the discriminator, where it differs
   accumulate: int = 1  # steps whose gradients are averaged into one update
