@@ -54,7 +54,9 @@ class Run:
     abstract = jax.eval_shape(self._init, jax.random.key(0))
     places = sharding.shardings(config["sharding"], self.mesh, abstract)
     self.abstract = checkpoint.with_sharding(abstract, places)
-    self.init = jax.jit(self._init, out_shardings=places)
+    # Runs once and is long straight-line code: on CPUs XLA's full optimization takes longer than training's step does.
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    self.init = jax.jit(self._init, out_shardings=places, compiler_options=options)
     self.step = jax.jit(
         self._step, donate_argnums=0, in_shardings=(places, everywhere, sharding.batch_sharding(self.mesh)),
         out_shardings=(places, everywhere))

@@ -87,7 +87,20 @@ def test_splits_differ_and_eval_does_not_depend_on_train():
   assert a.class_names() == shapes.SHAPES
 
 
-@pytest.mark.parametrize("fields", [{"size": 8}, {"max_objects": 4}, {"num_eval": 0}])
+def test_sizes_and_grounds_restrict_what_is_drawn():
+  source = shapes.Source(size=32, max_objects=2, sizes=("small", "large"), grounds=("plain",))
+  scenes = [source.examples("train")[i] for i in range(60)]
+  words = re.findall("small|medium|large", " ".join(s["text"] for s in scenes))
+  assert set(words) == {"small", "large"}
+  assert all("large" in s["text"] for s in scenes if s["attributes"][1, 0] == 0)  # alone, it is not the small one
+  for scene in scenes:  # along every line of the ground colours of a plain gradient change evenly
+    line = scene["image"][0].astype(int)[scene["layout"][:6].max(0) == 0]
+    if len(line) == 32:
+      assert np.abs(np.diff(line, 2, axis=0)).max() <= 2
+
+
+@pytest.mark.parametrize("fields", [
+    {"size": 8}, {"max_objects": 4}, {"num_eval": 0}, {"sizes": ("huge",)}, {"sizes": ()}, {"grounds": ("plain", "plaid")}])
 def test_bad_fields(fields):
   with pytest.raises(UserError, match=next(iter(fields))):
     shapes.Source(**fields)

@@ -32,19 +32,27 @@ _EVAL_OFFSET = 1 << 40  # keeps the eval examples the same whatever num_train is
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Fields: side of the pictures (16 to 256), examples per split, which world they show, most objects in one."""
+  """Fields: side of the pictures (16 to 256), examples per split, which world they show, most objects in one, their sizes, patterns of the ground.
+
+  A single object is never small where `sizes` has another, and of three at most one is large.
+  """
 
   size: int = 64
   num_train: int = 50_000
   num_eval: int = 1_000
   seed: int = 0
   max_objects: int = 3
+  sizes: tuple[str, ...] = tuple(SIZES)
+  grounds: tuple[str, ...] = GROUNDS
 
   def __post_init__(self):
     if not 16 <= self.size <= 256:
       raise UserError(f"size: {self.size} is outside 16 to 256.")
     if not 1 <= self.max_objects <= 3:
       raise UserError(f"max_objects: {self.max_objects} is outside 1 to 3.")
+    for name, known in (("sizes", SIZES), ("grounds", GROUNDS)):
+      if not (given := tuple(getattr(self, name))) or not set(given) <= set(known):
+        raise UserError(f"{name}: {given} must be one or more of {', '.join(known)}.")
     if min(self.num_train, self.num_eval) < 1:
       raise UserError(f"num_train={self.num_train}, num_eval={self.num_eval}: give 1 or more.")
 
@@ -68,7 +76,8 @@ class Scenes:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     source = self.source
-    example = draw(source.size, source.seed, self.offset + index, source.max_objects)
+    example = draw(
+        source.size, source.seed, self.offset + index, source.max_objects, tuple(source.sizes), tuple(source.grounds))
     return example | {"name": f"scene {index}"}
 
 
@@ -88,11 +97,12 @@ class Thing:
     return f"a {self.size} {tuple(COLORS)[self.color]} {SHAPES[self.shape]}"
 
 
-def draw(size: int, seed: int, index: int, max_objects: int = 3) -> dict[str, Any]:
+def draw(size: int, seed: int, index: int, max_objects: int = 3, sizes: tuple[str, ...] = tuple(SIZES),
+         grounds: tuple[str, ...] = GROUNDS) -> dict[str, Any]:
   """Draws scene `index` of world `seed`; the same scene at any size."""
   rng = ops.generator(seed, index, stream=1)
-  things = place(rng, max_objects)
-  image, layout = paint_ground(rng, size), np.zeros((size, size), np.uint8)
+  things = place(rng, max_objects, sizes)
+  image, layout = paint_ground(rng, size, grounds), np.zeros((size, size), np.uint8)
   for thing in reversed(things):  # the main object last, so that nothing covers it
     paint(image, layout, thing)
   attributes = np.zeros((max_objects, 6), np.float32)
@@ -117,15 +127,16 @@ def _relation(a: Thing, b: Thing) -> str:
   return "above" if dy < 0 else "below"
 
 
-def place(rng: np.random.Generator, max_objects: int) -> list[Thing]:
+def place(rng: np.random.Generator, max_objects: int, sizes: tuple[str, ...]) -> list[Thing]:
   """Chooses the objects, largest first, and positions that keep them apart as far as there is room."""
   num = int(rng.integers(1, max_objects + 1))
-  words = tuple(SIZES)
-  sizes = [words[i] for i in rng.integers(1 if num == 1 else 0, 3, num)]
+  words = [word for word in SIZES if word in sizes]
+  first = 1 if num == 1 and len(words) > 1 else 0
+  chosen = [words[i] for i in rng.integers(first, len(words), num)]
   if num == 3:  # three large ones do not fit
-    sizes[1:] = [words[min(1, words.index(s))] for s in sizes[1:]]
+    chosen[1:] = [word if word != "large" else "medium" for word in chosen[1:]]
   things: list[Thing] = []
-  for radius, word in sorted(((rng.uniform(*SIZES[s]), s) for s in sizes), reverse=True):
+  for radius, word in sorted(((rng.uniform(*SIZES[word]), word) for word in chosen), reverse=True):
     gap = lambda spot: min((math.dist(spot, (t.x, t.y)) - t.radius - radius for t in things), default=1)
     spots = (radius + 0.01 + (0.98 - 2 * radius) * rng.random((24, 2))).tolist()
     x, y = next((spot for spot in spots if gap(spot) > 0), None) or max(spots, key=gap)
@@ -134,7 +145,7 @@ def place(rng: np.random.Generator, max_objects: int) -> list[Thing]:
   return things
 
 
-def paint_ground(rng: np.random.Generator, size: int) -> np.ndarray:
+def paint_ground(rng: np.random.Generator, size: int, grounds: tuple[str, ...]) -> np.ndarray:
   """A muted gradient with a faint pattern, float32 [3, size, size] in [0, 1]."""
   x, y = _grid(size)
   value = rng.uniform(0.72, 0.95) if rng.random() < 0.6 else rng.uniform(0.12, 0.3)
@@ -146,7 +157,7 @@ def paint_ground(rng: np.random.Generator, size: int) -> np.ndarray:
   cos, sin = math.cos(direction), math.sin(direction)
   u, v = cos * (x - 0.5) + sin * (y - 0.5), cos * (y - 0.5) - sin * (x - 0.5)
   image = first + (u + 0.5) * (last - first)
-  pattern = _pattern(GROUNDS[rng.integers(len(GROUNDS))], rng, size, u, v)
+  pattern = _pattern(grounds[rng.integers(len(grounds))], rng, size, u, v)
   if pattern is not None:
     image += rng.uniform(0.06, 0.12) * (pattern - 0.5)
   return image
