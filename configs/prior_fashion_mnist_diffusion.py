@@ -7,22 +7,9 @@ diffusion and pixelcnn. TFDS downloads the data (30 MB); `--data=FOLDER` reads t
 figure for this.
 """
 
-from configs import common
+from configs import prior_fashion_mnist_autoregressive
 
 
 def get_config():
-  return dict(
-      task="prior",
-      tokenizer="runs/vqvae_fashion_mnist",
-      data=common.FASHION_MNIST,
-      ops=dict(size=28, channels=1, crop="none"),
-      model=dict(name="transformer", layers=4, width=128, heads=4),
-      scheme=dict(name="diffusion", kernel="mask_and_replace", timesteps=50),
-      condition=dict(labels=10),
-      batch_size=32,
-      total_steps=4_000,
-      optim=dict(lr=1e-3, warmup=200, b2=0.95, weight_decay=0.01, clip=1.0),
-      ema_decay=0.999,
-      save_every=1_000,
-      debug=common.debug(28, tokenizer="runs/vqvae_fashion_mnist_debug", model=common.TINY_TRANSFORMER),
-  )
+  return prior_fashion_mnist_autoregressive.get_config() | dict(
+      scheme=dict(name="diffusion", kernel="mask_and_replace", timesteps=50))

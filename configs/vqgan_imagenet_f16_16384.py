@@ -8,27 +8,12 @@ without them set loss.perceptual_weight=0 and loss.feature_weight=1. The learnin
 batch is our choice.
 """
 
-from configs import common
-
-BATCH = 96
+from configs import vqgan_imagenet_f16_1024
 
 
 def get_config():
-  return dict(
-      data=common.IMAGENET,
-      ops=dict(size=256, channels=3, crop="random_resized", min_area=0.5, flip=True),
-      model=dict(
-          name="resnet",
-          quantizer=dict(name="vq", codebook_size=16_384, dim=256, codebook_weight=1.0, commitment_weight=0.25)),
-      disc=dict(name="patchgan", channels=64, n_layers=2, norm="batch"),
-      loss=dict(
-          reconstruction="l1", perceptual_weight=1.0, perceptual_weights=common.LPIPS, adversarial="hinge",
-          adversarial_weight=0.75, adversarial_start=0, disc_from="adversarial_start", adaptive="last_layer"),
-      batch_size=BATCH,
-      total_steps=500_000,
-      optim=dict(lr=4.5e-6 * BATCH, schedule="constant", b1=0.5, b2=0.9),
-      save_every=5_000,
-      debug=common.debug(
-          16, model=dict(common.TINY_RESNET, attn_resolutions=(8,), quantizer=dict(codebook_size=64, dim=8)),
-          disc=dict(channels=8, n_layers=1), loss=dict(perceptual_weight=0.0, adversarial_start=1)),
-  )
+  config = vqgan_imagenet_f16_1024.get_config()
+  config["model"]["quantizer"] |= dict(codebook_size=16_384)
+  config["disc"] |= dict(n_layers=2)
+  config["loss"] |= dict(adversarial_weight=0.75, adversarial_start=0)
+  return config
