@@ -39,10 +39,15 @@ class Model:
     self._jitted: dict[str, Any] = {}
 
   @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """Height, width and channels (1 or 3) of the images that the run, or its tokenizer, was trained on."""
+    spec = self.run.spec if "image" in self.run.spec else self.sampler.prior.tokenizer.spec
+    return tuple(spec["image"].shape[1:])
+
+  @property
   def channels(self) -> int:
     """Of the images: 1 or 3."""
-    spec = self.run.spec if "image" in self.run.spec else self.sampler.prior.tokenizer.spec
-    return spec["image"].shape[-1]
+    return self.image_shape[-1]
 
   @functools.cached_property
   def identity(self) -> str:
@@ -112,6 +117,9 @@ class Model:
       label, layout, seed, **options: as for `sample`.
     """
     images = self._images(images)
+    if images.shape[1:] != self.image_shape:
+      (height, width), (h, w, _) = images.shape[1:3], self.image_shape
+      raise UserError(f"images: {height} x {width} pixels, this prior completes {h} x {w}; resize them.")
     ids = self.predict("encode", image=images)["ids"]
     levels = ids if isinstance(ids, tuple) else (ids,)
     known = self.sampler.keep_first(keep) if mask is None else self.sampler.keep_outside(np.asarray(mask))
@@ -119,13 +127,15 @@ class Model:
 
   def frames(self, num: int = 1, *, label: Any = None, layout: Any = None, seed: int = 0, **options: Any) -> np.ndarray:
     """uint8 `[S, num, H, W, C]`: the images after every step of sampling; grey where nothing is decided yet."""
-    request = self.sampler.request(num, label, layout, self._coarser(num, seed, dict(labels=label, layouts=layout)))
+    coarser = self._coarser(num, seed, dict(labels=label, layouts=layout))
+    request = self.sampler.request(num, label, layout, coarser)
     _, steps = self.sampler.draw(request, seed, trajectory=True, **options)
-    codes, (height, width, _) = self.sampler.prior.codes, self.run.spec["image"].shape[1:]
+    codes, (height, width, _) = self.sampler.prior.codes, self.image_shape
     pictures = []
     for ids in steps:
       undecided = np.asarray(ids >= codes.vocabulary).reshape(num, *codes.shape, -1).all(-1)
-      image = self.decode(codes.unflatten(jnp.minimum(ids, codes.vocabulary - 1)))
+      drawn = codes.unflatten(jnp.minimum(ids, codes.vocabulary - 1))
+      image = self.decode((*coarser, drawn) if coarser else drawn)
       cells = undecided.repeat(height // codes.shape[0], 1).repeat(width // codes.shape[1], 2)
       pictures.append(np.where(cells[..., None], np.uint8(128), image))
     return np.stack(pictures)
@@ -180,7 +190,7 @@ class Model:
     if level < total - 1:
       raise UserError(f"{self.workdir}: models level {level} of {total}; sample from the prior of the finest level, which calls this one.")
     if height or width:
-      factor, trained = sampler.prior.tokenizer.task.factor, self.run.spec["image"].shape[1:3]
+      factor, trained = sampler.prior.tokenizer.task.factor, self.image_shape[:2]
       size = (height or trained[0], width or trained[1])
       if size[0] % factor or size[1] % factor:
         raise UserError(f"height, width: {size[0]} x {size[1]} is not a multiple of {factor}, the tokenizer's factor.")

@@ -7,6 +7,7 @@ device's peak where that is known, memory, and the input pipeline's own examples
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 
 from vqjax import cli, config as configuration
+from vqjax.errors import UserError
 
 # Dense bf16 FLOP/s of one chip, from the vendors' data sheets; matched against the start of device_kind.
 PEAK = {
@@ -114,8 +116,11 @@ def _memory_rows(step: Any) -> list[tuple[str, str]]:
 def main(argv: Sequence[str]) -> None:
   from vqjax import build, data, writers
 
-  if suite := next((word.removeprefix("--suite=") for word in argv if word.startswith("--suite=")), None):
-    build.module("suites", suite).main([word for word in argv if word != f"--suite={suite}"])
+  suites = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  suites.add_argument("--suite")
+  chosen, argv = suites.parse_known_args(argv)
+  if chosen.suite:
+    build.module("suites", chosen.suite).main(argv)
     return
   argv, overrides = configuration.split_arguments(argv)
   parser = cli.parser(__doc__)
@@ -123,6 +128,8 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--data", metavar="PATH")
   parser.add_argument("--repeats", type=int, default=10)
   args = parser.parse_args(argv)
+  if args.repeats < 1:
+    raise UserError(f"--repeats={args.repeats}: give 1 or more.")
   config = configuration.load(args.config)
   if args.data:
     config.data = data.resolve(args.data)

@@ -48,10 +48,10 @@ def setup() -> None:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Runs a command's main on the arguments; a UserError becomes one line on stderr and exit status 1."""
+  """Runs a command's main on the arguments; a UserError, or a path that is in the way, becomes one line on stderr and status 1."""
   try:
     setup()
     main(sys.argv[1:])
-  except UserError as e:
+  except (UserError, FileExistsError, NotADirectoryError, PermissionError) as e:
     print(f"error: {e}", file=sys.stderr, flush=True)
     sys.exit(1)

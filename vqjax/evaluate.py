@@ -1,20 +1,21 @@
 """Evaluate: python -m vqjax.evaluate --workdir=runs/shapes [--data=PATH] [--limit=N] [--batch_size=N]
 
 Goes over the whole held-out split of the run's data (or of --data), prints a table and writes evaluation.json into the
-workdir, with the protocol that makes the figures comparable. For a prior also positions.png (nats per position, white is the
-most) and nearest.png (samples above the training images nearest to them, to see memorising).
+workdir, with the protocol that makes the figures comparable. For a prior also positions.png (nats per position: black where it is
+sure, white where it is not) and nearest.png (samples above the training images nearest to them, to see memorising).
 """
 
 from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from vqjax import cli
+from vqjax.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
@@ -24,6 +25,9 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--limit", type=int, help="only the first N held-out examples")
   parser.add_argument("--batch_size", type=int, help="over all devices; the training batch size by default")
   args = parser.parse_args(argv)
+  for name in ("limit", "batch_size"):
+    if (value := getattr(args, name)) is not None and value < 1:
+      raise UserError(f"--{name}={value}: give 1 or more, or leave it out.")
   import jax
 
   from vqjax import api, data, train, writers
@@ -54,29 +58,55 @@ def main(argv: Sequence[str]) -> None:
 def _pictures(model: Any, figures: dict[str, float], workdir: pathlib.Path, num: int = 8, of: int = 2048) -> None:
   from vqjax import writers
 
-  codes = model.sampler.prior.codes
+  codes, condition = model.sampler.prior.codes, model.sampler.condition
   nats = np.array([v for k, v in figures.items() if k.startswith("nats_at/")])
   if nats.size:
-    heat = nats.reshape(*codes.shape, -1).mean(-1)
-    writers.save_image(workdir / "positions.png", writers.grid([(255 * heat / heat.max()).astype(np.uint8)[None, ..., None]], enlarge=256))
-  condition = model.sampler.condition
-  if condition.layouts or condition.level < model.sampler.prior.tokenizer.levels - 1:
-    return  # samples need a map, or the finer prior
+    sheet, low, high = heat_map(nats.reshape(*codes.shape, -1).mean(-1))
+    writers.save_image(workdir / "positions.png", writers.grid([sheet[None]], enlarge=256))
+    print(f"positions.png: nats per position of the grid, from {low:.2f} (black) over red and yellow to {high:.2f} and more (white)")
+  finest = condition.level == model.sampler.prior.tokenizer.levels - 1
+  if condition.layouts or not finest or (condition.level and not condition.coarse):
+    return  # samples need a map, the finer prior, or the coarser one
   samples = model.sample(num, label=np.arange(num) % condition.labels if condition.labels else None)
-  real = _training_images(model, of)
-  distance = [np.square(real.astype(np.float32) - s.astype(np.float32)).reshape(len(real), -1).mean(-1) for s in samples]
-  writers.save_image(workdir / "nearest.png", writers.grid([samples, real[[d.argmin() for d in distance]]]))
+  nearest, seen = _nearest(model, samples, of)
+  writers.save_image(workdir / "nearest.png", writers.grid([samples, nearest], enlarge=128))
+  print(f"nearest.png: above, samples; below, the nearest of {seen} training images to each: copies would mean memorising")
 
 
-def _training_images(model: Any, num: int) -> np.ndarray:
-  """uint8 `[<= num, H, W, C]`: as the tokenizer shows them where only codes are at hand."""
+def heat_map(values_HW: np.ndarray) -> tuple[np.ndarray, float, float]:
+  """(uint8 `[H, W, 3]` from black over red and yellow to white, the value of black, the value of white).
+
+  The most surprising positions are all white: the first code, which nothing announces, would leave no contrast for the rest.
+  """
+  low, high = np.percentile(values_HW, [0, 97])
+  share = np.clip((values_HW - low) / max(high - low, 1e-9), 0, 1)
+  return np.stack([np.round(255 * np.clip(3 * share - i, 0, 1)) for i in range(3)], -1).astype(np.uint8), low, high
+
+
+def _nearest(model: Any, samples: np.ndarray, of: int) -> tuple[np.ndarray, int]:
+  """(for each sample the nearest of the first `of` training images by squared difference of pixels, how many there were)."""
+  nearest, least, seen = np.zeros_like(samples), np.full(len(samples), np.inf), 0
+  for images in _training_images(model, of):
+    seen += len(images)
+    for i, sample in enumerate(samples):
+      distance = np.square(images.astype(np.float32) - sample).reshape(len(images), -1).sum(-1)
+      if (d := distance.min(initial=np.inf)) < least[i]:
+        nearest[i], least[i] = images[distance.argmin()], d
+  return nearest, seen
+
+
+def _training_images(model: Any, num: int) -> Iterator[np.ndarray]:
+  """Batches uint8 `[B, H, W, C]` of the first `num`: as the tokenizer shows them where only codes are at hand."""
   from vqjax import data
 
-  images = []
+  tokenizer = model.sampler.prior.tokenizer
   for batch, mask in data.eval_batches(model.config.data, model.config.ops, 64, split="train", limit=num):
-    shown = batch["image"] if "image" in batch else model.decode(batch["ids"])
-    images.append(shown[mask > 0])
-  return np.concatenate(images)
+    if "image" in batch:
+      shown = batch["image"]
+    else:
+      levels = tokenizer.levels_of(None, batch)
+      shown = model.decode(levels if tokenizer.levels > 1 else levels[0])
+    yield shown[mask > 0]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Reconstruct: python -m vqjax.reconstruct --workdir=runs/shapes --input=FILE_OR_FOLDER --output=DIR
 
 Encodes and decodes pictures of any size: a side that is not a multiple of the model's factor is padded by its own edge and cut
-again. Writes each reconstruction under its own name as PNG.
+again. Writes each reconstruction under its own name as PNG. A prior's workdir stands for its tokenizer's.
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ def main(argv: Sequence[str]) -> None:
   files = ops.image_files(args.input) if args.input.is_dir() else [args.input]
   if not files or not files[0].exists():
     raise UserError(f"--input={args.input}: no picture found there.")
-  model = api.load(args.workdir)
-  channels, factor = model.run.spec["image"].shape[-1], model.run.task.factor
-  args.output.mkdir(parents=True, exist_ok=True)
   base = args.input if args.input.is_dir() else args.input.parent
+  if args.output.resolve() == base.resolve():
+    raise UserError(f"--output={args.output}: holds the input, which would be overwritten; choose another folder.")
+  model = api.load(args.workdir)
+  if model.config.task == "prior":
+    model = api.load(model.config.tokenizer)
+  channels, factor = model.channels, model.run.task.factor
   for file in files:
     image = ops.read_image(file, channels)
     height, width = image.shape[:2]

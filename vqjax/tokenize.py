@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vqjax import cli
+from vqjax.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
@@ -24,13 +25,20 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--batch_size", type=int, default=64)
   parser.add_argument("--shard", type=int, default=8192, help="examples per file")
   args = parser.parse_args(argv)
+  for name in ("batch_size", "shard"):
+    if (value := getattr(args, name)) < 1:
+      raise UserError(f"--{name}={value}: give 1 or more.")
   from vqjax import api, data
   from vqjax.data.sources import codes
 
   model = api.load(args.workdir)
+  if model.config.task == "prior":
+    raise UserError(f"--workdir={args.workdir}: is a prior; give its tokenizer, {model.config.tokenizer}.")
   if args.data:
     model.config.data = data.resolve(args.data)
   args.output.mkdir(parents=True, exist_ok=True)
+  # Away first and written last, so that a folder with a manifest is whole.
+  (args.output / codes.MANIFEST).unlink(missing_ok=True)
   splits = {}
   for split in ("train", "eval"):
     splits[split] = list(_write(model, split, args.output, args.batch_size, args.shard))
@@ -38,7 +46,6 @@ def main(argv: Sequence[str]) -> None:
   manifest = {
       "tokenizer": model.identity, "workdir": str(args.workdir.absolute()), "data": model.config.data.to_dict(),
       "class_names": list(data.class_names(model.config.data)), "splits": splits}
-  # Last, so that a folder with a manifest is whole.
   (args.output / codes.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 

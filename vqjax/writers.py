@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vqjax.errors import UserError
+
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
   """Images in [-1, 1] to uint8, rounding; uint8 passes."""
@@ -36,7 +38,9 @@ def grid(rows: Sequence[np.ndarray], gap: int = 2, enlarge: int = 64) -> np.ndar
 
 
 def save_image(path: pathlib.Path, image: np.ndarray) -> None:
-  """Writes a uint8 `[H, W, 1 or 3]` picture; the suffix names the format."""
+  """Writes a uint8 `[H, W, 1 or 3]` picture; the suffix names the format. Raises UserError where it names none."""
+  if path.suffix.lower() not in Image.registered_extensions():
+    raise UserError(f"{path}: {path.suffix or 'no suffix'} is no picture format; end the name in .png.")
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
 
@@ -46,7 +50,7 @@ def save_gif(path: pathlib.Path, sheets: Sequence[np.ndarray], seconds: float = 
   path.parent.mkdir(parents=True, exist_ok=True)
   frames = [Image.fromarray(sheet) for sheet in sheets]
   each = max(20, int(1000 * seconds / len(frames)))
-  frames[0].save(path, save_all=True, append_images=frames[1:], loop=0, duration=[each] * (len(frames) - 1) + [each + 1500])
+  frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:], loop=0, duration=[each] * (len(frames) - 1) + [each + 1500])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,158 @@
+"""bench, its suites and compile on tiny runs: the tables they print, and that what they compare is alike."""
+
+import functools
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental import topologies
+
+from vqjax import bench, build, compile as compile_, config as configuration, tokenize, train
+from vqjax.errors import UserError
+
+RUN = dict(
+    data=dict(name="shapes", size=16, num_train=24, num_eval=10), ops=dict(size=16, channels=3), batch_size=8, total_steps=2,
+    save_every=2, eval_examples=8, preview=4)
+TOKENIZER = RUN | dict(
+    model=dict(name="vqvae", hidden=8, residual_hidden=8, residual_blocks=1, quantizer=dict(name="ema", codebook_size=8, dim=4)))
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+  file = tmp_path_factory.mktemp("config") / "tokenizer.py"
+  file.write_text(f"def get_config():\n  return {TOKENIZER!r}\n")
+  return file
+
+
+def table(text):
+  """{first column: [other columns]} of a printed table."""
+  rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+  return {row[0]: row[1:] for row in rows}
+
+
+def test_bench_a_config(config_file, capsys):
+  bench.main([f"--config={config_file}", "--repeats=2", "--config.batch_size=4"])
+  rows = table(capsys.readouterr().out)
+  assert rows["batch size"] == ["4"]
+  run = train.Run(configuration.complete(TOKENIZER), {"image": jax.ShapeDtypeStruct((1, 16, 16, 3), "uint8")})
+  parameters = run.abstract.params["model"]
+  assert rows["parameters, model"] == [f"{sum(x.size for x in jax.tree.leaves(parameters)):,}"]
+  assert float(rows["FLOPs of a step"][0]) > 0
+  assert rows["step time"][0].endswith("2 repeats)")
+  assert rows["step"][0].endswith("examples/s") and rows["input pipeline"][0].endswith("examples/s")
+  with pytest.raises(UserError, match="--repeats=0"):
+    bench.main([f"--config={config_file}", "--repeats=0"])
+  with pytest.raises(UserError, match="suites: unknown name 'decodin'.*decoding"):
+    bench.main(["--suite", "decodin"])
+
+
+def test_bench_decoding_draws_the_same_codes_with_every_cache(capsys, monkeypatch):
+  drawn = {}
+
+  def time_calls(calls, repeats):
+    drawn.update({name: np.asarray(fn()) for name, fn in calls.items()})
+    return {name: [0.5] * repeats for name in calls}
+
+  monkeypatch.setattr(bench, "time_calls", time_calls)
+  bench.main(["--suite=decoding", "--layers=1", "--width=16", "--grid=3", "--batch=2", "--repeats=1"])
+  assert list(drawn) == ["none", "fused", "heads", "keys_last"] and drawn["none"].shape == (2, 9)
+  for name, ids in drawn.items():
+    np.testing.assert_array_equal(ids, drawn["none"], err_msg=name)
+  assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("| 2 ") and " 36 " in line]) == 4
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+  """Labelled pictures in a file, easily told apart: a class is a brightness."""
+  file = tmp_path_factory.mktemp("arrays") / "pictures.npz"
+  label = np.arange(200) % 8
+  noise = np.random.default_rng(0).integers(0, 8, (200, 16, 16, 3))
+  np.savez(file, images=(label[:, None, None, None] * 30 + noise).astype(np.uint8), labels=label, test=np.arange(200) >= 160)
+  return str(file)
+
+
+def test_bench_quantizers(arrays, tmp_path, capsys, monkeypatch):
+  suite = build.module("suites", "quantizers")
+  config_of = suite.config_of
+
+  def small(*args):
+    config = config_of(*args)
+    config.model.update(hidden=8, residual_hidden=8, residual_blocks=1)
+    config.ops.size, config.batch_size = 16, 8
+    return config
+
+  monkeypatch.setattr(suite, "config_of", small)
+  command = ["--suite=quantizers", f"--workdir={tmp_path}", f"--data={arrays}", "--steps=2", "--only", "identity", "fsq"]
+  bench.main(command)
+  rows = table(capsys.readouterr().out)
+  assert set(rows) == {"quantizer", "identity", "fsq"} and len(rows["fsq"]) == 6
+  assert rows["identity"][2:5] == ["", "", ""] and rows["fsq"][4] == f"{16 * np.log2(1000):.0f}"
+  monkeypatch.setattr(train, "train", None)  # finished rows are read, not trained again
+  bench.main(command)
+  assert table(capsys.readouterr().out) == rows
+
+
+def test_the_classifier_of_bench_priors_is_judged_on_held_out_pictures(arrays):
+  predict, accuracy = build.module("suites", "priors").train_classifier(dict(name="arrays", path=arrays), 8, steps=2, batch_size=16)
+  images, labels = (np.load(arrays)[name][160:] for name in ("images", "labels"))
+  assert accuracy == pytest.approx((np.asarray(predict(images)) == labels).mean())
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+  """The config of a prior over the cached codes of a tokenizer."""
+  folder = tmp_path_factory.mktemp("prior")
+  train.train(TOKENIZER, folder / "tokenizer")
+  tokenize.main(["--workdir", str(folder / "tokenizer"), "--output", str(folder / "codes"), "--batch_size=8"])
+  return RUN | dict(
+      task="prior", tokenizer=str(folder / "tokenizer"), data=dict(name="codes", path=str(folder / "codes")),
+      model=dict(name="transformer", layers=1, width=16, heads=2), scheme=dict(name="autoregressive"), condition=dict(labels=10))
+
+
+def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
+  suite = build.module("suites", "priors")
+  codes = prior["data"]["path"]
+  for name in suite.PRIORS:
+    config = suite.prior_config(name, prior["tokenizer"], codes)
+    assert config.tokenizer == prior["tokenizer"] and config.data.to_dict() == dict(name="codes", path=codes)
+  monkeypatch.setattr(suite, "prior_config", lambda *_: configuration.complete(prior))
+  # A classifier that knows the classes that were asked for, but calls every odd one 0.
+  judged = np.repeat(np.arange(10) * (np.arange(10) % 2 == 0), 4)
+  monkeypatch.setattr(suite, "train_classifier", lambda source, classes: (lambda images: judged, 0.75))
+  monkeypatch.setattr(suite, "judge", functools.partial(suite.judge, each=4))
+  bench.main(["--suite=priors", f"--tokenizer={prior['tokenizer']}", f"--codes={codes}", f"--data={arrays}", f"--workdir={tmp_path}",
+              "--seconds=0", "--only", "autoregressive"])
+  out = capsys.readouterr().out
+  assert "right on 75.0% of the real" in out
+  found = dict(zip(table(out)["prior"], table(out)["autoregressive"]))
+  assert found["steps"] == "100" and found["class accuracy"] == "50.0%" and float(found["ms/image"]) > 0
+  assert 0 < float(found["nats/code"]) < 1.1 * np.log(8)
+  saved = json.loads((tmp_path / "autoregressive" / "comparison.json").read_text())
+  assert float(found["nats/code"]) == pytest.approx(saved["nats"], abs=1e-3)
+
+
+def test_compile_counts_collectives_and_names_an_unknown_topology():
+  text = """
+    %a = f32[4] all-reduce(f32[4] %x), replica_groups={}
+    %b = (f32[4], f32[4]) all-gather-start(f32[4] %a)
+    %c = f32[4] all-gather-done(%b)
+    %d = f32[4] fusion(%c), metadata={op_name="all-to-all"}
+  """
+  assert compile_.collectives(text) == {"all-reduce": 1, "all-gather": 1}
+  with pytest.raises(UserError, match="--topology=v0:1x1: cannot be described") as e:
+    compile_.main(["--config=absent.py", "--topology=v0:1x1"])
+  assert "\n" not in str(e.value)
+
+
+def test_compile_prints_what_a_step_takes(prior, tmp_path, capsys, monkeypatch):
+  # The devices of this machine stand for the topology.
+  monkeypatch.setattr(topologies, "get_topology_desc", lambda **_: types.SimpleNamespace(devices=jax.devices()))
+  (tmp_path / "prior.py").write_text(f"def get_config():\n  return {prior!r}\n")
+  compile_.main([f"--config={tmp_path / 'prior.py'}"])
+  rows = table(capsys.readouterr().out)
+  assert rows["chips"] == [f"{jax.device_count()} cpu"] and float(rows["FLOPs per chip and step"][0]) > 0
+  assert int(rows["all-reduce"][0]) > 0  # the gradients' mean over the devices
+  with pytest.raises(UserError, match="config.ops.size: is not set"):
+    compile_.main([f"--config={tmp_path / 'prior.py'}", "--config.ops.size=none"])
