@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Quickstart: trains a tokenizer and a prior on drawn shapes and leaves pictures and metrics in runs/ (or in $1).
-# Minutes on two CPU cores, no download; the same commands run on a GPU or a TPU.
+# About eight minutes on two CPU cores, no download; the same commands run on a GPU or a TPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs}
