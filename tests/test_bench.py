@@ -115,11 +115,11 @@ def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
   suite = build.module("suites", "priors")
   codes = prior["data"]["path"]
   for name in suite.PRIORS:
-    config = suite.prior_config(name, prior["tokenizer"], codes)
+    config = suite.prior_config(name, prior["tokenizer"], codes, 10)
     assert config.tokenizer == prior["tokenizer"] and config.data.to_dict() == dict(name="codes", path=codes)
   monkeypatch.setattr(suite, "prior_config", lambda *_: configuration.complete(prior))
   # A classifier that knows the classes that were asked for, but calls every odd one 0.
-  judged = np.repeat(np.arange(10) * (np.arange(10) % 2 == 0), 4)
+  judged = np.repeat(np.arange(8) * (np.arange(8) % 2 == 0), 4)
   monkeypatch.setattr(suite, "train_classifier", lambda source, classes: (lambda images: judged, 0.75))
   monkeypatch.setattr(suite, "judge", functools.partial(suite.judge, each=4))
   bench.main(["--suite=priors", f"--tokenizer={prior['tokenizer']}", f"--codes={codes}", f"--data={arrays}", f"--workdir={tmp_path}",

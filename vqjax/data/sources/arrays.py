@@ -52,7 +52,8 @@ class Source:
     return Rows(columns, f"{path.name} {split}")
 
   def class_names(self) -> tuple[str, ...]:
-    file = pathlib.Path(self.path).expanduser() / "classes.json"
+    path = pathlib.Path(self.path).expanduser()
+    file = (path if path.is_dir() else path.parent) / "classes.json"
     return tuple(json.loads(file.read_text())) if file.is_file() else ()
 
 
