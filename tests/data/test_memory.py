@@ -141,7 +141,7 @@ def test_an_error_in_the_background_reaches_the_caller(arrays):
 @pytest.mark.parametrize("config,message", [
     ({"path": "x"}, "has no 'name'"),
     ({"name": "shape"}, "Did you mean 'shapes'"),
-    ({"name": "shapes", "sizes": 32}, r"config\.data\(shapes\)\.sizes: unknown field.*'size'"),
+    ({"name": "shapes", "sise": 32}, r"config\.data\(shapes\)\.sise: unknown field.*'size'"),
     ({"name": "shapes", "size": 32.0}, "is a float, not int"),
     ({"name": "shapes", "size": 8}, "outside 16 to 256"),
     ({"name": "folder"}, r"config\.data\(folder\): needs path"),
