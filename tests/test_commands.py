@@ -105,6 +105,9 @@ def test_sample_draws_every_class_and_follows_the_seed(runs, tmp_path, capsys):
   expected = load(runs["autoregressive"]).sample(16, label=[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9], seed=3)
   np.testing.assert_array_equal(a.reshape(expected.shape), expected)
   assert "16 sample(s) in" in capsys.readouterr().out
+  expected = load(runs["autoregressive"]).sample(5, seed=1)
+  np.testing.assert_array_equal(load(runs["autoregressive"]).sample(5, seed=1, batch_size=2), expected)  # a sample's key is its own
+  assert not (load(runs["autoregressive"]).sample(5, seed=3)[:1] == expected).all((1, 2, 3)).any()
 
 
 def test_sample_completes_a_picture(runs, tmp_path, decoded):
@@ -128,7 +131,9 @@ def test_sample_completes_held_out_pictures(runs, tmp_path, decoded):
   *earlier, last = list(decoded)
   decode = load(runs["tokenizer"]).decode
   np.testing.assert_array_equal(completed, decode(last))
-  (given,) = [ids for ids in earlier if (decode(ids) == shown).all()]
+  given = data.sample_batch(dict(name="codes", path=runs["codes"]), {}, 3)["ids"]  # themselves, not of decoded pictures
+  np.testing.assert_array_equal(earlier[0], given)
+  np.testing.assert_array_equal(shown, decode(given))
   np.testing.assert_array_equal(last.reshape(3, 16)[:, :5], given.reshape(3, 16)[:, :5])
 
 
@@ -154,6 +159,14 @@ def test_sample_writes_an_animation_that_ends_in_the_picture(runs, tmp_path):
   assert grey[0] > 0.6 and sorted(grey, reverse=True) == grey and grey[-1] < 0.3
 
 
+def test_frames_of_a_completion_keep_what_is_given(runs):
+  model = load(runs["masked"])
+  ids = np.asarray(model.encode(data.sample_batch(SHAPES, {}, 2)["image"]))
+  first, *_, last = model.frames(2, ids=ids, keep=0.5, steps=4)
+  assert (first[:, :4] != 128).any() and (first[:, 8:] == 128).mean() > 0.5
+  np.testing.assert_array_equal(last, model.complete_codes(ids, keep=0.5, steps=4))
+
+
 def test_sample_goes_beyond_the_training_size(runs, tmp_path):
   shown = tiles(draw(runs["autoregressive"], tmp_path / "out.png", "--num=2", "--height=20", "--width=32", "--top_k=8"), 20, 32)
   assert shown.shape == (2, 1, 20, 32, 3)
@@ -167,12 +180,22 @@ def test_sample_follows_a_layout(runs, tmp_path):
   model = load(runs["layout"])
   np.testing.assert_array_equal(shown, model.sample(4, layout=layout[..., 0]))
   assert (shown != model.sample(4)).any()
+  palette = Image.fromarray(layout[..., 0])
+  palette.putpalette([200, 10, 60] * 256)
+  palette.save(tmp_path / "palette.png")  # the class is the index, whatever its colour
+  np.testing.assert_array_equal(
+      tiles(draw(runs["layout"], tmp_path / "out.png", f"--layout={tmp_path / 'palette.png'}", "--num=4")).reshape(shown.shape), shown)
 
 
 MISTAKES = {
     "label out of range": ("autoregressive", ["--label=10"], r"label: 10 is outside 0 to 9"),
     "label of a prior without": ("masked", ["--label=1"], r"label: this prior was trained without one"),
     "layout of the wrong size": ("layout", ["--layout=map.png"], r"layout: 15 x 12"),
+    "layout in colours": ("layout", ["--layout=picture.png"], r"picture\.png: has mode RGB"),
+    "a mask of nothing": ("masked", ["--mask=map.png"], r"--mask: .*--image"),
+    "two ways to keep": ("masked", ["--image=picture.png", "--mask=map.png", "--keep=0.5"], r"--mask, --keep"),
+    "a larger completion": ("autoregressive", ["--image=picture.png", "--height=32"], r"--height, --width: only free samples"),
+    "an option of no window": ("autoregressive", ["--height=32", "--steps=3"], r"steps: the scheme sliding window has no such"),
     "prompt longer than the grid": ("autoregressive", ["--keep=1.5"], r"keep: 1\.5 is outside 0 to 1.*longer prompt has no place"),
     "top_k of 0": ("autoregressive", ["--top_k=0"], r"top_k: 0 is outside 1 to 8"),
     "top_k beyond the book": ("autoregressive", ["--top_k=9"], r"top_k: 9 is outside 1 to 8"),

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import checkpoint, config as configuration, train
+from vqjax import checkpoint, config as configuration, data, train
 from vqjax.errors import UserError
+from vqjax.tasks.conditions import check_range
 
 
 class Model:
@@ -66,22 +67,22 @@ class Model:
     """Codes int32 `[B, h, w]` (`[B, h, w, Q]` for several codebooks, a tuple for hierarchies) of images.
 
     Args:
-      images: `[B, H, W, C]`, uint8, or float in [-1, 1].
+      images: `[B, H, W, C]`, uint8, or float in [-1, 1]; for a tokenizer of label maps the maps, integers `[B, H, W]`.
 
     Raises:
       UserError: another layout, type or range, or a size that the architecture cannot take.
     """
-    return self.predict("encode", image=self._images(images))["ids"]
+    return self.predict("encode", **self._batch(images))["ids"]
 
   def decode(self, ids: Any) -> np.ndarray:
-    """Images uint8 `[B, H, W, C]` of codes as `encode` returns them."""
-    return _pixels(self.predict("decode", ids=jax.tree.map(jnp.asarray, ids))["image"])
+    """Images uint8 `[B, H, W, C]` of codes as `encode` returns them; label maps uint8 `[B, H, W]` by their tokenizer."""
+    return _shown(self.predict("decode", ids=jax.tree.map(jnp.asarray, ids)))
 
   def reconstruct(self, images: Any) -> np.ndarray:
-    """Images uint8 `[B, H, W, C]` after encoding and decoding; a prior's by its tokenizer."""
+    """Images uint8 `[B, H, W, C]`, or label maps, after encoding and decoding; a prior's by its tokenizer."""
     if "reconstruct" not in self.run.task.predict:
       return self.decode(self.predict("encode", image=self._images(images))["ids"])
-    return _pixels(self.predict("reconstruct", image=self._images(images))["image"])
+    return _shown(self.predict("reconstruct", **self._batch(images)))
 
   def sample(self, num: int = 1, *, label: Any = None, layout: Any = None, height: int | None = None, width: int | None = None,
              seed: int = 0, batch_size: int = 64, **options: Any) -> np.ndarray:
@@ -91,8 +92,8 @@ class Model:
       num: how many.
       label, layout: the conditions the prior was trained with: one for all, or one per image; left out, it draws freely.
       height, width: pixels beyond the training size, by a sliding window (autoregressive priors).
-      seed: the same seed draws the same images.
-      batch_size: how many are drawn at once.
+      seed: the same seed draws the same images, the first ones of a larger `num` too.
+      batch_size: how many are drawn at once; the images do not depend on it but for rounding.
       **options: guidance, temperature, top_k, top_p, steps, choice_temperature, as the prior's scheme has them.
 
     Raises:
@@ -103,7 +104,7 @@ class Model:
     for start in range(0, num, batch_size):
       count = min(batch_size, num - start)
       conditions = dict(labels=rows(label, start, count, 1), layouts=rows(layout, start, count, 3))
-      images.append(self._draw(count, seed + start, conditions, height=height, width=width, **options))
+      images.append(self._draw(count, seed, conditions, first=start, height=height, width=width, **options))
     return np.concatenate(images)
 
   def complete(self, images: Any, keep: float = 0.5, mask: Any = None, *, label: Any = None, layout: Any = None,
@@ -120,21 +121,32 @@ class Model:
     if images.shape[1:] != self.image_shape:
       (height, width), (h, w, _) = images.shape[1:3], self.image_shape
       raise UserError(f"images: {height} x {width} pixels, this prior completes {h} x {w}; resize them.")
-    ids = self.predict("encode", image=images)["ids"]
-    levels = ids if isinstance(ids, tuple) else (ids,)
-    known = self.sampler.keep_first(keep) if mask is None else self.sampler.keep_outside(np.asarray(mask))
-    return self._draw(len(images), seed, dict(labels=label, layouts=layout), levels=levels, known=known, **options)
+    return self.complete_codes(self.encode(images), keep, mask, label=label, layout=layout, seed=seed, **options)
 
-  def frames(self, num: int = 1, *, label: Any = None, layout: Any = None, seed: int = 0, **options: Any) -> np.ndarray:
-    """uint8 `[S, num, H, W, C]`: the images after every step of sampling; grey where nothing is decided yet."""
-    coarser = self._coarser(num, seed, dict(labels=label, layouts=layout))
-    request = self.sampler.request(num, label, layout, coarser)
-    _, steps = self.sampler.draw(request, seed, trajectory=True, **options)
-    codes, (height, width, _) = self.sampler.prior.codes, self.image_shape
+  def complete_codes(self, ids: Any, keep: float = 0.5, mask: Any = None, *, label: Any = None, layout: Any = None,
+                     seed: int = 0, **options: Any) -> np.ndarray:
+    """Like `complete`, of codes as `encode` returns them."""
+    levels, known = ids if isinstance(ids, tuple) else (ids,), self._kept(keep, mask)
+    return self._draw(len(levels[0]), seed, dict(labels=label, layouts=layout), levels=levels, known=known, **options)
+
+  def _kept(self, keep: float, mask: Any) -> np.ndarray:
+    return self.sampler.keep_first(keep) if mask is None else self.sampler.keep_outside(np.asarray(mask))
+
+  def frames(self, num: int = 1, *, ids: Any = None, keep: float = 0.5, mask: Any = None, label: Any = None, layout: Any = None,
+             seed: int = 0, **options: Any) -> np.ndarray:
+    """uint8 `[S, num, H, W, C]`: the images after every step of sampling; grey where nothing is decided yet.
+
+    With `ids`, codes of `num` images as `encode` returns them, these are completed; `keep` and `mask` as for `complete`.
+    """
+    sampler, levels = self.sampler, () if ids is None else ids if isinstance(ids, tuple) else (ids,)
+    coarser = levels[:sampler.condition.level] if levels else self._coarser(num, seed, dict(labels=label, layouts=layout))
+    request = sampler.request(num, label, layout, coarser, levels, self._kept(keep, mask) if levels else None)
+    _, steps = sampler.draw(request, seed, trajectory=True, **options)
+    codes, (height, width, _) = sampler.prior.codes, self.image_shape
     pictures = []
-    for ids in steps:
-      undecided = np.asarray(ids >= codes.vocabulary).reshape(num, *codes.shape, -1).all(-1)
-      drawn = codes.unflatten(jnp.minimum(ids, codes.vocabulary - 1))
+    for drawn in steps:
+      undecided = np.asarray(drawn >= codes.vocabulary).reshape(num, *codes.shape, -1).all(-1)
+      drawn = codes.unflatten(jnp.minimum(drawn, codes.vocabulary - 1))
       image = self.decode((*coarser, drawn) if coarser else drawn)
       cells = undecided.repeat(height // codes.shape[0], 1).repeat(width // codes.shape[1], 2)
       pictures.append(np.where(cells[..., None], np.uint8(128), image))
@@ -152,11 +164,17 @@ class Model:
     levels = ids if isinstance(ids, tuple) else (ids,)
     sampler, condition = self.sampler, self.sampler.condition
     request = sampler.request(len(levels[0]), label, layout, levels[:condition.level], levels)
-    prior = sampler.prior
-    if not hasattr(prior.scheme, "bound"):
+    if not hasattr(sampler.prior.scheme, "bound"):
       raise UserError(f"{self.workdir}: the scheme {self.config.scheme.name!r} has no likelihood.")
-    nats = jax.jit(lambda params, r: prior.scheme.bound(jax.random.key(0), prior.network(params, r.prefix_BP), r.ids_BL))(self.state[0], request)
+    nats = sampler.nats(request)
     return -np.asarray(nats if per_code else nats.sum(-1))
+
+  def held_out(self, num: int) -> tuple[Any, dict[str, np.ndarray]]:
+    """(codes of `num` held-out examples of a prior's data; their `label` and `layout`, where it is conditioned on them)."""
+    batch = data.sample_batch(self.config.data, self.config.ops, num)
+    ids = self.predict("encode", **{k: v for k, v in batch.items() if k == "image" or k.startswith("ids")})["ids"]
+    has = {"label": self.sampler.condition.labels, "layout": self.sampler.prior.prefix.layout_classes}
+    return ids, {name: batch[name] for name, classes in has.items() if classes}
 
   @functools.cached_property
   def sampler(self) -> Any:
@@ -174,16 +192,16 @@ class Model:
       raise UserError(f"{self.workdir}: config.condition.coarse: is not set; give the workdir of the prior of the coarser level.")
     return load(path)
 
-  def _coarser(self, num: int, seed: int, conditions: dict) -> tuple:
+  def _coarser(self, num: int, seed: int, conditions: dict, first: int = 0) -> tuple:
     """Codes of the levels coarser than this prior's, drawn."""
-    return self._coarse._levels(num, seed, conditions) if self.sampler.condition.level else ()
+    return self._coarse._levels(num, seed, conditions, first) if self.sampler.condition.level else ()
 
-  def _levels(self, num: int, seed: int, conditions: dict) -> tuple:
+  def _levels(self, num: int, seed: int, conditions: dict, first: int) -> tuple:
     """Codes of this prior's level and of all coarser ones, drawn."""
-    coarser = self._coarser(num, seed, conditions)
-    return (*coarser, self.sampler.draw(self.sampler.request(num, **conditions, coarser=coarser), seed))
+    coarser = self._coarser(num, seed, conditions, first)
+    return (*coarser, self.sampler.draw(self.sampler.request(num, **conditions, coarser=coarser), seed, first))
 
-  def _draw(self, num: int, seed: int, conditions: dict, levels: tuple = (), known: Any = None,
+  def _draw(self, num: int, seed: int, conditions: dict, first: int = 0, levels: tuple = (), known: Any = None,
             height: int | None = None, width: int | None = None, **options: Any) -> np.ndarray:
     sampler = self.sampler
     level, total = sampler.condition.level, sampler.prior.tokenizer.levels
@@ -195,11 +213,20 @@ class Model:
       if size[0] % factor or size[1] % factor:
         raise UserError(f"height, width: {size[0]} x {size[1]} is not a multiple of {factor}, the tokenizer's factor.")
       request = sampler.request(num, **conditions)
-      return self.decode(sampler.draw_window(request, seed, (size[0] // factor, size[1] // factor), **options))
-    coarser = levels[:level] if levels else self._coarser(num, seed, conditions)
+      return self.decode(sampler.draw_window(request, seed, (size[0] // factor, size[1] // factor), first, **options))
+    coarser = levels[:level] if levels else self._coarser(num, seed, conditions, first)
     request = sampler.request(num, **conditions, coarser=coarser, levels=levels, known=known)
-    ids = sampler.draw(request, seed, **options)
+    ids = sampler.draw(request, seed, first, **options)
     return self.decode((*coarser, ids) if total > 1 else ids)
+
+  def _batch(self, inputs: Any) -> dict[str, jax.Array]:
+    """What the run encodes, under the name its task knows it by."""
+    if not (classes := self.run.task.known.get("classes")):
+      return {"image": self._images(inputs)}
+    maps = np.asarray(inputs)
+    if maps.ndim != 3 or maps.dtype.kind not in "iu":
+      raise UserError(f"layout: {maps.dtype} of shape {maps.shape}; this run was trained on label maps, give integers [B, H, W].")
+    return {"layout": jnp.asarray(check_range(maps, classes, "layout", f"config.model.channels={classes}"))}
 
   def _images(self, images: Any) -> jax.Array:
     images, channels = jnp.asarray(images), self.channels
@@ -217,6 +244,11 @@ class Model:
 def load(workdir: str | pathlib.Path) -> Model:
   """Opens the run in `workdir`, trained or converted."""
   return Model(workdir)
+
+
+def _shown(out: dict[str, jax.Array]) -> np.ndarray:
+  """A prediction's label maps, where it has some, else its images."""
+  return np.asarray(out["layout"]) if "layout" in out else _pixels(out["image"])
 
 
 def _pixels(image: jax.Array) -> np.ndarray:

@@ -162,7 +162,8 @@ def restore_params(workdir: pathlib.Path, abstract: Any) -> Any:
   directory = pathlib.Path(workdir).absolute() / "checkpoints"
   if not directory.is_dir():
     raise UserError(f"--workdir={workdir}: holds no checkpoint.")
-  with ocp.CheckpointManager(directory, item_names=("state",), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+  options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+  with ocp.CheckpointManager(directory, item_names=("state",), options=options) as manager:
     if (step := manager.latest_step()) is None:
       raise UserError(f"--workdir={workdir}: holds no finished checkpoint.")
     target = {k: v for k, v in abstract.items()}

@@ -65,9 +65,10 @@ def _pictures(model: Any, figures: dict[str, float], workdir: pathlib.Path, num:
     writers.save_image(workdir / "positions.png", writers.grid([sheet[None]], enlarge=256))
     print(f"positions.png: nats per position of the grid, from {low:.2f} (black) over red and yellow to {high:.2f} and more (white)")
   finest = condition.level == model.sampler.prior.tokenizer.levels - 1
-  if condition.layouts or not finest or (condition.level and not condition.coarse):
-    return  # samples need a map, the finer prior, or the coarser one
-  samples = model.sample(num, label=np.arange(num) % condition.labels if condition.labels else None)
+  if not finest or (condition.level and not condition.coarse):
+    return  # samples need the finer prior, or the coarser one
+  _, conditions = model.held_out(num)
+  samples = model.sample(num, **conditions)
   nearest, seen = _nearest(model, samples, of)
   writers.save_image(workdir / "nearest.png", writers.grid([samples, nearest], enlarge=128))
   print(f"nearest.png: above, samples; below, the nearest of {seen} training images to each: copies would mean memorising")

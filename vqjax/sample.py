@@ -35,51 +35,66 @@ def main(argv: Sequence[str]) -> None:
   for name, kind in OPTIONS.items():
     parser.add_argument(f"--{name}", type=kind)
   args = parser.parse_args(argv)
-  if args.num < 1:
-    raise UserError(f"--num={args.num}: draw at least one.")
+  _check(args)
   from vqjax import api, writers
   from vqjax.data import ops
 
   model = api.load(args.workdir)
-  options = {k: v for k in OPTIONS if (v := getattr(args, k)) is not None}
-  conditions = {"seed": args.seed}
+  given: dict[str, Any] = {"seed": args.seed} | {k: v for k in OPTIONS if (v := getattr(args, k)) is not None}
   if args.layout:
-    conditions["layout"] = ops.read_image(args.layout, 1)[..., 0]
+    given["layout"] = ops.read_layout(args.layout)
+  if args.label:
+    given["label"] = _spread(args.label, args.num, model.sampler.condition.labels)
+  known = {}  # what is completed: its codes, and which of them stay
   if args.image:
-    image = ops.apply(ops.Ops(**model.config.ops), {"image": ops.read_image(args.image, model.channels)})["image"]
-    mask = None if args.mask is None else ops.read_image(args.mask, 1)[..., 0] > 127
-    keep = 0.5 if args.keep is None else args.keep
-    label = args.label[0] if args.label else None
-    drawn = model.complete(np.repeat(image[None], args.num, 0), keep, mask, label=label, **conditions, **options)
+    image = _read(model, args.image)
+    known = {"ids": model.encode(np.repeat(image[None], args.num, 0)), "keep": 0.5 if args.keep is None else args.keep}
+    if args.mask:
+      known["mask"] = ops.read_image(args.mask, 1)[..., 0] > 127
+    drawn = model.complete_codes(**known, **given)
     rows = [np.concatenate([image[None], drawn[i:i + 8]]) for i in range(0, args.num, 8)]
   elif args.keep is not None:
-    rows = _complete_held_out(model, args.num, args.keep, **conditions, **options)
+    ids, conditions = model.held_out(args.num)
+    known, given = {"ids": ids, "keep": args.keep}, conditions | given
+    rows = [*_shown(model, **known), model.complete_codes(**known, **given)]
   else:
-    labels = None if args.label is None else _spread(args.label, args.num, model.sampler.condition.labels)
-    drawn = model.sample(args.num, label=labels, height=args.height, width=args.width, **conditions, **options)
+    drawn = model.sample(args.num, height=args.height, width=args.width, **given)
     columns = max(1, round(args.num**0.5))
     rows = [drawn[i:i + columns] for i in range(0, args.num, columns)]
   writers.save_image(args.output, writers.grid(rows))
   print(f"{args.num} sample(s) in {args.output}")
   if args.gif:
-    labels = None if args.label is None else _spread(args.label, min(args.num, 16), model.sampler.condition.labels)
-    frames = model.frames(min(args.num, 16), label=labels, layout=conditions.get("layout"), seed=args.seed, **options)
+    frames = model.frames(args.num, **known, **given)
     writers.save_gif(args.gif, [writers.grid([f[i:i + 4] for i in range(0, len(f), 4)]) for f in frames])
     print(f"{len(frames)} steps in {args.gif}")
 
 
-def _complete_held_out(model: Any, num: int, keep: float, **options: Any) -> list[np.ndarray]:
-  """Rows of pictures: held-out ones as the tokenizer shows them, the same with grey where the prior sees nothing, completed."""
-  from vqjax import data
+def _check(args: Any) -> None:
+  """Raises UserError for options that do not go together."""
+  if args.num < 1:
+    raise UserError(f"--num={args.num}: draw at least one.")
+  if args.mask and not args.image:
+    raise UserError("--mask: says what of a picture is drawn anew; give the picture as --image.")
+  if args.mask and args.keep is not None:
+    raise UserError("--mask, --keep: each says which codes stay; give one of them.")
+  if (args.height or args.width) and (args.image or args.gif or args.keep is not None):
+    raise UserError("--height, --width: only free samples grow beyond the training size; leave out --image, --keep and --gif.")
 
-  batch = data.sample_batch(model.config.data, model.config.ops, num)
-  images = batch["image"] if "image" in batch else model.decode(batch["ids"])
-  label = batch.get("label") if model.sampler.condition.labels else None
-  codes = model.sampler.prior.codes
+
+def _read(model: Any, file: pathlib.Path) -> np.ndarray:
+  """A picture as the tokenizer's data had them."""
+  from vqjax.data import ops
+
+  fields = {"size": model.image_shape[0]} | model.sampler.prior.tokenizer.config.ops.to_dict()
+  return ops.apply(ops.Ops(**fields), {"image": ops.read_image(file, model.channels)})["image"]
+
+
+def _shown(model: Any, ids: Any, keep: float) -> tuple[np.ndarray, np.ndarray]:
+  """Codes as the tokenizer shows them, and the same with grey where the prior sees nothing."""
+  images, codes = model.decode(ids), model.sampler.prior.codes
   kept = model.sampler.keep_first(keep).reshape(*codes.shape, -1)[..., 0]
   cells = kept.repeat(images.shape[1] // codes.shape[0], 0).repeat(images.shape[2] // codes.shape[1], 1)
-  shown = model.reconstruct(images)
-  return [shown, np.where(cells[None, ..., None], shown, np.uint8(128)), model.complete(images, keep, label=label, **options)]
+  return images, np.where(cells[None, ..., None], images, np.uint8(128))
 
 
 def _labels(text: str) -> list[int] | str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +34,8 @@ class Sampler:
     self.condition = self.prior.prefix.condition
     self._compiled: dict[Any, Any] = {}
 
-  def request(self, num: int, labels: Any = None, layouts: Any = None, coarser: tuple = (), levels: tuple = (), known: Any = None) -> Request:
+  def request(self, num: int, labels: Any = None, layouts: Any = None, coarser: tuple = (), levels: tuple = (),
+              known: Any = None) -> Request:
     """Checks and lays out what is given.
 
     Args:
@@ -56,22 +56,20 @@ class Sampler:
     return Request(prefix, jnp.broadcast_to(ids, (num, codes.length)), known)
 
   def _prefix(self, num: int, labels: Any, layouts: Any, coarser: tuple) -> jax.Array:
-    condition, batch = self.condition, {"rows": np.zeros((num, 1))}
-    for name, value, classes in (("label", labels, condition.labels), ("layout", layouts, condition.layouts)):
+    condition, prefix, batch = self.condition, self.prior.prefix, {"rows": np.zeros((num, 1))}
+    for name, value, classes in (("label", labels, condition.labels), ("layout", layouts, prefix.layout_classes)):
       if value is not None and not classes:
         raise UserError(f"{name}: this prior was trained without one (config.condition.{name}s is 0).")
     if condition.labels:
       given = np.zeros(num, np.int32) if labels is None else np.broadcast_to(np.asarray(labels, np.int32), (num,))
       batch["label"] = conditions.check_range(given, condition.labels, "label")
-    if condition.layouts:
-      maps = np.zeros((num, *condition.layout_grid), np.int32) if layouts is None else np.asarray(layouts)
-      maps = np.broadcast_to(maps, (num, *maps.shape[-2:]))
-      maps = conditions.check_range(maps, condition.layouts, "layout")
-      batch["layout"] = conditions.reduce_layout(maps, tuple(condition.layout_grid), condition.layouts)
-    tokens = np.array(self.prior.prefix.tokens({k: jnp.asarray(v) for k, v in batch.items()}, coarser))
+    if prefix.layout_classes:
+      maps = np.zeros(prefix.layout_size, np.int32) if layouts is None else np.asarray(layouts)
+      batch["layout"] = prefix.prepare_layout(np.broadcast_to(maps, (num, *maps.shape[-2:])))
+    tokens = np.array(prefix.tokens({k: jnp.asarray(v) for k, v in batch.items()}, coarser, self.state[2]))
     # What is not given is a hole, as in training where conditions were dropped.
     start = 0
-    for classes, value, length in ((condition.labels, labels, 1), (condition.layouts, layouts, math.prod(condition.layout_grid))):
+    for classes, value, length in ((condition.labels, labels, 1), (prefix.layout_classes, layouts, prefix.layout_length)):
       if classes:
         if value is None:
           tokens[:, start:start + length] = -1
@@ -101,46 +99,70 @@ class Sampler:
     redrawn = (mask_HW != 0).reshape(h, size[0] // h, w, size[1] // w).any((1, 3))
     return np.repeat(~redrawn.reshape(-1), self.prior.codes.books)
 
-  def draw(self, request: Request, seed: int, guidance: float = 1.0, trajectory: bool = False, **options: Any) -> Any:
+  def draw(self, request: Request, seed: int, first: int = 0, guidance: float = 1.0, trajectory: bool = False, **options: Any) -> Any:
     """Codes `[B, ...grid]`, or (codes, ids `[S, B, L]` after every step) with trajectory.
+
+    Row i draws with the key of sample `first + i` of `seed`, whatever the batch.
 
     Raises:
       UserError: an option that the scheme lacks or that is out of range.
     """
-    options = {k: v for k, v in options.items() if v is not None}
-    known = inspect.signature(type(self.prior.scheme).sample).parameters
-    for name in options:
-      if name not in known:
-        kind = type(self.prior.scheme).__module__.rpartition(".")[2]
-        raise UserError(f"{name}: the scheme {kind} has no such option.{near_miss(name, [k for k, p in known.items() if p.kind == p.KEYWORD_ONLY])}")
+    options = _known(options, type(self.prior.scheme).sample, type(self.prior.scheme).__module__.rpartition(".")[2])
     if self.prior.scheme.causal:
       # Codes known from the start in every example are read in one go, without drawing.
       lead = np.asarray(request.known_BL).all(0)
       options["prefix"] = int(lead.size if lead.all() else lead.argmin())
-    key = (guidance, trajectory, *sorted(options.items()))
-    if key not in self._compiled:
-      self._compiled[key] = jax.jit(self.prior.sampler(guidance, trajectory=trajectory, **options))
-    out = self._compiled[key](self.state[0], jax.random.key(seed), *request)
+    fn = self._jit(("draw", guidance, trajectory, *sorted(options.items())),
+                   lambda: self.prior.sampler(guidance, trajectory=trajectory, **options))
+    out = fn(self.state[0], _keys(seed, first, len(request.prefix_BP)), *request)
     ids, steps = out if trajectory else (out, None)
     grid = self.prior.codes.unflatten(ids)
     return (grid, steps) if trajectory else grid
 
-  def draw_window(self, request: Request, seed: int, grid: tuple[int, int], guidance: float = 1.0, **options: Any) -> jax.Array:
+  def draw_window(self, request: Request, seed: int, grid: tuple[int, int], first: int = 0, guidance: float = 1.0, **options: Any
+                  ) -> jax.Array:
     """Codes `[B, *grid]` of a grid larger than the training one, by a sliding window (arXiv 2012.09841, section 3.2).
 
     Raises:
-      UserError: a prior whose scheme, codes or condition have no sliding window, or a smaller grid.
+      UserError: a prior whose scheme, codes or condition have no sliding window, a smaller grid, or an unknown option.
     """
     prior = self.prior
-    if not prior.scheme.causal or prior.codes.books > 1 or self.condition.layouts or self.condition.level:
-      raise UserError("height, width: only an autoregressive prior over one codebook, without layouts or levels, slides over a larger grid.")
-    options = {k: v for k, v in options.items() if v is not None}
+    if not prior.scheme.causal or prior.codes.books > 1 or prior.prefix.layout_classes or self.condition.level:
+      raise UserError("height, width: only an autoregressive prior over one codebook, without layouts or levels, slides over more.")
+    options = _known(options, autoregressive.sample_window, "sliding window")
 
-    def run(params: Any, key: jax.Array, prefix: jax.Array) -> jax.Array:
+    def run(params: Any, keys_B: jax.Array, prefix: jax.Array) -> jax.Array:
       network = prior.network(params, prefix, guidance)
       empty = jnp.zeros((prefix.shape[0], *grid), jnp.int32)
       return autoregressive.sample_window(
-          key, lambda ids, top, left: network.full(ids, None), empty, empty.astype(bool),
+          keys_B, lambda ids, top, left: network.full(ids, None), empty, empty.astype(bool),
           num_codes=prior.codes.vocabulary, window=prior.codes.shape, **options)
 
-    return jax.jit(run)(self.state[0], jax.random.key(seed), request.prefix_BP)
+    fn = self._jit(("window", grid, guidance, *sorted(options.items())), lambda: run)
+    return fn(self.state[0], _keys(seed, first, len(request.prefix_BP)), request.prefix_BP)
+
+  def nats(self, request: Request) -> jax.Array:
+    """-log p of every code `[B, L]` given the request's condition, exact or a bound as the scheme has it."""
+    def run(params: Any, request: Request) -> jax.Array:
+      network = self.prior.network(params, request.prefix_BP)
+      return self.prior.scheme.bound(jax.random.key(0), network, request.ids_BL)
+    return self._jit("nats", lambda: run)(self.state[0], request)
+
+  def _jit(self, name: Any, make: Any) -> Any:
+    if name not in self._compiled:
+      self._compiled[name] = jax.jit(make())
+    return self._compiled[name]
+
+
+def _keys(seed: int, first: int, num: int) -> jax.Array:
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), first + jnp.arange(num))
+
+
+def _known(options: dict[str, Any], function: Any, kind: str) -> dict[str, Any]:
+  """The options that are given; raises UserError for one that `function` does not take."""
+  options = {k: v for k, v in options.items() if v is not None}
+  known = [k for k, p in inspect.signature(function).parameters.items() if p.kind == p.KEYWORD_ONLY]
+  for name in options:
+    if name not in known:
+      raise UserError(f"{name}: the scheme {kind} has no such option.{near_miss(name, known)}")
+  return options
