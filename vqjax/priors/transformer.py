@@ -110,7 +110,8 @@ class Model(nn.Module):
     hidden: channels inside the MLP; None means 4 * width, for swiglu 8/3 * width rounded up to a multiple of 256.
     max_prefix: the longest prefix that learned positions have room for. A shorter one takes the last of these places,
       so that a code's position does not depend on it.
-    positions: "rotary" turns queries and keys by their place on the grid; the prefix is not turned.
+    positions: "rotary" turns queries and keys by their place on the grid; the prefix is not turned. It tells only how far
+      apart codes are: a bidirectional network cannot tell places apart while every code is masked, and needs "learned".
     qk_norm: "rmsnorm" normalises queries and keys per head (arXiv 2302.05442).
     modulation: "adaln" lets `time_B` shift, scale and gate every block (adaLN-Zero, arXiv 2212.09748).
     bias: of the linear layers and LayerNorm; the output layer has none.
