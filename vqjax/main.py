@@ -1,7 +1,8 @@
 """Train: python -m vqjax.main --config=configs/vqvae_shapes.py --workdir=runs/shapes [--data=PATH] [--config.FIELD=VALUE …]
 
-Running the same command again continues the run; then --config may be left out, the workdir holds it. `--config=FILE:debug` shrinks any config to seconds on a CPU. `--data` points
-it at local files: a folder of images, an .npz, or a directory of IDX files. `--config.FIELD=VALUE` overrides any field.
+Running the same command again continues the run; then --config may be left out, the workdir holds it. `--config=FILE:debug`
+shrinks any config to seconds on a CPU. `--data` points it at local files: a folder of images, an .npz, or a directory of IDX
+files. `--config.FIELD=VALUE` overrides any field.
 """
 
 from __future__ import annotations

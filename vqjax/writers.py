@@ -122,7 +122,8 @@ class Progress:
     shown = {"loss": f"{metrics['loss/total']:.4f}", "images/s": f"{rate:.0f}"}
     if self._bar.disable:
       left = time.strftime("%H:%M:%S", time.gmtime(seconds * (self._total - step)))
-      print(f"step {step}/{self._total}  " + "  ".join(f"{k} {v}" for k, v in shown.items()) + f"  left {left}", file=self._stream, flush=True)
+      figures = "  ".join(f"{k} {v}" for k, v in shown.items())
+      print(f"step {step}/{self._total}  {figures}  left {left}", file=self._stream, flush=True)
     else:
       self._bar.set_postfix(shown)
     return rate

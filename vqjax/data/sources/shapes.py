@@ -32,7 +32,7 @@ _EVAL_OFFSET = 1 << 40  # keeps the eval examples the same whatever num_train is
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Fields: side of the pictures (16 to 256), examples per split, which world they show, most objects in one, their sizes, patterns of the ground.
+  """Fields: side of the pictures (16 to 256), examples per split, the world, most objects in one, their sizes, patterns of the ground.
 
   A single object is never small where `sizes` has another, and of three at most one is large.
   """
