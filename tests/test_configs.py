@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from vqjax import build, config as configuration, data, sharding, train
 from vqjax.data import ops
 from vqjax.errors import UserError
+from vqjax.tasks import autoencode
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 if str(CONFIGS.parent) not in sys.path:  # as it is for `python -m vqjax.main` in the repository
@@ -63,7 +64,9 @@ def spec_of(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
   shape = (config.batch_size, config.ops.size, config.ops.size, config.ops.get("channels") or 3)
   labelled = config.condition and config.condition.get("labels")
   label = {"label": jax.ShapeDtypeStruct(shape[:1], "int32")} if labelled else {}
-  return {"image": jax.ShapeDtypeStruct(shape, "uint8")} | label
+  mapped = autoencode.reads(config) == "layout" or (config.condition and config.condition.get("layout_tokenizer"))
+  layout = {"layout": jax.ShapeDtypeStruct(shape[:3], "uint8")} if mapped else {}
+  return {"image": jax.ShapeDtypeStruct(shape, "uint8")} | label | layout
 
 
 def abstract_run(config: ConfigDict) -> tuple[train.Run, dict[str, jax.ShapeDtypeStruct]]:
@@ -85,11 +88,15 @@ def test_tokenizer_at_full_size(name):
 
 
 def with_tokenizer(config: ConfigDict, suffix: str, folder: pathlib.Path) -> ConfigDict:
-  """The prior's config, pointed at a workdir that has its tokenizer's config and shapes, but no weights."""
-  tokenizer = load(pathlib.Path(config.tokenizer).name.removesuffix("_debug") + suffix)
-  configuration.save(tokenizer, folder)
-  configuration.save_spec(spec_of(tokenizer), folder)
-  config.tokenizer = str(folder)
+  """The prior's config, pointed at workdirs that have its tokenizers' configs and shapes, but no weights."""
+  for place, name in ((config, "tokenizer"), (config.condition or {}, "layout_tokenizer")):
+    if not place.get(name):
+      continue
+    tokenizer = load(pathlib.Path(place[name]).name.removesuffix("_debug") + suffix)
+    (folder / name).mkdir()
+    configuration.save(tokenizer, folder / name)
+    configuration.save_spec(spec_of(tokenizer), folder / name)
+    place[name] = str(folder / name)
   return config
 
 

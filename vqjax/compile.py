@@ -47,8 +47,11 @@ def main(argv: Sequence[str]) -> None:
   if not size:
     raise UserError("config.ops.size: is not set; give it, since no data is read here.")
   spec = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, channels), "uint8")}
-  if config.condition and config.condition.get("labels"):
+  condition = config.condition or {}
+  if condition.get("labels"):
     spec["label"] = jax.ShapeDtypeStruct((config.batch_size,), "int32")
+  if condition.get("layouts") or condition.get("layout_tokenizer") or config.loss.get("reconstruction") == "binary_cross_entropy":
+    spec["layout"] = jax.ShapeDtypeStruct((config.batch_size, size, size), "uint8")
   run = train.Run(config, spec, devices)
   batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding.batch_sharding(run.mesh)) for k, v in spec.items()}
   frozen = run.task.frozen_shapes()

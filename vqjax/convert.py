@@ -1,7 +1,7 @@
 """Convert published weights: python -m vqjax.convert --source=taming_vqgan --checkpoint=FILE --workdir=OUT [--option NAME=VALUE …]
 
-    --source=taming_vqgan        VQModel or GumbelVQ of taming-transformers, with its discriminator where the file has it
-    --source=taming_transformer  Net2Net of taming-transformers, both stages; needs --option heads=N
+    --source=taming_vqgan        VQModel, VQSegmentationModel or GumbelVQ of taming-transformers, and its discriminator if there
+    --source=taming_transformer  Net2Net of taming-transformers given classes, maps or nothing, all stages; needs --option heads=N
     --source=openai_dvae         DALL-E's dVAE; give --checkpoint twice, encoder and decoder
     --source=lpips               VGG16 of torchvision and LPIPS's linear weights (--checkpoint twice) to --output=FILE.npz
     --target=taming_vqgan        a workdir back to a checkpoint of taming-transformers
@@ -12,6 +12,7 @@ contains is executed. PyTorch files need `pip install torch safetensors`.
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from vqjax import cli
 from vqjax.errors import UserError
 
 SOURCES = ("taming_vqgan", "taming_transformer", "openai_dvae", "lpips")
+LAYOUTS = dict(reconstruction="binary_cross_entropy")  # what makes a tokenizer one of label maps
 
 
 def main(argv: Sequence[str]) -> None:
@@ -69,7 +71,8 @@ def _import(source: str, files: Sequence[pathlib.Path], options: dict[str, str],
   elif source == "taming_vqgan":
     config, variables = taming.read(states[0], options)
     judge = taming.read_discriminator(states[0]) if any("discriminator" in name for name in states[0]) else None
-    _write_tokenizer(workdir, config, variables, size=config["resolution"], loss=dict(reconstruction="l1"), judge=judge)
+    loss = LAYOUTS if taming.is_segmentation(states[0]) else dict(reconstruction="l1")
+    _write_tokenizer(workdir, config, variables, size=config["resolution"], loss=loss, judge=judge)
   else:
     _import_transformer(states[0], options, workdir)
 
@@ -77,14 +80,15 @@ def _import(source: str, files: Sequence[pathlib.Path], options: dict[str, str],
 def _write_tokenizer(workdir: pathlib.Path, model: dict[str, Any], variables: Mapping[str, Any], size: int, loss: dict[str, Any],
                      judge: tuple[dict[str, Any], Mapping[str, Any]] | None = None) -> None:
   model = dict(model)
-  channels = model.pop("channels")
-  model.pop("out_channels")
+  del model["out_channels"]
+  spec = {"layout": ((size, size), "uint8")} if loss == LAYOUTS else {}
+  channels = 3 if spec else model.pop("channels")
   config = dict(model=model, loss=loss, data=dict(name="shapes", size=min(size, 256)), ops=dict(size=size, channels=channels))
   params, stats = {"model": variables["params"]}, {"model": {k: v for k, v in variables.items() if k != "params"}}
   if judge:
     config["disc"] = judge[0]
     params["disc"], stats["disc"] = judge[1]["params"], {k: v for k, v in judge[1].items() if k != "params"}
-  _write(workdir, config, {"image": ((size, size, channels), "uint8")}, params, stats)
+  _write(workdir, config, {"image": ((size, size, channels), "uint8")} | spec, params, stats)
 
 
 def _import_transformer(state: Mapping[str, np.ndarray], options: dict[str, str], workdir: pathlib.Path) -> None:
@@ -92,26 +96,57 @@ def _import_transformer(state: Mapping[str, np.ndarray], options: dict[str, str]
 
   chosen = reader.options(options, dict(heads=0, labels=0, resolution=256, legacy=True, beta=0.25))
   if not chosen["heads"]:
-    raise UserError("--option heads: the tensors do not tell the number of attention heads; give --option heads=N (published models: n_head).")
-  first = {k.removeprefix("first_stage_model."): v for k, v in state.items() if k.startswith("first_stage_model.")}
+    raise UserError("--option heads: the tensors do not tell their number; give --option heads=N (n_head of the published config).")
+  part = lambda name: {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
+  first, cond = part("first_stage_model."), part("cond_stage_model.")
   if not first:
     raise UserError("--checkpoint: holds no tensor first_stage_model.*; it is no Net2Net checkpoint of taming-transformers.")
-  tokenizer, variables = taming.read(first, {k: chosen[k] for k in ("resolution", "legacy", "beta")})
-  _write_tokenizer(workdir / "tokenizer", tokenizer, variables, chosen["resolution"], dict(reconstruction="l1"))
+  if cond and not taming.is_segmentation(cond):
+    raise UserError("--checkpoint: its cond_stage_model is no VQSegmentationModel; classes, maps and nothing can be read as conditions.")
+  how = {k: chosen[k] for k in ("resolution", "legacy", "beta")}
+  tokenizer, variables = taming.read(first, how)
   codes = tokenizer["quantizer"]["codebook_size"]
-  config, params = mingpt.read(state, heads=chosen["heads"], codes=codes)
-  rows = config["vocab_size"] - codes
-  labels = chosen["labels"] or rows
-  if labels > rows:
-    raise UserError(f"--option labels: {labels} is more than the {rows} rows of the checkpoint's embedding.")
-  params["embed"]["table"] = params["embed"]["table"][:codes + labels]
+  if cond:
+    if chosen["labels"]:
+      raise UserError(f"--option labels: {chosen['labels']}, but the checkpoint's condition is a segmentation map; leave the option out.")
+    layouts, layout_variables = taming.read(cond, how)
+    rows = layouts["quantizer"]["codebook_size"]
+    grid, prefix = _sides(state, _factor(tokenizer), _factor(layouts))
+    config, params = mingpt.read(state, heads=chosen["heads"], codes=codes, grid=(grid, grid), prefix=prefix**2)
+  else:
+    config, params = mingpt.read(state, heads=chosen["heads"], codes=codes)
+    rows = chosen["labels"] or config["vocab_size"] - codes
+  if rows > config["vocab_size"] - codes:
+    raise UserError(f"--option labels: {rows} is more than the {config['vocab_size'] - codes} rows of the checkpoint's embedding.")
+  params["embed"]["table"] = params["embed"]["table"][:codes + rows]
+  side = config["grid"][0] * _factor(tokenizer)
+  condition, given = dict(labels=rows, drop=0.0), {"label": ((), "int32")}
+  _write_tokenizer(workdir / "tokenizer", tokenizer, variables, side if cond else chosen["resolution"], dict(reconstruction="l1"))
+  if cond:
+    path = workdir / "layout_tokenizer"
+    _write_tokenizer(path, layouts, layout_variables, side, LAYOUTS)
+    condition, given = dict(layout_tokenizer=str(path.absolute()), drop=0.0), {"layout": ((side, side), "uint8")}
   model = {k: v for k, v in config.items() if k not in ("vocab_size", "out_size", "grid", "causal", "max_prefix")}
-  side = config["grid"][0] * 2 ** (len(tokenizer["ch_mult"]) - 1)
   prior = dict(
       task="prior", tokenizer=str((workdir / "tokenizer").absolute()), model=model, scheme=dict(name="autoregressive"),
-      condition=dict(labels=labels, drop=0.0), data=dict(name="shapes", size=min(side, 256)), ops=dict(size=side, channels=tokenizer["channels"]))
-  spec = {"image": ((side, side, tokenizer["channels"]), "uint8"), "label": ((), "int32")}
-  _write(workdir, prior, spec, {"model": params}, {"model": {}})
+      condition=condition, data=dict(name="shapes", size=min(side, 256)), ops=dict(size=side, channels=tokenizer["channels"]))
+  _write(workdir, prior, {"image": ((side, side, tokenizer["channels"]), "uint8")} | given, {"model": params}, {"model": {}})
+
+
+def _factor(tokenizer: Mapping[str, Any]) -> int:
+  return 2 ** (len(tokenizer["ch_mult"]) - 1)
+
+
+def _sides(state: Mapping[str, np.ndarray], factor: int, layout_factor: int) -> tuple[int, int]:
+  """Sides of the grids of the image's and of the map's codes: the largest picture whose codes the transformer has places for."""
+  if "transformer.pos_emb" not in state:
+    raise UserError("--checkpoint: tensor 'transformer.pos_emb' is missing; is it a Net2Net checkpoint of taming?")
+  places = state["transformer.pos_emb"].shape[1]
+  step = max(factor, layout_factor)
+  unit = (step // factor) ** 2 + (step // layout_factor) ** 2
+  # The last code is predicted, not read.
+  times = math.isqrt((places + 1) // unit)
+  return times * step // factor, times * step // layout_factor
 
 
 def _write(workdir: pathlib.Path, config: dict[str, Any], spec: dict[str, Any], params: Any, stats: Any) -> None:
@@ -141,16 +176,21 @@ def _export(workdir: pathlib.Path, file: pathlib.Path) -> None:
 
   from vqjax import api
   from vqjax.importers import taming, torch_file
+  from vqjax.nn import palette
 
   model = api.load(workdir)
   config = model.config.model.to_dict()
   if config["name"] != "resnet" or config["quantizer"]["name"] not in ("vq", "gumbel"):
-    raise UserError(f"--target=taming_vqgan: {config['name']} with {config['quantizer']['name']} has no place there; only resnet with vq or gumbel.")
+    names = f"{config['name']} with {config['quantizer']['name']}"
+    raise UserError(f"--target=taming_vqgan: {names} has no place there; only resnet with vq or gumbel.")
   params, stats, _ = jax.device_get(model.state)
-  config |= {"channels": model.channels, "out_channels": model.channels}
+  classes = model.run.task.known["classes"]
+  config |= dict.fromkeys(("channels", "out_channels"), classes or model.channels)
   state = taming.write(config, {"params": params["model"], **stats["model"]})
   if "disc" in params and model.config.disc["name"] == "patchgan" and model.config.disc.get("norm", "batch") == "batch":
     state |= taming.write_discriminator({"params": params["disc"], **stats["disc"]})
+  if classes:  # VQSegmentationModel's buffer, by which it shows its classes
+    state["colorize"] = np.float32(palette.TABLE[:classes].T[:, :, None, None])
   torch_file.save(file, {"state_dict": state})
 
 

@@ -148,7 +148,8 @@ def _claim(workdir: pathlib.Path, config: Any) -> None:
     raise UserError(f"--workdir={workdir}: cannot be written; choose a folder that you own.")
   if (workdir / "config.json").exists() and (steps := _saved_steps(workdir)):
     # Step 0 is a conversion: only what its weights belong to is settled.
-    configuration.check_same(configuration.of_run(workdir), config, ("model", "disc", "task", "tokenizer") if max(steps) == 0 else ("",))
+    weights = ("model", "disc", "task", "tokenizer", "condition.layout_tokenizer")
+    configuration.check_same(configuration.of_run(workdir), config, weights if max(steps) == 0 else ("",))
   if jax.process_index() == 0:
     configuration.save(config, workdir)
 

@@ -7,7 +7,7 @@ import pytest
 from vqjax import build, evaluators
 from vqjax.nn import perceptual
 
-NEEDS = {"codes": {"codebook_sizes": (7,)}}
+NEEDS = {"codes": {"codebook_sizes": (7,)}, "layouts": {"classes": 4}}
 RECONSTRUCTION = [
     name for name in build.names("evaluators") if build.module("evaluators", name).Measure.needs == "reconstruct"]
 
@@ -34,7 +34,9 @@ def data(count):
   rng = np.random.default_rng(1)
   image = rng.integers(0, 256, size=(count, 16, 20, 3)).astype(np.uint8)
   recon = (image / 127.5 - 1 + 0.3 * rng.normal(size=image.shape)).astype(np.float32)
-  return {"image": image}, {"image": recon, "ids": rng.integers(0, 7, size=(count, 2, 3)).astype(np.int32)}
+  real, guessed = rng.integers(0, 4, size=(2, count, 16, 20)).astype(np.uint8)
+  ids = rng.integers(0, 7, size=(count, 2, 3)).astype(np.int32)
+  return {"image": image, "layout": real}, {"image": recon, "layout": guessed, "ids": ids}
 
 
 def run(measure, batch, out, size):
@@ -64,8 +66,8 @@ def test_ragged_batches_change_nothing(name, lpips_path):
 def test_junk_in_the_padding_counts_nowhere(name, lpips_path):
   measure = measure_of(name, lpips_path)
   batch, out = data(3)
-  bad = {"image": out["image"].copy(), "ids": out["ids"]}
-  bad["image"][2:] = np.nan
+  bad = out | {"image": out["image"].copy(), "layout": out["layout"].copy()}
+  bad["image"][2:], bad["layout"][2:] = np.nan, 255
   mask = np.array([1, 1, 0], np.float32)
   update = jax.jit(measure.update)
   got = measure.result(evaluators.add(None, update(measure.frozen(), batch, bad, mask)))

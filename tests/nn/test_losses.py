@@ -62,7 +62,7 @@ def test_plain_reconstruction(rng):
   np.testing.assert_allclose(losses.reconstruction("l1", recon, x), np.abs(recon - x).mean(), rtol=1e-6)
   np.testing.assert_allclose(losses.reconstruction("l2", recon, x), ((recon - x) ** 2).mean(), rtol=1e-6)
   np.testing.assert_array_equal(losses.to_image("l1", recon), np.clip(recon, -1, 1))
-  assert [losses.out_channels(name, 3) for name in losses.RECONSTRUCTIONS] == [3, 3, 6]
+  assert [losses.out_channels(name, 3) for name in losses.RECONSTRUCTIONS] == [3, 3, 6, 3]
 
 
 def test_wrong_names_and_channels_are_told():

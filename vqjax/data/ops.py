@@ -165,6 +165,18 @@ def read_image(file: pathlib.Path, channels: int = 3) -> np.ndarray:
     raise UserError(f"{file}: cannot be read as an image ({' '.join(str(e).split())}).") from None
 
 
+def read_layout(file: pathlib.Path) -> np.ndarray:
+  """Reads a label map as uint8 [H, W]: the indices of a palette image, the values of a grey one. Raises UserError otherwise."""
+  try:
+    with Image.open(file) as image:
+      if image.mode in ("P", "L"):
+        return np.array(image)
+      mode = image.mode
+  except Exception as e:
+    raise UserError(f"{file}: cannot be read as an image ({' '.join(str(e).split())}).") from None
+  raise UserError(f"{file}: has mode {mode}, no class per pixel; save classes as grey values (L) or as palette indices (P).")
+
+
 def _walk(root: pathlib.Path) -> Iterator[str]:
   for folder, folders, files in os.walk(root, followlinks=True):
     folders[:] = [f for f in folders if not f.startswith(".")]

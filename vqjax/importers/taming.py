@@ -1,4 +1,4 @@
-"""taming-transformers (arXiv 2012.09841): `VQModel`, `GumbelVQ` and their discriminator, read and written."""
+"""taming-transformers (arXiv 2012.09841): `VQModel`, `VQSegmentationModel`, `GumbelVQ`, their discriminator, read and written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runni
 
 
 def read(state: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads a VQModel or a GumbelVQ; which of them, and all sizes, the tensors tell.
+  """Reads a VQModel, a VQSegmentationModel or a GumbelVQ; which quantizer, and all sizes, the tensors tell.
 
   Args:
     state: the state dict, as `torch_file.load` gives it.
@@ -55,6 +55,14 @@ def read(state: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> tuple[d
   variables = reader.fill(model, np.zeros((1, side, side, config["channels"]), np.float32), take)
   source.done(_IGNORED)
   return config, variables
+
+
+def is_segmentation(state: Mapping[str, np.ndarray]) -> bool:
+  """Whether these tensors are a VQSegmentationModel's, of one-hot label maps: it shows its classes in colours, and has no adversary."""
+  colours, first = state.get("colorize"), state.get("encoder.conv_in.weight")
+  if colours is None or first is None or any(name.startswith("loss.discriminator.") for name in state):
+    return False
+  return colours.ndim == 4 and first.ndim == 4 and colours.shape[1] == first.shape[1]
 
 
 def write(config: Mapping[str, Any], variables: Mapping[str, Any]) -> State:

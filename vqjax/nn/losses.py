@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from vqjax.errors import UserError, near_miss
+from vqjax.nn import palette
 
-RECONSTRUCTIONS = ("l1", "l2", "logit_laplace")
+RECONSTRUCTIONS = ("l1", "l2", "logit_laplace", "binary_cross_entropy")
 ADVERSARIAL = ("hinge", "vanilla", "non_saturating")
 
 # DALL-E keeps pixels off the ends of (0, 1), where the logit is infinite (arXiv 2102.12092, appendix A.3).
@@ -29,11 +30,13 @@ def reconstruction(name: str, recon: jax.Array, x: jax.Array) -> jax.Array:
 
   "logit_laplace" is the negative log likelihood of DALL-E, -ln f(x | mu, b) with
   f = exp(-|logit(x) - mu| / b) / (2 b x (1 - x)) (arXiv 2102.12092, equation 2), in nats per element.
+  "binary_cross_entropy" is that of a label map's one-hot classes, each pixel and class on its own, in nats per element
+  (taming-transformers' loss for segmentation maps, arXiv 2012.09841).
 
   Args:
     name: one of RECONSTRUCTIONS.
-    recon: [B, H, W, C]; for "logit_laplace" [B, H, W, 2C], mu first, then ln b.
-    x: [B, H, W, C] in [-1, 1].
+    recon: [B, H, W, C]; for "logit_laplace" [B, H, W, 2C], mu first, then ln b; for "binary_cross_entropy" logits.
+    x: [B, H, W, C] in [-1, 1]; for "binary_cross_entropy" in [0, 1].
   """
   _check("reconstruction", name, RECONSTRUCTIONS)
   if recon.shape[-1] != out_channels(name, x.shape[-1]):
@@ -44,6 +47,8 @@ def reconstruction(name: str, recon: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.abs(recon - x).mean()
   if name == "l2":
     return jnp.square(recon - x).mean()
+  if name == "binary_cross_entropy":
+    return (jax.nn.softplus(recon) - x * recon).mean()
   mu, log_b = jnp.split(recon, 2, axis=-1)
   pixel = map_pixels((x + 1) / 2)
   logit = jnp.log(pixel) - jnp.log1p(-pixel)
@@ -52,13 +57,23 @@ def reconstruction(name: str, recon: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def to_image(name: str, recon: jax.Array) -> jax.Array:
-  """The image in [-1, 1], float32 [B, H, W, C], that a decoder's output stands for under reconstruction loss `name`."""
+  """The image in [-1, 1], float32 [B, H, W, C], that a decoder's output stands for under reconstruction loss `name`.
+
+  A label map's logits are shown as the colours of their classes, [B, H, W, 3].
+  """
   _check("reconstruction", name, RECONSTRUCTIONS)
+  if name == "binary_cross_entropy":
+    return palette.colours(to_layout(recon))
   recon = recon.astype(jnp.float32)
   if name != "logit_laplace":
     return jnp.clip(recon, -1.0, 1.0)
   mu, _ = jnp.split(recon, 2, axis=-1)
   return 2 * unmap_pixels(jax.nn.sigmoid(mu)) - 1
+
+
+def to_layout(logits_BHWN: jax.Array) -> jax.Array:
+  """The label map of a decoder's logits: the likeliest class of each pixel, uint8 [B, H, W]."""
+  return jnp.argmax(logits_BHWN, axis=-1).astype(jnp.uint8)
 
 
 def map_pixels(x01: jax.Array) -> jax.Array:

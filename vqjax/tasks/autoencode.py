@@ -1,10 +1,10 @@
-"""Stage 1: learn an autoencoder with a quantized latent, with or without a perceptual loss and an adversary."""
+"""Stage 1: learn an autoencoder with a quantized latent, of images (with or without an adversary) or of label maps."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import flax
 import jax
@@ -13,39 +13,18 @@ from flax import linen as nn
 
 from vqjax.build import build, check_fields
 from vqjax.errors import UserError
-from vqjax.nn import losses, perceptual
-from vqjax.tasks import Task
-
-
-@dataclasses.dataclass(frozen=True)
-class Losses:
-  """The terms of stage 1 and their weights (VQGAN, arXiv 2012.09841, unless stated otherwise).
-
-  The adversarial terms count from step `adversarial_start`; the discriminator learns from the first step or from there, by
-  `disc_from`. `adaptive="last_layer"` multiplies the adversarial weight by the ratio of the two gradients at the decoder's
-  last layer (eq. 7). Feature matching compares the discriminator's activations (arXiv 1512.09300) and needs no download;
-  LPIPS (arXiv 1801.03924) needs `perceptual_weights`, the file that `python -m vqjax.convert --source=lpips` writes.
-  R1 (arXiv 1801.04406) is taken every `r1_every` steps and scaled to count as if always; LeCAM is arXiv 2104.03310.
-  """
-
-  reconstruction: Literal["l1", "l2", "logit_laplace"] = "l2"
-  reconstruction_weight: float = 1.0
-  perceptual_weight: float = 0.0
-  perceptual_weights: str | None = None
-  feature_weight: float = 0.0
-  adversarial: Literal["hinge", "vanilla", "non_saturating"] = "hinge"
-  adversarial_weight: float = 0.8
-  adversarial_start: int = 0
-  adaptive: Literal["last_layer", "none"] = "last_layer"
-  disc_from: Literal["start", "adversarial_start"] = "start"
-  lecam_weight: float = 0.0
-  r1_weight: float = 0.0
-  r1_every: int = 16
+from vqjax.nn import losses, palette, perceptual
+from vqjax.tasks import Task, _loss_terms as loss_terms, conditions
 
 
 def to_float(image: jax.Array) -> jax.Array:
   """uint8 pixels to float32 in [-1, 1]; floats pass."""
   return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image
+
+
+def reads(config: Mapping[str, Any]) -> str:
+  """The field of a batch that a run of this task learns: "image", or "layout"."""
+  return "layout" if config["loss"].get("reconstruction") == "binary_cross_entropy" else "image"
 
 
 def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
@@ -54,22 +33,35 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
   Raises:
     UserError: anything in config.model, config.disc or config.loss that does not fit, or image sizes that the model cannot take.
   """
-  check_fields(Losses, dict(config["loss"]), "config.loss")
-  weights = Losses(**config["loss"])
-  channels = spec["image"].shape[-1]
-  model = build("autoencoders", config["model"], "config.model", channels=channels,
+  check_fields(loss_terms.Losses, dict(config["loss"]), "config.loss")
+  weights = loss_terms.Losses(**config["loss"])
+  field = reads(config)
+  classes = _classes(config["model"], spec) if field == "layout" else 0
+  channels = classes or spec["image"].shape[-1]
+  model = build("autoencoders", config["model"], "config.model", **({} if classes else {"channels": channels}),
                 out_channels=losses.out_channels(weights.reconstruction, channels))
   disc = build("discriminators", config["disc"], "config.disc") if config["disc"] else None
-  _check(weights, disc)
-  run = _Autoencode(model, disc, weights)
+  loss_terms.check(weights, disc, field)
+  run = _Autoencode(model, disc, weights, classes)
+  measures = ("layouts",) if classes else ("distortion", "ssim")
   return Task(
       init=run.init, loss=run.loss, frozen=run.frozen, frozen_shapes=run.frozen_shapes,
       predict={"reconstruct": run.reconstruct, "encode": run.encode, "decode": run.decode, "preview": run.preview},
-      prepare=lambda batch: {"image": batch["image"]},
+      prepare=run.prepare,
       passes={"model": run.model_pass} | ({"disc": run.disc_pass} if disc is not None else {}),
       factor=model.factor,
-      evaluators=("distortion", "ssim", "codes") if 0 < model.quantizer.codebook_size <= 2**24 else ("distortion", "ssim"),
-      known=_codebooks(model, spec["image"].shape[1:3]))
+      evaluators=(*measures, "codes") if 0 < model.quantizer.codebook_size <= 2**24 else measures,
+      known=_codebooks(model, spec[field].shape[1:3]) | {"classes": classes})
+
+
+def _classes(model: Mapping[str, Any], spec: Mapping[str, Any]) -> int:
+  """How many classes the label maps have. Raises UserError where the config or the data does not tell."""
+  if "layout" not in spec:
+    raise UserError(f"config.loss.reconstruction: 'binary_cross_entropy' learns label maps, but the data has no layout; "
+                    f"it yields {', '.join(spec)}. Use other data, or 'l1' or 'l2' for images.")
+  if not isinstance(classes := model.get("channels"), int) or not 1 < classes <= 256:
+    raise UserError(f"config.model.channels: is {classes}; give the number of the label maps' classes, 2 to 256.")
+  return classes
 
 
 def _codebooks(model: nn.Module, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
@@ -80,25 +72,34 @@ def _codebooks(model: nn.Module, size: tuple[int, int]) -> dict[str, tuple[int, 
   return {"codebook_sizes": (quantizer.codebook_size,) * levels, "num_codebooks": (quantizer.num_codebooks,) * levels}
 
 
-def _check(weights: Losses, disc: nn.Module | None) -> None:
-  if disc is None and (weights.feature_weight or weights.lecam_weight or weights.r1_weight):
-    raise UserError("config.disc: feature_weight, lecam_weight and r1_weight need a discriminator; set config.disc, or the weights to 0.")
-  if weights.perceptual_weight and not weights.perceptual_weights:
-    raise UserError(
-        f"config.loss.perceptual_weight: {weights.perceptual_weight} needs LPIPS weights; set config.loss.perceptual_weights "
-        "to the file that python -m vqjax.convert --source=lpips writes, or use feature_weight, which needs none.")
-
-
 @dataclasses.dataclass(frozen=True)
 class _Autoencode:
-  """The task's functions over the modules that the config names."""
+  """The task's functions over the modules that the config names. `classes` of label maps; 0 where images are learned."""
 
   model: nn.Module
   disc: nn.Module | None
-  weights: Losses
+  weights: loss_terms.Losses
+  classes: int = 0
+
+  def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    if not self.classes:
+      return {"image": batch["image"]}
+    return {"layout": conditions.check_range(batch["layout"], self.classes, "layout", f"config.model.channels={self.classes}")}
+
+  def _input(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """What the model reads: pixels in [-1, 1], or a label map's classes as one-hot 0 and 1."""
+    if self.classes:
+      if "layout" not in batch:
+        raise UserError("image: this run was trained on label maps and reads no images; give it maps of classes, int [B, H, W].")
+      return jax.nn.one_hot(batch["layout"], self.classes)
+    return to_float(batch["image"])
+
+  def _output(self, recon: jax.Array) -> dict[str, jax.Array]:
+    layout = {"layout": losses.to_layout(recon)} if self.classes else {}
+    return {"image": losses.to_image(self.weights.reconstruction, recon)} | layout
 
   def init(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
-    x = to_float(batch["image"])
+    x = self._input(batch)
     key_model, key_disc, key_codes = jax.random.split(key, 3)
     variables = self.model.init({"params": key_model, "codes": key_codes}, x, train=False)
     players, stats = _split("model", variables)
@@ -116,14 +117,14 @@ class _Autoencode:
     return {"perceptual": shapes} if self.weights.perceptual_weight else {}
 
   def loss(self, params: Any, stats: Any, frozen: Any, batch: Any, key: jax.Array, step: jax.Array) -> Any:
-    x = to_float(batch["image"])
+    x = self._input(batch)
     rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(("codes", "dropout"))}
     (recon, quantized), new = self.model.apply(
         {"params": params["model"], **stats["model"]}, x, train=True, step=step, rngs=rngs,
         mutable=[*stats["model"], "intermediates"])
     intermediates = new.pop("intermediates")
     stats = stats | {"model": new}
-    terms = _Terms()
+    terms = loss_terms.Terms()
     terms.add("quantizer", quantized.loss, 1.0)
     metrics = {f"codes/{k}": v for k, v in quantized.metrics.items()}
     if self.disc is None:
@@ -213,10 +214,11 @@ class _Autoencode:
 
   def model_pass(self, params: Any, stats: Any, frozen: Any, batch: Any) -> jax.Array:
     """The model's own terms, the adversarial one through a discriminator that stands still."""
-    x = to_float(batch["image"])
+    x = self._input(batch)
     rngs = {"codes": jax.random.key(0), "dropout": jax.random.key(1)}
     (recon, quantized), _ = self.model.apply(
-        {"params": params["model"], **stats["model"]}, x, train=True, step=jnp.zeros((), jnp.int32), rngs=rngs, mutable=list(stats["model"]))
+        {"params": params["model"], **stats["model"]}, x, train=True, step=jnp.zeros((), jnp.int32), rngs=rngs,
+        mutable=list(stats["model"]))
     total = self._distortion(recon, x, frozen)[0] + quantized.loss
     if self.disc is None:
       return total
@@ -225,30 +227,31 @@ class _Autoencode:
 
   def disc_pass(self, params: Any, stats: Any, frozen: Any, batch: Any) -> jax.Array:
     """Both images judged, with gradients for the discriminator."""
-    x = to_float(batch["image"])
+    x = self._input(batch)
     (real, _), after = self._judge(params["disc"], stats["disc"], x)
     (fake, _), _ = self._judge(params["disc"], after, x[::-1])
     return losses.discriminator_loss(self.weights.adversarial, real, fake)
 
   def reconstruct(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, Any]:
-    """{"image": [B, H, W, C] in [-1, 1], "ids"}."""
+    """{"image": [B, H, W, C] in [-1, 1], "ids"}, and of label maps "layout": uint8 [B, H, W], whose colours the image is."""
     del frozen
-    recon, quantized = self.model.apply({"params": params["model"], **stats["model"]}, to_float(batch["image"]), train=False)
-    return {"image": losses.to_image(self.weights.reconstruction, recon), "ids": quantized.ids}
+    recon, quantized = self.model.apply({"params": params["model"], **stats["model"]}, self._input(batch), train=False)
+    return self._output(recon) | {"ids": quantized.ids}
 
   def encode(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, Any]:
     del frozen
-    x = to_float(batch["image"])
+    x = self._input(batch)
     return {"ids": self.model.apply({"params": params["model"], **stats["model"]}, x, method="tokens")}
 
   def decode(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, Any]:
     del frozen
     recon = self.model.apply({"params": params["model"], **stats["model"]}, batch["ids"], method="from_tokens")
-    return {"image": losses.to_image(self.weights.reconstruction, recon)}
+    return self._output(recon)
 
   def preview(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, Any]:
     """Rows of a picture: originals above reconstructions."""
-    return {"rows": (to_float(batch["image"]), self.reconstruct(params, stats, frozen, batch)["image"])}
+    shown = palette.colours(batch["layout"]) if self.classes else to_float(batch["image"])
+    return {"rows": (shown, self.reconstruct(params, stats, frozen, batch)["image"])}
 
 
 def _split(player: str, variables: Any) -> tuple[dict, dict]:
@@ -264,20 +267,3 @@ def _find(tree: Any, name: str) -> Any:
   if len(found) != 1:
     raise ValueError(f"the model sowed {len(found)} values called {name!r}, not one")
   return found[0]
-
-
-class _Terms:
-  """Collects loss terms under their names, for the log: loss/<term> is weighted, raw/<term> is not."""
-
-  def __init__(self) -> None:
-    self._pieces: dict[str, tuple[Any, Any]] = {}
-
-  def add(self, name: str, value: Any, weight: Any) -> None:
-    self._pieces[name] = (value, weight)
-
-  def update(self, pieces: Mapping[str, tuple[Any, Any]]) -> None:
-    self._pieces |= pieces
-
-  def metrics(self) -> dict[str, jax.Array]:
-    weighted = {f"loss/{k}": v * w for k, (v, w) in self._pieces.items()}
-    return weighted | {f"raw/{k}": v for k, (v, _) in self._pieces.items() if k != "quantizer"}

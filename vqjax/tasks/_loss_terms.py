@@ -1,0 +1,72 @@
+"""The terms of stage 1: their names and weights, which go together, and their log."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+from flax import linen as nn
+
+from vqjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Losses:
+  """The terms of stage 1 and their weights (VQGAN, arXiv 2012.09841, unless stated otherwise).
+
+  The adversarial terms count from step `adversarial_start`; the discriminator learns from the first step or from there, by
+  `disc_from`. `adaptive="last_layer"` multiplies the adversarial weight by the ratio of the two gradients at the decoder's
+  last layer (eq. 7). Feature matching compares the discriminator's activations (arXiv 1512.09300) and needs no download;
+  LPIPS (arXiv 1801.03924) needs `perceptual_weights`, the file that `python -m vqjax.convert --source=lpips` writes.
+  R1 (arXiv 1801.04406) is taken every `r1_every` steps and scaled to count as if always; LeCAM is arXiv 2104.03310.
+
+  `reconstruction="binary_cross_entropy"` learns the batch's `layout` instead of its `image`: per-pixel classes, as many as
+  config.model.channels, which the model reads as one-hot 0 and 1 and decodes to logits (taming-transformers'
+  VQSegmentationModel). No other term goes with it.
+  """
+
+  reconstruction: Literal["l1", "l2", "logit_laplace", "binary_cross_entropy"] = "l2"
+  reconstruction_weight: float = 1.0
+  perceptual_weight: float = 0.0
+  perceptual_weights: str | None = None
+  feature_weight: float = 0.0
+  adversarial: Literal["hinge", "vanilla", "non_saturating"] = "hinge"
+  adversarial_weight: float = 0.8
+  adversarial_start: int = 0
+  adaptive: Literal["last_layer", "none"] = "last_layer"
+  disc_from: Literal["start", "adversarial_start"] = "start"
+  lecam_weight: float = 0.0
+  r1_weight: float = 0.0
+  r1_every: int = 16
+
+
+def check(weights: Losses, disc: nn.Module | None, field: str) -> None:
+  """Raises UserError for terms that lack what they need, or that do not go with the field of the batch that is learned."""
+  if field == "layout" and (disc is not None or weights.perceptual_weight):
+    raise UserError("config.loss.reconstruction: 'binary_cross_entropy' learns label maps, which no discriminator and no perceptual "
+                    "loss judges; set config.disc=None and config.loss.perceptual_weight=0.")
+  if disc is None and (weights.feature_weight or weights.lecam_weight or weights.r1_weight):
+    raise UserError("config.disc: feature_weight, lecam_weight and r1_weight need a discriminator; set config.disc, or the weights to 0.")
+  if weights.perceptual_weight and not weights.perceptual_weights:
+    raise UserError(
+        f"config.loss.perceptual_weight: {weights.perceptual_weight} needs LPIPS weights; set config.loss.perceptual_weights "
+        "to the file that python -m vqjax.convert --source=lpips writes, or use feature_weight, which needs none.")
+
+
+class Terms:
+  """Collects loss terms under their names, for the log: loss/<term> is weighted, raw/<term> is not."""
+
+  def __init__(self) -> None:
+    self._pieces: dict[str, tuple[Any, Any]] = {}
+
+  def add(self, name: str, value: Any, weight: Any) -> None:
+    self._pieces[name] = (value, weight)
+
+  def update(self, pieces: Mapping[str, tuple[Any, Any]]) -> None:
+    self._pieces |= pieces
+
+  def metrics(self) -> dict[str, jax.Array]:
+    weighted = {f"loss/{k}": v * w for k, (v, w) in self._pieces.items()}
+    return weighted | {f"raw/{k}": v for k, (v, _) in self._pieces.items() if k != "quantizer"}

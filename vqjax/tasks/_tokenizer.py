@@ -1,0 +1,131 @@
+"""A trained stage 1 as stage 2 sees it: what it encodes, the shapes of its codes, and its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vqjax import checkpoint, config as configuration
+from vqjax.errors import UserError
+from vqjax.tasks import autoencode
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+  """One level of a tokenizer's codes as a sequence: `books` codes per position, flattened with an offset per book."""
+
+  shape: tuple[int, ...]
+  size: int
+  books: int
+
+  @property
+  def grid(self) -> tuple[int, ...]:
+    return (*self.shape, self.books) if self.books > 1 else self.shape
+
+  @property
+  def vocabulary(self) -> int:
+    return self.size * self.books
+
+  @property
+  def length(self) -> int:
+    return math.prod(self.grid)
+
+  def flatten(self, ids: jax.Array) -> jax.Array:
+    """`[B, ...grid]` codes to `[B, L]`; code k of book q becomes q·K + k."""
+    offsets = jnp.arange(self.books) * self.size if self.books > 1 else jnp.zeros(1, jnp.int32)
+    return (ids.reshape(-1, self.books) + offsets[None]).reshape(ids.shape[0], -1)
+
+  def unflatten(self, ids_BL: jax.Array) -> jax.Array:
+    return (ids_BL % self.size).reshape(ids_BL.shape[0], *self.grid)
+
+  def allow(self, logits_BLV: jax.Array) -> jax.Array:
+    """Logits with -1e9 where a code belongs to another book than its position."""
+    if self.books == 1:
+      return logits_BLV
+    book_L = jnp.arange(self.length) % self.books
+    return jnp.where((jnp.arange(self.vocabulary) // self.size)[None] == book_L[:, None], logits_BLV, -1e9)
+
+
+class Tokenizer:
+  """The frozen stage 1: its task's functions, its codes' shapes, and its weights as a pytree to pass around.
+
+  Args:
+    workdir: of the run.
+    spec: a batch's shapes of the prior.
+    field: what it encodes: "image", or "layout".
+
+  Raises UserError for a run that encodes something else, has not started, or was trained on another size.
+  """
+
+  def __init__(self, workdir: str, spec: Mapping[str, Any], field: str = "image"):
+    self.workdir = pathlib.Path(workdir)
+    self.config = configuration.of_run(self.workdir)
+    option = {"image": "config.tokenizer", "layout": "config.condition.layout_tokenizer"}[field]
+    if self.config.task != "autoencode" or autoencode.reads(self.config) != field:
+      kind = {"image": "images", "layout": "label maps (config.loss.reconstruction=binary_cross_entropy)"}[field]
+      raise UserError(f"{option}: {workdir} is no tokenizer of {kind}; give the workdir of one.")
+    if (trained := configuration.read_spec(self.workdir)) is None:
+      raise UserError(f"{option}: {workdir} holds no batch.json; the run has not started yet.")
+    self.spec = {field: trained[field]}
+    size = trained[field].shape[1:]
+    if field in spec and spec[field].shape[1:] != size:
+      found = spec[field].shape[1:]
+      raise UserError(f"config.ops: {field}s are {found}, the tokenizer in {workdir} was trained on {size}; set config.ops.size={size[0]}.")
+    self.task = autoencode.make(self.config, self.spec)
+    self.pixels = math.prod(size)
+    self._field = field
+    self._ids = jax.eval_shape(lambda k, b: self._encode(self._init(k, b), b), jax.random.key(0), self.spec)
+    if not jax.tree.leaves(self._ids):
+      raise UserError(f"{option}: {workdir} is an autoencoder without codes; give one whose quantizer has some.")
+
+  def _init(self, key: jax.Array, batch: Any) -> Any:
+    params, stats = self.task.init(key, batch)
+    return {"params": {"model": params["model"]}, "stats": {"model": stats["model"]}}
+
+  def _encode(self, weights: Any, batch: Any) -> Any:
+    return self.task.predict["encode"](weights["params"], weights["stats"], {}, batch)["ids"]
+
+  @property
+  def levels(self) -> int:
+    return len(self._ids) if isinstance(self._ids, tuple) else 1
+
+  def codes(self, level: int) -> Codes:
+    if not 0 <= level < self.levels:
+      raise UserError(f"config.condition.level: {level}; the tokenizer has {self.levels} level(s), counted from 0, coarse first.")
+    ids = self._ids[level] if isinstance(self._ids, tuple) else self._ids
+    size, books = self.task.known["codebook_sizes"][level], self.task.known["num_codebooks"][level]
+    return Codes(ids.shape[1:-1] if books > 1 else ids.shape[1:], size, books)
+
+  def shapes(self) -> Any:
+    return jax.eval_shape(self._init, jax.random.key(0), self.spec)
+
+  def load(self) -> Any:
+    """The weights on the host: averaged ones where an average was kept."""
+    abstract = self.shapes()
+    parts = checkpoint.restore_params(self.workdir, {"params": abstract["params"], "stats": abstract["stats"]})
+    if self.config["ema_decay"]:
+      parts["params"]["model"] = checkpoint.restore_params(self.workdir, {"ema": abstract["params"]["model"]})["ema"]
+    return jax.device_get({"params": {"model": parts["params"]["model"]}, "stats": {"model": parts["stats"]["model"]}})
+
+  def identity(self) -> str:
+    weights = self.load()
+    model = {"params": weights["params"]["model"], "stats": weights["stats"]["model"]}
+    return checkpoint.identity(self.config.model.to_dict(), jax.tree.map(jnp.asarray, model))
+
+  def levels_of(self, frozen: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+    """Codes of every level: read from the batch where they were computed before, else computed here."""
+    if "ids" in batch:
+      return (batch["ids"],) if self.levels == 1 else tuple(batch[f"ids{i}" if i else "ids"] for i in range(self.levels))
+    ids = jax.lax.stop_gradient(self._encode(frozen, {self._field: batch[self._field]}))
+    return ids if isinstance(ids, tuple) else (ids,)
+
+  def decode(self, frozen: Any, levels: tuple[jax.Array, ...]) -> jax.Array:
+    """Images `[B, H, W, C]` in [-1, 1]."""
+    ids = levels if self.levels > 1 else levels[0]
+    return self.task.predict["decode"](frozen["params"], frozen["stats"], {}, {"ids": ids})["image"]
