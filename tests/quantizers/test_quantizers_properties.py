@@ -206,6 +206,19 @@ def test_residual_passes_the_gradient_once_and_improves_with_depth():
   assert errors == sorted(errors, reverse=True) and errors[-1] < 0.5 * errors[0]
 
 
+@pytest.mark.parametrize("inner", [
+    dict(name="fsq", levels=(5, 5, 5)), dict(name="vq", codebook_size=8, dim=3, estimator="rotation"), dict(name="ibq", codebook_size=8, dim=3),
+    dict(name="vq", codebook_size=8, dim=3, normalize="l2"), dict(name="lfq", dim=3), dict(name="bsq", dim=3)])
+def test_residual_passes_the_gradient_once(inner):
+  """By the first level's estimator: as many levels as one wants, the gradient is that of one."""
+  z, g = normal(0, 16, 3), normal(1, 16, 3)
+  q, variables = make("residual", z, quantizer=inner, depth=3, codebooks="shared")
+  one, own = make("residual", z, quantizer=inner, depth=1, codebooks="shared")
+  pull = lambda q, variables: jax.jit(lambda g: jax.vjp(lambda z: evaluate(q, variables, z).z, z)[1](g)[0])(g)
+  assert jax.tree.structure(own) == jax.tree.structure(variables)
+  np.testing.assert_allclose(pull(q, variables), pull(one, variables), rtol=1e-5, atol=1e-6)
+
+
 def test_residual_dropout_uses_a_prefix_of_the_levels():
   z, inner = normal(0, 64, 3), dict(name="vq", codebook_size=8, dim=3, codebook_init="normal", revive=0.0)
   q, variables = make("residual", z, quantizer=inner, depth=3, dropout=1.0)

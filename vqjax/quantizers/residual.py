@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from vqjax.errors import UserError
 from vqjax.nn import codebook
-from vqjax.quantizers import Quantized
+from vqjax.quantizers import Quantized, gumbel
 
 
 class Model(nn.Module):
@@ -36,6 +36,8 @@ class Model(nn.Module):
       raise UserError(f"depth: {self.depth} levels; give at least 1.")
     if not self.quantizer.num_codebooks or self.quantizer.input_width != self.quantizer.width:
       raise UserError("quantizer: a residual level needs codes and equal widths in and out; choose one such as 'vq'.")
+    if isinstance(self.quantizer, gumbel.Model):
+      raise UserError("quantizer: 'gumbel' learns its codes through its output, which later levels do not pass on; choose e.g. 'vq'.")
     super().__post_init__()
 
   @property
@@ -64,8 +66,8 @@ class Model(nn.Module):
     total, loss, ids, metrics = jnp.zeros_like(rest), jnp.zeros((), jnp.float32), [], []
     for i, level in enumerate(self.levels):
       q = level(rest, train=train, step=step)
-      # Every level passes the gradient on to z; without this the sum would pass it `depth` times.
-      total += keep[i] * (q.z - codebook.zero_with_gradient(rest) if i else q.z)
+      # The first level passes the gradient on to z, by its own estimator: what follows would add a copy for each level.
+      total += keep[i] * (jax.lax.stop_gradient(q.z) if i else q.z)
       loss += keep[i] * q.loss
       rest = rest - jax.lax.stop_gradient(q.z)
       ids.append(q.ids)
