@@ -1,13 +1,14 @@
 """Attention against a sum written out; rotary positions by their property; caches against the uncached result."""
 
 import re
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqjax.nn import attention
+from vqjax.nn import attention, codebook, target
 
 LAYOUTS = ["fused", "heads", "keys_last"]
 
@@ -96,3 +97,17 @@ def test_layouts_in_memory():
 def test_kernel_by_backend(monkeypatch, backend, dtype, head_width, expected):
   monkeypatch.setattr(jax, "default_backend", lambda: backend)
   assert attention.implementation(dtype, head_width) == expected
+
+
+def test_choices_follow_the_devices_that_a_program_is_compiled_for():
+  """Not those of the machine that compiles it."""
+  tpus = [types.SimpleNamespace(platform="tpu")] * 16
+  z = jax.ShapeDtypeStruct((2**16, 4), "float32")
+  tiles = lambda: codebook._steps(2**16, 64, None)
+  here = tiles()
+  with target.tracing_for(tpus):
+    assert (target.platform(), target.device_count()) == ("tpu", 16)
+    assert attention.default_layout() == "fused" and tiles() == 1
+    jaxpr = jax.make_jaxpr(lambda z: codebook.nearest(z, z[:64]))(z)
+    assert "scan" not in str(jaxpr)
+  assert tiles() == here == 2**16 // (512 * jax.device_count()) and attention.default_layout() == "keys_last"

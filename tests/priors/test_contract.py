@@ -57,6 +57,13 @@ def logits(model, params, ids=IDS, prefix=PREFIX, time=TIME):
 
 
 @pytest.mark.parametrize("name, variant", CASES)
+def test_logits_are_float32_whatever_the_compute_type(name, variant):
+  model, params = make(name, variant, dtype="bfloat16")
+  out = logits(model, params)
+  assert out.dtype == jnp.float32 and (out == out.astype(jnp.bfloat16)).mean() < 0.2  # not rounded on the way
+
+
+@pytest.mark.parametrize("name, variant", CASES)
 def test_what_each_position_sees(name, variant):
   """d logits[i] / d embedding of token j, zero exactly where i may not see j. Every token stands for one place."""
   model, params = make(name, variant)

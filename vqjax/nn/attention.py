@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from vqjax.nn import target
+
 Layout = Literal["fused", "heads", "keys_last"]
 
 # Axes in memory of the cached keys and values. "fused" keeps heads of 64 from being padded to a TPU's 128 lanes; the
@@ -24,7 +26,7 @@ _AXES = {
 def implementation(dtype: jnp.dtype, head_width: int) -> Literal["cudnn", "xla"]:
   """The kernel for `jax.nn.dot_product_attention`: cuDNN's on GPUs where it takes such heads, XLA's elsewhere."""
   fits = jnp.dtype(dtype).itemsize == 2 and head_width % 8 == 0 and head_width <= 128
-  return "cudnn" if jax.default_backend() == "gpu" and fits else "xla"
+  return "cudnn" if target.platform() == "gpu" and fits else "xla"
 
 
 def attend(q_BLNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, mask: Literal["causal", "full"] | jax.Array = "full"
@@ -74,8 +76,8 @@ class Cache:
 
 
 def default_layout() -> Layout:
-  """The layout that decodes fastest on the default backend."""
-  return "keys_last" if jax.default_backend() == "cpu" else "fused"
+  """The layout that decodes fastest on the devices that the program is for."""
+  return "keys_last" if target.platform() == "cpu" else "fused"
 
 
 def init_cache(batch: int, length: int, heads: int, head_width: int, dtype: str = "float32",

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vqjax.errors import UserError
+from vqjax.nn import target
 
 # The most elements that one [positions, codes] tile may hold on a device, and the most positions.
 TILE_ELEMENTS = 2**24
@@ -31,6 +32,13 @@ def rows(z: jax.Array, width: int) -> jax.Array:
   return z.reshape(-1, width).astype(jnp.float32)
 
 
+def check_sizes(module: Any, *fields: str) -> None:
+  """Raises UserError where one of these fields of a quantizer is below 1."""
+  for field in fields:
+    if (size := getattr(module, field)) < 1:
+      raise UserError(f"{field}: {size} is not positive.")
+
+
 def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
   """x over its Euclidean norm along the last axis; zero stays zero, with a finite gradient."""
   return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), eps))
@@ -38,8 +46,8 @@ def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
 
 def _steps(positions: int, columns: int, tile: int | None) -> int:
   """Into how many tiles to cut `positions`, preferring a number that needs no padding and suits every device."""
-  devices = jax.device_count()
-  widest = TILE_ROWS.get(jax.default_backend(), _TILE_ROWS_ACCELERATOR)
+  devices = target.device_count()
+  widest = TILE_ROWS.get(target.platform(), _TILE_ROWS_ACCELERATOR)
   limit = tile or max(1, min(widest, TILE_ELEMENTS // columns)) * devices
   steps = -(-positions // limit)
   exact = (s for s in range(steps, 2 * steps) if positions % s == 0 and positions // s % devices == 0)

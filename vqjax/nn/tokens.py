@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import einops
 import flax.linen as nn
 import jax
@@ -25,6 +28,11 @@ class Embed(nn.Module):
     x = codebook.lookup(table, jnp.maximum(ids, 0))
     hole = jnp.broadcast_to((ids < 0)[..., None], x.shape)
     return jnp.where(hole, jnp.broadcast_to(null, x.shape), x).astype(self.dtype)
+
+
+def head(size: int, dtype: str, **fields: Any) -> nn.Dense:
+  """A dense layer to logits: products in `dtype`, sums and result in float32, so that near equals do not become ties."""
+  return nn.Dense(size, dtype=dtype, dot_general=functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32), **fields)
 
 
 def image_grid(grid: tuple[int, ...], causal: bool, kernel: int) -> tuple[int, int]:

@@ -84,5 +84,5 @@ class Model(nn.Module):
       v, h = Layer(self.kernel, dtype, name=f"layer_{i}")(v, h, cond)
       h = nn.Dropout(self.dropout, deterministic=not train)(h)
     h = nn.relu(nn.Dense(self.width, dtype=dtype, name="hidden")(nn.relu(h)))
-    logits = nn.Dense(self.out_size, dtype=dtype, name="head")(h)
-    return einops.rearrange(logits, "b h w v -> b (h w) v").astype(jnp.float32)
+    logits = tokens.head(self.out_size, dtype, name="head")(h)
+    return einops.rearrange(logits, "b h w v -> b (h w) v")

@@ -128,8 +128,8 @@ class Model(nn.Module):
         x = Residual(self.kernel, self.dropout, dtype, name=f"residual_{i}_{j}")(x, cond, train)
       if self.attention == "causal":
         x = Attention(self.heads, dtype, name=f"attention_{i}")(x, before)
-    logits = nn.Dense(self.out_size, dtype=dtype, name="head")(nn.elu(x))
-    return einops.rearrange(logits, "b h w v -> b (h w) v").astype(jnp.float32)
+    logits = tokens.head(self.out_size, dtype, name="head")(nn.elu(x))
+    return einops.rearrange(logits, "b h w v -> b (h w) v")
 
   def _condition(self, embed: nn.Module, prefix_BP: jax.Array | None, batch: int, grid: tuple[int, int]) -> jax.Array:
     picture_BP, coarse_BHW = tokens.split_prefix(prefix_BP, batch, self.prefix_grid)

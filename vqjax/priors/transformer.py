@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from vqjax.errors import UserError
-from vqjax.nn import attention, tokens
+from vqjax.nn import attention, target, tokens
 
 
 def _norm(kind: str, bias: bool, dtype: jnp.dtype, name: str | None = None) -> nn.Module:
@@ -155,15 +155,13 @@ class Model(nn.Module):
       self.modulate = nn.Dense(2 * self.width, dtype=self._dtype, kernel_init=nn.initializers.zeros)
     block = nn.remat(Block, prevent_cse=False, static_argnums=(4,)) if self.remat == "block" else Block
     # On a CPU a loop stacks and copies what the backward pass needs; without it a step takes about two thirds of the time.
-    unroll = self.layers if jax.default_backend() == "cpu" and self.layers <= 8 else 1
+    unroll = self.layers if target.platform() == "cpu" and self.layers <= 8 else 1
     self.blocks = nn.scan(
         block, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, in_axes=nn.broadcast,
         length=self.layers, unroll=unroll)(**self._block_fields())
     self.drop = nn.Dropout(self.dropout)
     self.norm_out = _norm(self.norm, self.bias, self._dtype)
-    self.head = nn.Dense(
-        self.out_size, use_bias=False, dtype=self._dtype, kernel_init=nn.initializers.normal(0.02),
-        dot_general=functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32))
+    self.head = tokens.head(self.out_size, self._dtype, use_bias=False, kernel_init=nn.initializers.normal(0.02))
 
   def __call__(self, ids_BL: jax.Array, prefix_BP: jax.Array | None = None, *, time_B: jax.Array | None = None,
                train: bool) -> jax.Array:
