@@ -11,6 +11,7 @@ from jax.experimental import topologies
 
 from vqjax import bench, build, compile as compile_, config as configuration, tokenize, train
 from vqjax.errors import UserError
+from vqjax.nn import codebook, target
 
 RUN = dict(
     data=dict(name="shapes", size=16, num_train=24, num_eval=10), ops=dict(size=16, channels=3), batch_size=8, total_steps=2,
@@ -147,12 +148,14 @@ def test_compile_counts_collectives_and_names_an_unknown_topology():
 
 
 def test_compile_prints_what_a_step_takes(prior, tmp_path, capsys, monkeypatch):
-  # The devices of this machine stand for the topology.
-  monkeypatch.setattr(topologies, "get_topology_desc", lambda **_: types.SimpleNamespace(devices=jax.devices()))
+  # Two devices of this machine stand for the topology.
+  monkeypatch.setattr(topologies, "get_topology_desc", lambda **_: types.SimpleNamespace(devices=jax.devices()[:2]))
+  steps, traced_for = codebook._steps, set()
+  monkeypatch.setattr(codebook, "_steps", lambda *args: traced_for.add(target.device_count()) or steps(*args))
   (tmp_path / "prior.py").write_text(f"def get_config():\n  return {prior!r}\n")
   compile_.main([f"--config={tmp_path / 'prior.py'}"])
   rows = table(capsys.readouterr().out)
-  assert rows["chips"] == [f"{jax.device_count()} cpu"] and float(rows["FLOPs per chip and step"][0]) > 0
+  assert rows["chips"] == ["2 cpu"] and traced_for == {2} and float(rows["FLOPs per chip and step"][0]) > 0
   assert int(rows["all-reduce"][0]) > 0  # the gradients' mean over the devices
   with pytest.raises(UserError, match="config.ops.size: is not set"):
     compile_.main([f"--config={tmp_path / 'prior.py'}", "--config.ops.size=none"])

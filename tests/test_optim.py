@@ -26,12 +26,37 @@ def test_players_have_their_own_learning_rates():
   np.testing.assert_allclose(updates["disc"]["conv"]["kernel"], -1e-3, rtol=1e-4)
 
 
-def test_weight_decay_leaves_biases_alone():
-  tx = optim.make({"lr": 0.1, "schedule": "constant", "weight_decay": 0.5}, None, 10, 1)
-  zero = jax.tree.map(jnp.zeros_like, PARAMS)
-  updates, _ = tx.update(zero, tx.init(PARAMS), PARAMS)
-  np.testing.assert_allclose(updates["model"]["conv"]["kernel"], -0.05, rtol=1e-5)
-  np.testing.assert_array_equal(updates["model"]["conv"]["bias"], 0)
+@pytest.mark.parametrize("name", ["adamw", "lion", "adafactor"])
+def test_weight_decay_follows_the_learning_rate_and_leaves_biases_alone(name):
+  tx = optim.make({"name": name, "lr": 0.1, "schedule": "linear", "weight_decay": 0.5}, None, 10, 1)
+  zero, state = jax.tree.map(jnp.zeros_like, PARAMS), tx.init(PARAMS)
+  for lr in (0.1, 0.09, 0.08):
+    updates, state = tx.update(zero, state, PARAMS)
+    np.testing.assert_allclose(updates["model"]["conv"]["kernel"], -lr * 0.5, rtol=1e-5)
+    np.testing.assert_array_equal(updates["model"]["conv"]["bias"], 0)
+
+
+def test_adafactor_without_decay_is_the_one_of_optax():
+  grads = jax.tree.map(lambda p: jnp.full_like(p, 0.3), PARAMS["model"])
+  tx, theirs = optim.make({"name": "adafactor", "lr": 0.1, "schedule": "constant"}, None, 10, 1), optax.adafactor(0.1)
+  ours, _ = tx.update({"model": grads}, tx.init({"model": PARAMS["model"]}), {"model": PARAMS["model"]})
+  expected, _ = theirs.update(grads, theirs.init(PARAMS["model"]), PARAMS["model"])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours["model"], expected)
+
+
+def test_the_learning_rate_goes_by_steps_however_many_make_an_update():
+  """With a constant gradient, Adam's updates are -lr: they show it at the last step of each group."""
+  fields = {"lr": 1.0, "warmup": 8, "schedule": "linear", "end_lr": 0.5, "eps": 1e-12}
+  grads, shown = jax.tree.map(jnp.ones_like, PARAMS), {}
+  for accumulate in (1, 4):
+    tx = optim.make(fields, None, 24, accumulate)
+    update, state = jax.jit(tx.update), tx.init(PARAMS)
+    for step in range(24):
+      updates, state = update(grads, state, PARAMS)
+      shown[accumulate, step] = -float(updates["model"]["conv"]["bias"][0])
+  np.testing.assert_allclose([shown[1, s] for s in (0, 4, 8, 16)], [0, 0.5, 1, 0.75], atol=1e-5)
+  for step in range(24):
+    np.testing.assert_allclose(shown[4, step], shown[1, step] if step % 4 == 3 else 0, atol=1e-5)
 
 
 def test_accumulation_equals_the_mean_gradient():
@@ -50,6 +75,8 @@ def test_accumulation_equals_the_mean_gradient():
     ({"learning_rate": 1}, "config.optim.learning_rate: unknown field"),
     ({"lr": 0.0}, "config.optim.lr: 0.0 is not positive"),
     ({"name": "adam"}, "config.optim.name: 'adam' is none of adamw"),
+    ({"name": "lion", "eps": 1e-6}, "config.optim.eps: 1e-06 is given, but lion does not read it"),
+    ({"name": "adafactor", "b1": 0.5}, "config.optim.b1: 0.5 is given, but adafactor does not read it"),
 ])
 def test_bad_fields(fields, message):
   with pytest.raises(UserError, match=message):

@@ -39,6 +39,26 @@ def test_unmatched_path_and_unknown_axis():
     specs([(".*", "model")])
 
 
+@pytest.mark.parametrize("rule", ["fsdp", (".*",), (3, "fsdp"), ("(", "fsdp"), (".*", None)])
+def test_what_is_no_rule_is_shown(rule):
+  with pytest.raises(UserError, match="config.sharding: .* is no rule"):
+    specs([rule])
+
+
+@pytest.mark.parametrize("sizes", [
+    dict(fsdp=0), dict(data=0), dict(data=1, fsdp=-1, tensor=0), dict(fsdp=8), dict(data=-1, fsdp=-1), dict(fsdp=-4)])
+def test_sizes_that_make_no_mesh(sizes):
+  with pytest.raises(UserError, match="does not make 4 devices"):
+    sharding.make_mesh(**sizes)
+
+
+def test_processes_that_would_share_a_part_of_the_batch(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  assert sharding.local_batch_size(8, sharding.make_mesh(tensor=2)) == 4
+  with pytest.raises(UserError, match=r"config.mesh: data\*fsdp=1 does not split over 2 processes; lower tensor"):
+    sharding.local_batch_size(8, sharding.make_mesh(tensor=4))
+
+
 def test_mesh_and_batch_errors():
   with pytest.raises(UserError, match="does not make 4 devices"):
     sharding.make_mesh(data=3)

@@ -1,6 +1,6 @@
 """Measure speed: python -m vqjax.bench --config=configs/vqgan_imagenet_f16.py[:debug] [--data=PATH] [--config.FIELD=VALUE …]
 
-Prints compile time, step time (median and spread of interleaved repeats), examples/s, model FLOPs and their share of the
+Prints compile time, step time (median and spread of repeats), examples/s, model FLOPs and their share of the
 device's peak where that is known, memory, and the input pipeline's own examples/s: the pipeline must not be what limits.
 `--suite=NAME` runs one of the comparisons in vqjax/suites instead.
 """

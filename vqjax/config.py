@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vqjax.build import check_fields
+from vqjax import build
 from vqjax.errors import UserError, near_miss
 
 
@@ -58,9 +58,21 @@ class Run:
 _FREE = ("total_steps", "log_every", "save_every", "eval_examples", "keep", "best", "preview", "mesh", "sharding", "evaluators",
          "debug", "init_from", "optim.lr", "optim_disc.lr")
 
+# Whose keyword arguments the sub-dicts are: of what `name` chooses in a family, or of one class.
+_FAMILIES = {"data": "data.sources", "disc": "discriminators", "scheme": "generation"}
+_CLASSES = {"ops": "data.ops.Ops", "optim": "optim.Optimizer", "optim_disc": "optim.Optimizer", "mesh": "sharding.Axes"}
+_OF_TASK = {
+    "autoencode": ({"model": "autoencoders"}, {"loss": "tasks._loss_terms.Losses"}),
+    "prior": ({"model": "priors"}, {"condition": "tasks.conditions.Condition"}),
+}
+
 
 def load(path: str) -> ConfigDict:
-  """Reads `FILE[:ARG]`: runs the file's `get_config(ARG)`. The argument `debug` applies the config's own `debug` overrides."""
+  """Reads `FILE[:ARG]`: runs the file's `get_config(ARG)`. The argument `debug` applies the config's own `debug` overrides.
+
+  Raises:
+    UserError: no such file, or an argument that the config does not take.
+  """
   file, _, arg = path.partition(":")
   if not pathlib.Path(file).is_file():
     raise UserError(f"--config={path}: there is no file {file}. The configs that come with vqjax are in configs/.")
@@ -72,16 +84,17 @@ def load(path: str) -> ConfigDict:
   spec.loader.exec_module(module)
   if not hasattr(module, "get_config"):
     raise UserError(f"--config={path}: {file} defines no get_config().")
-  config = ConfigDict(module.get_config(None if arg in ("", "debug") else arg) if _takes_argument(module) else module.get_config())
+  takes_argument = module.get_config.__code__.co_argcount > 0
+  values = module.get_config(None if arg in ("", "debug") else arg) if takes_argument else module.get_config()
+  config = ConfigDict(values)
   config.unlock()
+  known = ["debug"] if config.get("debug") else []
+  if arg and arg not in known and (arg == "debug" or not takes_argument):
+    raise UserError(f"--config={path}: {file} takes no argument {arg!r}.{near_miss(arg, known) if known else ' It takes none.'}")
   if arg == "debug":
-    for name, value in config.get("debug", ConfigDict()).items():
+    for name, value in config.debug.items():
       _merge(config, name, value)
   return config
-
-
-def _takes_argument(module: Any) -> bool:
-  return module.get_config.__code__.co_argcount > 0
 
 
 def _nested(value: Any) -> bool:
@@ -99,26 +112,40 @@ def _merge(config: ConfigDict, name: str, value: Any) -> None:
 
 
 def override(config: ConfigDict, assignments: Sequence[str]) -> None:
-  """Applies `a.b.c=value` in order. A new `name` drops the fields that belonged to the old one."""
-  for assignment in assignments:
-    path, equals, text = assignment.partition("=")
-    *parents, leaf = path.split(".")
-    if not equals or not all([*parents, leaf]):
-      raise UserError(f"--config.{assignment}: write --config.FIELD=VALUE, for example --config.optim.lr=1e-4.")
-    known = {f.name for f in dataclasses.fields(Run)}
-    if (first := path.split(".")[0]) not in known:
-      raise UserError(f"--config.{path}: unknown field {first!r}.{near_miss(first, known)}")
-    node = config
-    for key in parents:
-      if not _nested(node.get(key)):
-        node[key] = ConfigDict()
-      node = node[key]
-    value = _literal(text)
-    if leaf == "name" and node.get("name") not in (None, value):
-      for stale in list(node):
-        del node[stale]
-    with node.ignore_type():
-      node[leaf] = ConfigDict(value) if isinstance(value, dict) else value
+  """Applies `a.b.c=value`: outer fields before inner ones, a `name` before the fields beside it, else in order.
+
+  A new `name` drops the fields that belonged to the old one; an assignment drops earlier ones to what it replaces.
+  """
+  pairs = [_pair(assignment) for assignment in assignments]
+  pairs = [(path, value) for i, (path, value) in enumerate(pairs) if not any(path[:len(p)] == p != path for p, _ in pairs[i + 1:])]
+  for path, value in sorted(pairs, key=lambda pair: (len(pair[0]), pair[0][-1] != "name")):
+    _assign(config, path, value)
+
+
+def _pair(assignment: str) -> tuple[list[str], Any]:
+  path, equals, text = assignment.partition("=")
+  keys = path.split(".")
+  if not equals or not all(keys):
+    raise UserError(f"--config.{assignment}: write --config.FIELD=VALUE, for example --config.optim.lr=1e-4.")
+  known = {f.name for f in dataclasses.fields(Run)}
+  if keys[0] not in known:
+    raise UserError(f"--config.{path}: unknown field {keys[0]!r}.{near_miss(keys[0], known)}")
+  return keys, _literal(text)
+
+
+def _assign(config: ConfigDict, path: Sequence[str], value: Any) -> None:
+  node, (*parents, leaf) = config, path
+  for i, key in enumerate(parents):
+    if node.get(key) is None:
+      node[key] = ConfigDict()
+    if not _nested(node[key]):
+      raise UserError(f"--config.{'.'.join(path)}: config.{'.'.join(path[:i + 1])} is {node[key]!r}, which has no fields.")
+    node = node[key]
+  if leaf == "name" and node.get("name") not in (None, value):
+    for stale in list(node):
+      del node[stale]
+  with node.ignore_type():
+    node[leaf] = ConfigDict(value) if isinstance(value, dict) else value
 
 
 def _literal(text: str) -> Any:
@@ -133,13 +160,36 @@ def _literal(text: str) -> Any:
 
 
 def complete(config: Mapping[str, Any]) -> ConfigDict:
-  """Fills in the top level's defaults and checks its fields. Raises UserError with the near miss for an unknown one."""
+  """Fills in the defaults of the top level and of every sub-dict, and checks names, fields and types.
+
+  Left out are only the fields that the program sets: a completed config says what was run, whatever the defaults become.
+  Raises UserError with the near miss for an unknown field.
+  """
   values = _plain(config)
-  check_fields(Run, values, "config")
-  for name in ("batch_size", "total_steps", "log_every", "save_every", "accumulate", "keep"):
-    if values.get(name, 1) < 1:
+  build.check_fields(Run, values, "config")
+  values = dataclasses.asdict(Run(**values))
+  for name in ("batch_size", "total_steps", "log_every", "save_every", "eval_examples", "accumulate", "keep", "preview"):
+    if values[name] < 1:
       raise UserError(f"config.{name}: {values[name]} is not positive.")
-  return ConfigDict(dataclasses.asdict(Run(**values)))
+  if not 0 <= values["ema_decay"] < 1:
+    raise UserError(f"config.ema_decay: {values['ema_decay']} is outside [0, 1); 0 keeps no average.")
+  for i, measure in enumerate(values["evaluators"]):
+    build.filled("evaluators", {"name": measure} if isinstance(measure, str) else measure, f"config.evaluators[{i}]")
+  return ConfigDict(values | _filled(values))
+
+
+def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
+  """The sub-dicts with the defaults of the callables that they are for."""
+  build.module("tasks", values["task"])
+  families, classes = _OF_TASK.get(values["task"], ({}, {}))
+  filled = {k: build.filled(v, values[k], f"config.{k}") for k, v in (_FAMILIES | families).items() if values[k] is not None}
+  for field, target in (_CLASSES | classes).items():
+    if values[field] is not None:
+      file, _, name = target.rpartition(".")
+      cls = getattr(importlib.import_module(f"vqjax.{file}"), name)
+      build.check_fields(cls, values[field], f"config.{field}")
+      filled[field] = build.defaults(cls) | values[field]
+  return filled
 
 
 def _plain(value: Any) -> Any:
@@ -149,8 +199,26 @@ def _plain(value: Any) -> Any:
   return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
+def _write(file: pathlib.Path, content: Any) -> None:
+  """Writes JSON beside `file`, then puts it in its place: a run that is killed meanwhile finds the old or the new one, never half."""
+  text = json.dumps(content, indent=2) + "\n"
+  if file.exists() and file.read_bytes() == text.encode():
+    return
+  beside = file.with_name(file.name + ".new")
+  beside.write_text(text)
+  beside.replace(file)
+
+
+def _read(file: pathlib.Path) -> Any:
+  """Raises UserError where `file` is no JSON."""
+  try:
+    return json.loads(file.read_text())
+  except ValueError as e:
+    raise UserError(f"{file}: is damaged ({e}); remove it and run python -m vqjax.main with --config again.") from None
+
+
 def save(config: ConfigDict, workdir: pathlib.Path) -> None:
-  (workdir / "config.json").write_text(json.dumps(_plain(config), indent=2) + "\n")
+  _write(workdir / "config.json", _plain(config))
 
 
 def of_run(workdir: pathlib.Path) -> ConfigDict:
@@ -158,7 +226,7 @@ def of_run(workdir: pathlib.Path) -> ConfigDict:
   file = pathlib.Path(workdir) / "config.json"
   if not file.is_file():
     raise UserError(f"--workdir={workdir}: holds no run (no config.json). Train one with python -m vqjax.main.")
-  return complete(json.loads(file.read_text()))
+  return complete(_read(file))
 
 
 def spec_of(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -167,8 +235,7 @@ def spec_of(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def save_spec(spec: Mapping[str, jax.ShapeDtypeStruct], workdir: pathlib.Path) -> None:
-  content = {k: (v.shape[1:], str(v.dtype)) for k, v in spec.items()}
-  (workdir / "batch.json").write_text(json.dumps(content, indent=2) + "\n")
+  _write(workdir / "batch.json", {k: (v.shape[1:], str(v.dtype)) for k, v in spec.items()})
 
 
 def read_spec(workdir: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct] | None:
@@ -176,7 +243,7 @@ def read_spec(workdir: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct] | None:
   file = pathlib.Path(workdir) / "batch.json"
   if not file.exists():
     return None
-  return {k: jax.ShapeDtypeStruct((1, *shape), dtype) for k, (shape, dtype) in json.loads(file.read_text()).items()}
+  return {k: jax.ShapeDtypeStruct((1, *shape), dtype) for k, (shape, dtype) in _read(file).items()}
 
 
 def check_same(saved: ConfigDict, new: ConfigDict, within: Sequence[str] = ("",)) -> None:
@@ -184,8 +251,9 @@ def check_same(saved: ConfigDict, new: ConfigDict, within: Sequence[str] = ("",)
 
   `within` holds the beginnings of the paths that matter.
   """
-  old, now = flatten(saved), flatten(new)
-  for path in sorted(old.keys() | now.keys()):
+  old, now = flatten(complete(saved)), flatten(complete(new))
+  # Outer fields and names first: another model differs in all the rest.
+  for path in sorted(old.keys() | now.keys(), key=lambda path: (path.count("."), not path.endswith(".name"), path)):
     if old.get(path) != now.get(path) and path.startswith(tuple(within)) and not any(path == f or path.startswith(f + ".") for f in _FREE):
       raise UserError(
           f"config.{path}: this workdir was trained with {old.get(path)!r}, the config says {now.get(path)!r}. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,15 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 
 
+@dataclasses.dataclass(frozen=True)
+class Axes:
+  """config.mesh: how many devices each axis takes; a single -1 takes what the others leave."""
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """A mesh with axes (data, fsdp, tensor) over all devices; a single -1 takes what the others leave.
 
@@ -25,8 +35,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
   """
   devices = jax.devices() if devices is None else devices
   sizes = [data, fsdp, tensor]
-  if sizes.count(-1) == 1:
-    sizes[sizes.index(-1)] = max(1, len(devices) // abs(int(np.prod(sizes))))
+  given = int(np.prod([n for n in sizes if n != -1]))
+  if sizes.count(-1) == 1 and given > 0:
+    sizes[sizes.index(-1)] = len(devices) // given
   if np.prod(sizes) != len(devices) or min(sizes) < 1:
     raise UserError(f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not make {len(devices)} devices; use -1 for one of them.")
   # Auto axes: under the default (explicit) ones linen's initialisers and the codebook gather do not trace.
@@ -41,8 +52,10 @@ def shardings(rules: Sequence[tuple[str, Any]], mesh: Mesh, tree: Any) -> Any:
   training state, so that moments and averages follow their parameters.
 
   Raises:
-    UserError: a path that no rule matches, an unknown axis.
+    UserError: what is no rule, a path that no rule matches, an unknown axis.
   """
+  for rule in rules:
+    _check_rule(rule)
 
   def place(path: Any, leaf: Any) -> NamedSharding:
     name = path_name(path)
@@ -52,6 +65,17 @@ def shardings(rules: Sequence[tuple[str, Any]], mesh: Mesh, tree: Any) -> Any:
     raise UserError(f"config.sharding: no rule matches {name}; end the rules with ('.*', 'fsdp') or ('.*', ()).")
 
   return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _check_rule(rule: Any) -> None:
+  try:
+    pattern, axes = rule if isinstance(rule, (tuple, list)) else (None, None)
+    re.compile(pattern)
+    if isinstance(axes, (str, tuple, list)):
+      return
+  except (TypeError, ValueError, re.error):
+    pass
+  raise UserError(f"config.sharding: {rule!r} is no rule (regex, axes); for example (('.*', 'fsdp'),).")
 
 
 def path_name(path: Any) -> str:
@@ -85,6 +109,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def local_batch_size(batch_size: int, mesh: Mesh) -> int:
   """The part of a batch that this process loads. Raises UserError where devices or processes do not divide it."""
   ways = mesh.shape["data"] * mesh.shape["fsdp"]
+  if ways % jax.process_count():
+    raise UserError(f"config.mesh: data*fsdp={ways} does not split over {jax.process_count()} processes; lower tensor.")
   if batch_size % ways or batch_size % jax.process_count():
     down = batch_size // ways * ways
     choices = f"{down} or {down + ways}" if down else f"{ways}"
@@ -98,9 +124,8 @@ def to_global(batch: Any, mesh: Mesh) -> Any:
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
-def to_host(tree: Any) -> Any:
-  """Global arrays to numpy on every process."""
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-    return multihost_utils.process_allgather(tree, tiled=True)
-  return jax.device_get(tree)
+def spread(tree: Any, mesh: Mesh) -> Any:
+  """Arrays that every process holds whole to global ones: their rows split over the devices where they divide evenly."""
+  ways = mesh.shape["data"] * mesh.shape["fsdp"]
+  place = lambda x: batch_sharding(mesh) if np.ndim(x) and x.shape[0] % ways == 0 else replicated(mesh)
+  return jax.tree.map(lambda x: jax.device_put(x, place(x)), tree)

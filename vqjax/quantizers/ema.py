@@ -44,6 +44,10 @@ class Model(nn.Module):
 
   num_codebooks = 1
 
+  def __post_init__(self):
+    codebook.check_sizes(self, "codebook_size", "dim")
+    super().__post_init__()
+
   @property
   def input_width(self) -> int:
     return self.dim

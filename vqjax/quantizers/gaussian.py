@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax.errors import UserError
+from vqjax.nn import codebook
 from vqjax.quantizers import Quantized
 
 
@@ -27,6 +28,10 @@ class Model(nn.Module):
 
   codebook_size = 0
   num_codebooks = 0
+
+  def __post_init__(self):
+    codebook.check_sizes(self, "dim")
+    super().__post_init__()
 
   @property
   def input_width(self) -> int:

@@ -63,6 +63,7 @@ class Model(nn.Module):
   num_codebooks = 1
 
   def __post_init__(self):
+    codebook.check_sizes(self, "codebook_size", "dim")
     _check("temperature", self.temperature)
     _check("kl_weight", self.kl_weight)
     super().__post_init__()
