@@ -98,13 +98,13 @@ def table(text):
 
 
 def test_sample_draws_every_class_and_follows_the_seed(runs, tmp_path, capsys):
-  a, b, c = (tiles(draw(runs["autoregressive"], tmp_path / "out.png", "--num=16", "--label=all", f"--seed={seed}")) for seed in (3, 3, 4))
-  assert a.shape == (4, 4, 16, 16, 3)
+  a, b, c = (tiles(draw(runs["autoregressive"], tmp_path / "out.png", "--num=20", "--label=all", f"--seed={seed}")) for seed in (3, 3, 4))
+  assert a.shape == (10, 2, 16, 16, 3)  # a row per class
   np.testing.assert_array_equal(a, b)
   assert (a != c).any((2, 3, 4)).mean() > 0.8
-  expected = load(runs["autoregressive"]).sample(16, label=[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9], seed=3)
+  expected = load(runs["autoregressive"]).sample(20, label=np.repeat(np.arange(10), 2), seed=3)
   np.testing.assert_array_equal(a.reshape(expected.shape), expected)
-  assert "16 sample(s) in" in capsys.readouterr().out
+  assert "20 sample(s) in" in capsys.readouterr().out
   expected = load(runs["autoregressive"]).sample(5, seed=1)
   np.testing.assert_array_equal(load(runs["autoregressive"]).sample(5, seed=1, batch_size=2), expected)  # a sample's key is its own
   assert not (load(runs["autoregressive"]).sample(5, seed=3)[:1] == expected).all((1, 2, 3)).any()
@@ -209,6 +209,7 @@ MISTAKES = {
     "no run": ("nowhere", [], r"holds no run"),
     "no picture": ("autoregressive", ["--image=absent.png"], r"absent\.png: cannot be read"),
     "no format": ("masked", ["--steps=4", "--output=picture"], r"picture: no suffix is no picture format"),
+    "an animation as a picture": ("masked", ["--gif=steps.png"], r"--gif=steps\.png: is written as GIF"),
 }
 
 
@@ -313,6 +314,17 @@ def test_reconstruct_a_folder_of_any_sizes(runs, tmp_path, capsys):
   np.testing.assert_array_equal(Image.open(tmp_path / "out" / "a.png"), model.reconstruct(small[None])[0])
   padded = large[np.minimum(np.arange(40), 36)][:, np.minimum(np.arange(48), 45)]
   np.testing.assert_array_equal(Image.open(tmp_path / "out" / "sub" / "b.png"), model.reconstruct(padded[None])[0, :37, :46])
+  # Two pictures of one name both stay, a broken one is left out.
+  folder = tmp_path / "mixed"
+  for name in ("a.png", "a.bmp", "b.bmp"):
+    writers.save_image(folder / name, small)
+  (folder / "c.png").write_text("broken")
+  reconstruct.main(["--workdir", runs["tokenizer"], f"--input={folder}", f"--output={tmp_path / 'kept'}"])
+  out, err = capsys.readouterr()
+  assert "3 reconstruction(s)" in out and "1 left out" in out and "c.png: cannot be read" in err
+  assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == ["a.bmp.png", "a.png.png", "b.png"]
+  with pytest.raises(UserError, match="c.png: cannot be read"):
+    reconstruct.main(["--workdir", runs["tokenizer"], f"--input={folder / 'c.png'}", f"--output={tmp_path / 'kept'}"])
   # A prior stands for its tokenizer.
   reconstruct.main(["--workdir", runs["autoregressive"], f"--input={tmp_path / 'in' / 'sub' / 'b.bmp'}", f"--output={tmp_path / 'again'}"])
   assert (tmp_path / "again" / "b.png").read_bytes() == (tmp_path / "out" / "sub" / "b.png").read_bytes()

@@ -30,7 +30,8 @@ ALLOWED = {
     "checkpoint": {"sharding"},
     "writers": set(),
     "measure": {"build", "sharding", "evaluators"},
-    "train": {"build", "checkpoint", "config", "data", "measure", "optim", "preemption", "sharding", "writers"},
+    "train": {"build", "checkpoint", "config", "data", "lineage", "measure", "optim", "preemption", "sharding", "writers"},
+    "lineage": {"config", "data"},
     "preemption": set(),
 }
 TENSORFLOW = {"vqjax/data/pipeline.py", "vqjax/data/sources/tfds.py", "vqjax/data/sources/folder.py"}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import checkpoint, config as configuration, data, train
+from vqjax import checkpoint, config as configuration, data, lineage, sampling, sharding, train
 from vqjax.errors import UserError
 from vqjax.tasks.conditions import check_range
 
@@ -30,13 +30,16 @@ class Model:
     spec = configuration.read_spec(self.workdir)
     if spec is None:
       raise UserError(f"{workdir}: holds no batch.json; the run has not started yet.")
-    self.config.mesh = {}
+    self.config.mesh = _mesh(self.config.mesh)
     self.run = train.Run(self.config, spec)
-    abstract = {"params": self.run.abstract.params, "stats": self.run.abstract.stats}
-    averaged = self.run.abstract.ema is not None
-    parts = checkpoint.restore_params(self.workdir, abstract | ({"ema": self.run.abstract.ema} if averaged else {}))
-    params = parts["params"] | ({"model": parts["ema"]} if averaged else {})
-    self.state = (params, parts["stats"], self.run.load_frozen())
+    abstract = self.run.abstract
+    wanted = {"params": abstract.params, "stats": abstract.stats}
+    if abstract.ema is not None:  # instead of the model's own parameters
+      wanted |= {"params": {k: v for k, v in abstract.params.items() if k != "model"}, "ema": abstract.ema}
+    parts = checkpoint.restore_params(self.workdir, {k: v for k, v in wanted.items() if v})
+    params = parts.get("params", {}) | ({"model": parts["ema"]} if "ema" in parts else {})
+    self.state = (params, parts.get("stats", abstract.stats), self.run.load_frozen())
+    lineage.check_frozen(self.run, self.state[2], self.workdir)
     self._jitted: dict[str, Any] = {}
 
   @property
@@ -60,8 +63,8 @@ class Model:
     if name not in self.run.task.predict:
       raise UserError(f"{self.workdir}: a run of task {self.config.task!r} does not {name}; it can {', '.join(self.run.task.predict)}.")
     if name not in self._jitted:
-      self._jitted[name] = jax.jit(self.run.task.predict[name])
-    return self._jitted[name](*self.state, batch)
+      self._jitted[name] = jax.jit(self.run.task.predict[name], out_shardings=sharding.replicated(self.run.mesh))
+    return self._jitted[name](*self.state, sharding.spread(batch, self.run.mesh))
 
   def encode(self, images: Any) -> Any:
     """Codes int32 `[B, h, w]` (`[B, h, w, Q]` for several codebooks, a tuple for hierarchies) of images.
@@ -76,7 +79,8 @@ class Model:
 
   def decode(self, ids: Any) -> np.ndarray:
     """Images uint8 `[B, H, W, C]` of codes as `encode` returns them; label maps uint8 `[B, H, W]` by their tokenizer."""
-    return _shown(self.predict("decode", ids=jax.tree.map(jnp.asarray, ids)))
+    levels = self._checked(ids)
+    return _shown(self.predict("decode", ids=levels if len(levels) > 1 else levels[0]))
 
   def reconstruct(self, images: Any) -> np.ndarray:
     """Images uint8 `[B, H, W, C]`, or label maps, after encoding and decoding; a prior's by its tokenizer."""
@@ -94,18 +98,22 @@ class Model:
       height, width: pixels beyond the training size, by a sliding window (autoregressive priors).
       seed: the same seed draws the same images, the first ones of a larger `num` too.
       batch_size: how many are drawn at once; the images do not depend on it but for rounding.
-      **options: guidance, temperature, top_k, top_p, steps, choice_temperature, as the prior's scheme has them.
+      **options: as the prior's scheme has them: guidance and guidance_schedule (constant, or growing from none: linear, cosine),
+        temperature, top_k, top_p, steps, choice_temperature.
 
     Raises:
       UserError: no prior, a condition or option it does not have, or a value out of range.
     """
-    rows = lambda value, start, count, rank: value if value is None or np.ndim(value) < rank else np.asarray(value)[start:start + count]
-    images = []
-    for start in range(0, num, batch_size):
-      count = min(batch_size, num - start)
-      conditions = dict(labels=rows(label, start, count, 1), layouts=rows(layout, start, count, 3))
-      images.append(self._draw(count, seed, conditions, first=start, height=height, width=width, **options))
-    return np.concatenate(images)
+    self._check_finest()
+    if num < 1 or batch_size < 1:
+      raise UserError(f"num: {num} in batches of {batch_size}; draw at least one, at least one at a time.")
+    sampling.check_seed(seed)
+    given, options = sampling.Given.of(num, label, layout), sampling.given_options(options)
+    parts = [(start, given.rows(start, batch_size)) for start in range(0, num, batch_size)]
+    if height is None and width is None:
+      return np.concatenate([self._decoded(self._levels(self._chain, rows, seed, first, options)) for first, rows in parts])
+    grid = self._grid(height, width)
+    return np.concatenate([self.decode(self._window(rows, seed, first, grid, options)) for first, rows in parts])
 
   def complete(self, images: Any, keep: float = 0.5, mask: Any = None, *, label: Any = None, layout: Any = None,
                seed: int = 0, **options: Any) -> np.ndarray:
@@ -113,7 +121,7 @@ class Model:
 
     Args:
       images: as for `encode`.
-      keep: in [0, 1].
+      keep: in [0, 1]; of every level of a hierarchy.
       mask: `[H, W]`, nonzero where codes are drawn again, instead of `keep` (masked and diffusion priors).
       label, layout, seed, **options: as for `sample`.
     """
@@ -126,47 +134,53 @@ class Model:
   def complete_codes(self, ids: Any, keep: float = 0.5, mask: Any = None, *, label: Any = None, layout: Any = None,
                      seed: int = 0, **options: Any) -> np.ndarray:
     """Like `complete`, of codes as `encode` returns them."""
-    levels, known = ids if isinstance(ids, tuple) else (ids,), self._kept(keep, mask)
-    return self._draw(len(levels[0]), seed, dict(labels=label, layouts=layout), levels=levels, known=known, **options)
-
-  def _kept(self, keep: float, mask: Any) -> np.ndarray:
-    return self.sampler.keep_first(keep) if mask is None else self.sampler.keep_outside(np.asarray(mask))
+    self._check_finest()
+    sampling.check_seed(seed)
+    levels = self._checked(ids, whole=True)
+    given = sampling.Given.of(len(levels[0]), label, layout, levels, keep, mask)
+    return self._decoded(self._levels(self._chain, given, seed, 0, sampling.given_options(options)))
 
   def frames(self, num: int = 1, *, ids: Any = None, keep: float = 0.5, mask: Any = None, label: Any = None, layout: Any = None,
              seed: int = 0, **options: Any) -> np.ndarray:
     """uint8 `[S, num, H, W, C]`: the images after every step of sampling; grey where nothing is decided yet.
 
-    With `ids`, codes of `num` images as `encode` returns them, these are completed; `keep` and `mask` as for `complete`.
+    With `ids`, codes of `num` images as `encode` returns them, these are completed; `keep` and `mask` as for `complete`. Of a
+    hierarchy the steps of the finest level are shown.
     """
-    sampler, levels = self.sampler, () if ids is None else ids if isinstance(ids, tuple) else (ids,)
-    coarser = levels[:sampler.condition.level] if levels else self._coarser(num, seed, dict(labels=label, layouts=layout))
-    request = sampler.request(num, label, layout, coarser, levels, self._kept(keep, mask) if levels else None)
-    _, steps = sampler.draw(request, seed, trajectory=True, **options)
+    self._check_finest()
+    sampling.check_seed(seed)
+    levels = () if ids is None else self._checked(ids, whole=True)
+    if levels and len(levels[0]) != num:
+      raise UserError(f"ids: of {len(levels[0])} image(s), but num={num}; give as many.")
+    given, options, sampler = sampling.Given.of(num, label, layout, levels, keep, mask), sampling.given_options(options), self.sampler
+    coarser = self._levels(self._chain[:-1], given, seed, 0, options)
+    _, steps = sampler.draw(given.request(sampler, coarser), seed, trajectory=True, **self._told(sampler, options))
     codes, (height, width, _) = sampler.prior.codes, self.image_shape
     pictures = []
     for drawn in steps:
       undecided = np.asarray(drawn >= codes.vocabulary).reshape(num, *codes.shape, -1).all(-1)
-      drawn = codes.unflatten(jnp.minimum(drawn, codes.vocabulary - 1))
-      image = self.decode((*coarser, drawn) if coarser else drawn)
+      image = self._decoded((*coarser, codes.unflatten(jnp.minimum(drawn, codes.vocabulary - 1))))
       cells = undecided.repeat(height // codes.shape[0], 1).repeat(width // codes.shape[1], 2)
       pictures.append(np.where(cells[..., None], np.uint8(128), image))
     return np.stack(pictures)
 
-  def log_prob(self, ids: Any, *, label: Any = None, layout: Any = None, per_code: bool = False) -> np.ndarray:
+  def log_prob(self, ids: Any, *, label: Any = None, layout: Any = None, per_code: bool = False, draws: int = 16) -> np.ndarray:
     """Log-probability of codes under the prior in nats, float32 `[B]`, or `[B, L]` with per_code.
 
-    Exact for autoregressive priors; for masked and diffusion priors one draw of a lower bound.
+    Exact for autoregressive priors; for masked and diffusion priors a lower bound, estimated by the mean of `draws` estimates.
+    In a hierarchy it is that of this prior's level given the coarser ones.
 
     Args:
-      ids: as `encode` returns them.
+      ids: as `encode` returns them, all levels of a hierarchy.
       label, layout: as for `sample`.
+      draws: how many; each costs a masked prior one pass, a diffusion as many as it has timesteps.
     """
-    levels = ids if isinstance(ids, tuple) else (ids,)
-    sampler, condition = self.sampler, self.sampler.condition
-    request = sampler.request(len(levels[0]), label, layout, levels[:condition.level], levels)
+    levels, sampler = self._checked(ids, whole=True), self.sampler
     if not hasattr(sampler.prior.scheme, "bound"):
       raise UserError(f"{self.workdir}: the scheme {self.config.scheme.name!r} has no likelihood.")
-    nats = sampler.nats(request)
+    if draws < 1:
+      raise UserError(f"draws: {draws} is too few; use at least 1.")
+    nats = sampler.nats(sampling.Given.of(len(levels[0]), label, layout, levels).request(sampler, levels[:sampler.condition.level]), draws)
     return -np.asarray(nats if per_code else nats.sum(-1))
 
   def held_out(self, num: int) -> tuple[Any, dict[str, np.ndarray]]:
@@ -177,47 +191,81 @@ class Model:
     return ids, {name: batch[name] for name, classes in has.items() if classes}
 
   @functools.cached_property
-  def sampler(self) -> Any:
+  def sampler(self) -> sampling.Sampler:
     """The run's sampling.Sampler. Raises UserError where the run is no prior."""
-    from vqjax import sampling
-
     if self.config.task != "prior":
       raise UserError(f"{self.workdir}: is a run of task {self.config.task!r}; sampling needs a prior.")
     return sampling.Sampler(self)
 
   @functools.cached_property
-  def _coarse(self) -> Model:
-    path = self.sampler.condition.coarse
-    if not path:
-      raise UserError(f"{self.workdir}: config.condition.coarse: is not set; give the workdir of the prior of the coarser level.")
-    return load(path)
-
-  def _coarser(self, num: int, seed: int, conditions: dict, first: int = 0) -> tuple:
-    """Codes of the levels coarser than this prior's, drawn."""
-    return self._coarse._levels(num, seed, conditions, first) if self.sampler.condition.level else ()
-
-  def _levels(self, num: int, seed: int, conditions: dict, first: int) -> tuple:
-    """Codes of this prior's level and of all coarser ones, drawn."""
-    coarser = self._coarser(num, seed, conditions, first)
-    return (*coarser, self.sampler.draw(self.sampler.request(num, **conditions, coarser=coarser), seed, first))
-
-  def _draw(self, num: int, seed: int, conditions: dict, first: int = 0, levels: tuple = (), known: Any = None,
-            height: int | None = None, width: int | None = None, **options: Any) -> np.ndarray:
+  def _chain(self) -> tuple[sampling.Sampler, ...]:
+    """The samplers of all levels down to this prior's, coarse first. Raises UserError where one is not named, or is of something else."""
     sampler = self.sampler
-    level, total = sampler.condition.level, sampler.prior.tokenizer.levels
+    if not (level := sampler.condition.level):
+      return (sampler,)
+    option = f"{self.workdir}: config.condition.coarse"
+    if not (path := sampler.condition.coarse):
+      raise UserError(f"{option}: is not set; give the workdir of the prior of the coarser level.")
+    coarse = load(path)
+    if (found := coarse.sampler.condition.level) != level - 1:
+      raise UserError(f"{option}: {path} models level {found}; give a prior of level {level - 1}.")
+    if coarse.run.task.identity(coarse.state[2]) != self.run.task.identity(self.state[2]):
+      raise UserError(f"{option}: {path} models the codes of another tokenizer, {coarse.config.tokenizer}; give a prior of this one's.")
+    return (*coarse._chain, sampler)
+
+  def _levels(self, chain: tuple, given: sampling.Given, seed: int, first: int, options: dict[str, Any]) -> tuple:
+    """Codes of the levels of `chain`, each drawn given the coarser ones."""
+    drawn = ()
+    for sampler in chain:
+      drawn += (sampler.draw(given.request(sampler, drawn, self._chain), seed, first, **self._told(sampler, options)),)
+    return drawn
+
+  def _told(self, sampler: sampling.Sampler, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that concern this level: its scheme's, and those that no level knows, for it to complain of."""
+    known = {name for other in self._chain for name in other.options}
+    return {k: v for k, v in options.items() if k in sampler.options or k not in known}
+
+  def _decoded(self, levels: tuple) -> np.ndarray:
+    return self.decode(levels if len(levels) > 1 else levels[0])
+
+  def _check_finest(self) -> None:
+    level, total = self.sampler.condition.level, self.sampler.prior.tokenizer.levels
     if level < total - 1:
       raise UserError(f"{self.workdir}: models level {level} of {total}; sample from the prior of the finest level, which calls this one.")
-    if height or width:
-      factor, trained = sampler.prior.tokenizer.task.factor, self.image_shape[:2]
-      size = (height or trained[0], width or trained[1])
-      if size[0] % factor or size[1] % factor:
-        raise UserError(f"height, width: {size[0]} x {size[1]} is not a multiple of {factor}, the tokenizer's factor.")
-      request = sampler.request(num, **conditions)
-      return self.decode(sampler.draw_window(request, seed, (size[0] // factor, size[1] // factor), first, **options))
-    coarser = levels[:level] if levels else self._coarser(num, seed, conditions, first)
-    request = sampler.request(num, **conditions, coarser=coarser, levels=levels, known=known)
-    ids = sampler.draw(request, seed, first, **options)
-    return self.decode((*coarser, ids) if total > 1 else ids)
+
+  def _grid(self, height: int | None, width: int | None) -> tuple[int, int]:
+    """Codes of a picture of this size. Raises UserError for a size that is none."""
+    factor, trained = self.sampler.prior.tokenizer.task.factor, self.image_shape[:2]
+    size = tuple(n if given is None else given for given, n in zip((height, width), trained))
+    if any(n < 1 or n % factor for n in size):
+      raise UserError(f"height, width: {size[0]} x {size[1]} is not a multiple of {factor}, the tokenizer's factor.")
+    return size[0] // factor, size[1] // factor
+
+  def _window(self, given: sampling.Given, seed: int, first: int, grid: tuple[int, int], options: dict[str, Any]) -> jax.Array:
+    sampler, shape = self.sampler, self.sampler.prior.codes.shape
+    parts = sampler.parts(given.num, given.label, given.layout, scale=(grid[0] / shape[0], grid[1] / shape[1]))
+    return sampler.draw_window(parts, given.num, seed, grid, first, **options)
+
+  def _checked(self, ids: Any, whole: bool = False) -> tuple[np.ndarray, ...]:
+    """Codes as a tuple of levels; with `whole` on the very grids that the prior was trained on.
+
+    Raises:
+      UserError: what no tokenizer's `encode` returns.
+    """
+    task = self.sampler.prior.tokenizer.task if self.config.task == "prior" else self.run.task
+    sizes = task.known["codebook_sizes"]
+    levels = tuple(ids) if len(sizes) > 1 and isinstance(ids, (tuple, list)) else (ids,)
+    if len(levels) != len(sizes):
+      raise UserError(f"ids: one array; the tokenizer has {len(sizes)} levels, give a tuple as encode returns it.")
+    levels = tuple(map(np.asarray, levels))
+    for i, (level, size) in enumerate(zip(levels, sizes)):
+      if level.dtype.kind not in "iu":
+        raise UserError(f"ids: {level.dtype} of shape {level.shape}; give integers, as encode returns them.")
+      if size and level.size and not 0 <= level.min() <= level.max() < size:
+        raise UserError(f"ids: {level.min()} to {level.max()} is not within 0 to {size - 1}, the codes of the tokenizer.")
+      if whole and level.shape[1:] != (grid := self.sampler.prior.tokenizer.codes(i).grid):
+        raise UserError(f"ids: of shape {level.shape}; this prior is over grids of {' x '.join(map(str, grid))} codes.")
+    return levels
 
   def _batch(self, inputs: Any) -> dict[str, jax.Array]:
     """What the run encodes, under the name its task knows it by."""
@@ -239,6 +287,15 @@ class Model:
     if (top := float(jnp.abs(images).max(initial=0))) > 1.001:
       raise UserError(f"images: floats reach {top:.4g}; scale them to [-1, 1], or pass uint8.")
     return images.astype(jnp.float32)
+
+
+def _mesh(mesh: Any) -> Any:
+  """The run's mesh where these devices can make it, so that what was split over them is again; else all of them for data."""
+  try:
+    sharding.make_mesh(**mesh)
+  except UserError:
+    return {}
+  return mesh
 
 
 def load(workdir: str | pathlib.Path) -> Model:

@@ -30,11 +30,12 @@ def main(argv: Sequence[str]) -> None:
       raise UserError(f"--{name}={value}: give 1 or more, or leave it out.")
   import jax
 
-  from vqjax import api, data, train, writers
+  from vqjax import api, data, lineage, train, writers
 
   model = api.load(args.workdir)
   if args.data:
     model.config.data = data.resolve(args.data)
+  lineage.check_codes(model.run, model.state[2])
   figures = train.evaluate_split(model.run, model.state, args.limit, args.batch_size)
   count = data.num_examples(model.config.data, "eval")
   result = {
@@ -50,6 +51,8 @@ def main(argv: Sequence[str]) -> None:
     print(writers.table(["measure", "value"], [[k, f"{v:.5g}"] for k, v in figures.items() if "/" not in k]))
     for name, protocol in result["protocol"].items():
       print(f"{name}: {protocol}")
+    if not figures:
+      print(f"the scheme {model.config.scheme.name} has no likelihood; look at its samples, or set config.evaluators")
     if model.config.task == "prior":
       _pictures(model, figures, args.workdir)
     print(f"{result['examples']} held-out examples of {model.config.data.name}; written to {args.workdir / 'evaluation.json'}")

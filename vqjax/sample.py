@@ -17,7 +17,9 @@ import numpy as np
 from vqjax import cli
 from vqjax.errors import UserError
 
-OPTIONS = {"temperature": float, "top_k": int, "top_p": float, "guidance": float, "steps": int, "choice_temperature": float}
+OPTIONS = {
+    "temperature": float, "top_k": int, "top_p": float, "guidance": float, "guidance_schedule": str, "steps": int,
+    "choice_temperature": float}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,9 +37,11 @@ def main(argv: Sequence[str]) -> None:
   for name, kind in OPTIONS.items():
     parser.add_argument(f"--{name}", type=kind)
   args = parser.parse_args(argv)
-  _check(args)
   from vqjax import api, writers
   from vqjax.data import ops
+
+  _check(args)
+  writers.check_picture(args.output)  # before anything is drawn
 
   model = api.load(args.workdir)
   given: dict[str, Any] = {"seed": args.seed} | {k: v for k in OPTIONS if (v := getattr(args, k)) is not None}
@@ -61,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
     drawn = model.sample(args.num, height=args.height, width=args.width, **given)
     columns = max(1, round(args.num**0.5))
     rows = [drawn[i:i + columns] for i in range(0, args.num, columns)]
+    if len(set(given.get("label", ()))) > 1:  # a row per class
+      rows = [drawn[given["label"] == label] for label in dict.fromkeys(given["label"])]
   writers.save_image(args.output, writers.grid(rows))
   print(f"{args.num} sample(s) in {args.output}")
   if args.gif:
@@ -73,6 +79,8 @@ def _check(args: Any) -> None:
   """Raises UserError for options that do not go together."""
   if args.num < 1:
     raise UserError(f"--num={args.num}: draw at least one.")
+  if args.gif and args.gif.suffix.lower() != ".gif":
+    raise UserError(f"--gif={args.gif}: is written as GIF; end the name in .gif.")
   if args.mask and not args.image:
     raise UserError("--mask: says what of a picture is drawn anew; give the picture as --image.")
   if args.mask and args.keep is not None:
@@ -85,7 +93,8 @@ def _read(model: Any, file: pathlib.Path) -> np.ndarray:
   """A picture as the tokenizer's data had them."""
   from vqjax.data import ops
 
-  fields = {"size": model.image_shape[0]} | model.sampler.prior.tokenizer.config.ops.to_dict()
+  fields = model.sampler.prior.tokenizer.config.ops.to_dict()
+  fields["size"] = fields["size"] or model.image_shape[0]
   return ops.apply(ops.Ops(**fields), {"image": ops.read_image(file, model.channels)})["image"]
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -171,3 +172,30 @@ except UserError as e:
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert "'tfds' needs TensorFlow" in done.stdout and "pip install" in done.stdout
+
+
+def test_a_split_without_a_readable_example_is_an_error():
+  class Broken(Holes):
+    def __getitem__(self, index):
+      return None
+
+  with pytest.raises(UserError, match="no example of this split can be read"):
+    memory.Loader(Broken(), ops.Ops())
+
+
+def test_training_batches_are_made_by_several_threads_and_come_in_order(monkeypatch):
+  """The batches of steps 0 and 1 wait for each other, those of steps 2 and 3 as well; the earlier one is finished last."""
+  monkeypatch.setattr(memory.os, "cpu_count", lambda: 2)
+  meet = threading.Barrier(2)
+  finished = [threading.Event() for _ in range(20)]
+
+  def load(counter):
+    if counter < 4:
+      meet.wait(timeout=20)
+      assert counter % 2 or finished[counter + 1].wait(timeout=20)
+      finished[counter].set()
+    return {"label": np.int32(counter)}
+
+  stream = memory.MemoryStream(load, 1, 0, 0, 1)
+  assert [int(next(stream)["label"][0]) for _ in range(8)] == list(range(8))
+  stream.close()

@@ -98,8 +98,10 @@ def test_prefix_is_the_codes_of_the_maps(runs, batch):
   kept = prefix.prepare(batch)
   assert kept["layout"].dtype == np.uint8 and kept["layout"].shape == (4, 16, 16)
   np.testing.assert_array_equal(prefix.tokens(jax.tree.map(jnp.asarray, kept), (), prior.state[2]), expected)
-  # What is not given is a hole; dropped in training, all of it is.
-  np.testing.assert_array_equal(prior.sampler.request(4, batch["label"]).prefix_BP[:, 1:], np.full((4, 16), -1))
+  # Dropped in training, all of it is a hole, and so it is in sampling.
+  np.testing.assert_array_equal(prior.sampler.request(4).prefix_BP, np.full((4, 17), -1))
+  with pytest.raises(UserError, match="layout: is not given; this prior was trained with all of its conditions or none"):
+    prior.sampler.request(4, batch["label"])
   dropped = np.asarray(prefix.drop(jax.random.key(0), jnp.asarray(np.repeat(expected, 100, 0)))) == -1
   assert (dropped.all(1) == dropped.any(1)).all() and 0.4 < dropped[:, 0].mean() < 0.6
 
@@ -122,6 +124,27 @@ def test_the_map_matters_and_its_tokenizer_stands_still(runs, batch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["codes", "reduced"])
+def test_a_window_sees_the_map_that_lies_in_it(runs, batch, tmp_path, kind):
+  if kind == "reduced":
+    train_run(tmp_path / "prior", **of_prior(runs["image"], None, condition=dict(labels=8, layouts=CLASSES, layout_grid=(8, 4))))
+  prior = vqjax.load(runs["prior"] if kind == "codes" else tmp_path / "prior")
+  prior.state[0].update(jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), prior.state[0]))
+  sampler, label = prior.sampler, batch["label"]
+  drawn = sampler.draw(sampler.request(4, label, batch["layout"]), seed=1, temperature=0.0)
+  window = lambda maps, rows: np.asarray(sampler.draw_window(
+      sampler.parts(4, label, maps, scale=(rows / 4, 1)), 4, 1, (rows, 4), temperature=0.0))
+  np.testing.assert_array_equal(window(batch["layout"], 4), drawn)  # as large as the grid: plain sampling
+  tall = np.concatenate([batch["layout"], batch["layout"][::-1], batch["layout"]], 1)
+  a, b = window(tall, 12), window(np.concatenate([tall[:, :32], (tall[:, 32:] + 1) % CLASSES], 1), 12)
+  assert a.shape == (4, 12, 4)
+  same = 6 if kind == "reduced" else 3  # up to row 6 no window reaches row 8, where the maps begin to differ, but their encoder looks ahead
+  np.testing.assert_array_equal(a[:, :same], b[:, :same])
+  assert (a != b).any()
+  assert prior.sample(2, label=0, layout=tall[:1], height=48).shape == (2, 48, 16, 3)
+
+
+@pytest.mark.slow
 def test_cached_codes_keep_the_maps(runs, tmp_path):
   tokenize.main(["--workdir", runs["image"], "--output", str(tmp_path / "codes"), "--batch_size", "8"])
   train_run(tmp_path / "cached", **of_prior(runs["image"], runs["maps"], data=dict(name="codes", path=str(tmp_path / "codes")), ops={}))
@@ -140,9 +163,9 @@ def test_what_does_not_fit_is_one_line(runs, tmp_path, batch):
   configuration.save_spec(spec("layout"), tmp_path / "codeless")
   wrong = dict(SMALL, channels=3, quantizer=dict(name="ema", codebook_size=6, dim=4))
   for call, message in [
-      (lambda: prior.sample(1, layout=np.zeros((8, 8), int)), "layout: 8 x 8 pixels, config.condition.layout_tokenizer was trained on 16 x 16"),
-      (lambda: prior.sample(1, layout=np.full((16, 16), 9)), "layout: 9 is outside 0 to 8, the classes of config.condition.layout_tokenizer."),
-      (lambda: prior.sample(1, layout=batch["layout"][0], height=32), "without layouts"),
+      (lambda: prior.sample(1, label=0, layout=np.zeros((8, 8), int)), "layout: 8 x 8 pixels, config.condition.layout_tokenizer needs 16 x 16"),
+      (lambda: prior.sample(1, label=0, layout=np.full((16, 16), 9)), "layout: 9 is outside 0 to 8, the classes of config.condition.layout_tokenizer."),
+      (lambda: prior.sample(1, label=0, layout=batch["layout"][0], height=32), "layout: 16 x 16 pixels, .* needs 32 x 16 here"),
       (lambda: maps.encode(batch["layout"] + 9), r"layout: \d+ is outside 0 to 8, the classes of config.model.channels=9"),
       (lambda: maps.encode(batch["image"]), "this run was trained on label maps"),
       (lambda: tokenize.main(["--workdir", runs["maps"], "--output", str(tmp_path / "codes")]), "this run was trained on label maps"),

@@ -29,14 +29,14 @@ from vqjax.data import memory, ops as ops_lib
 from vqjax.data.memory import Batch, Stream
 from vqjax.errors import UserError, near_miss
 
-__all__ = ["Batch", "Stream", "class_names", "eval_batches", "num_examples", "resolve", "sample_batch", "train_stream"]
+__all__ = ["Batch", "Stream", "class_names", "eval_batches", "made_by", "num_examples", "resolve", "sample_batch", "train_stream"]
 
 
 def resolve(path: str) -> dict[str, Any]:
   """Recognises what lies at `path` and returns the config of its source, the path absolute.
 
   A folder of images, with or without class folders and captions; an .npz or .npy file, or a folder with just one; a
-  folder of IDX files.
+  folder of IDX files; what `python -m vqjax.tokenize` wrote.
 
   Raises:
     UserError: nothing there, or nothing that a source can read.
@@ -51,13 +51,15 @@ def resolve(path: str) -> dict[str, Any]:
 
 
 def _recognise(full: pathlib.Path) -> dict[str, Any]:
-  from vqjax.data.sources import arrays
-  kinds = "a folder of images, an .npz or .npy file, or a folder of IDX files"
+  from vqjax.data.sources import arrays, codes
+  kinds = "a folder of images, an .npz or .npy file, or a folder of IDX files or of codes"
   if full.is_file():
     if full.suffix in (".npz", ".npy"):
       return {"name": "arrays", "path": str(full)}
     raise UserError(f"--data={full}: is not {kinds}; give the folder it lies in, if that is one.")
   children = [p for p in full.iterdir() if p.is_file()]
+  if full / codes.MANIFEST in children:
+    return {"name": "codes", "path": str(full)}
   if any(map(arrays.is_idx, children)):
     return {"name": "arrays", "path": str(full)}
   if ops_lib.has_images(full):
@@ -145,6 +147,12 @@ def num_examples(cfg_data: Mapping[str, Any], split: str) -> int:
   """Number of examples in "train" or "eval"; files that cannot be read are still counted."""
   built = source(cfg_data)
   return built.num_examples(split) if cfg_data["name"] == "tfds" else len(built.examples(split))
+
+
+def made_by(cfg_data: Mapping[str, Any]) -> str | None:
+  """The hash of the tokenizer that made these data, where they are codes."""
+  built = source(cfg_data)
+  return built.made_by() if hasattr(built, "made_by") else None
 
 
 def class_names(cfg_data: Mapping[str, Any]) -> tuple[str, ...]:

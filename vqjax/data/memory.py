@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -49,10 +50,12 @@ class Loader:
     self.template = ops_lib.apply(ops, self.read(0)[0])
 
   def read(self, index: int) -> tuple[dict[str, Any], int]:
-    """Returns the example, or the next readable one, and its index. A source refuses when many are unreadable."""
-    while (example := self.examples[index]) is None:
-      index = (index + 1) % len(self.examples)
-    return example, index
+    """Returns the example, or the next readable one, and its index. Raises UserError where there is none."""
+    num = len(self.examples)
+    for i in (*range(index, num), *range(index)):
+      if (example := self.examples[i]) is not None:
+        return example, i
+    raise UserError(f"config.data: no example of this split can be read (of {num}); mend or replace them.")
 
   def __call__(self, index: int, rng: np.random.Generator | None = None) -> tuple[dict[str, Any], bool]:
     """Returns a finished example and whether it is the one asked for."""
@@ -84,17 +87,13 @@ class MemoryStream:
   def __init__(self, load: TrainLoader, batch_size: int, step: int, process_index: int, process_count: int):
     self._load, self._batch_size = load, batch_size
     self._index, self._count = process_index, process_count
-    self._pool = ThreadPoolExecutor(1, thread_name_prefix="data")
-    self._next_step, self._pending = step, collections.deque()
+    self._batches = in_background(self._make, itertools.count(step))
 
   def __iter__(self) -> MemoryStream:
     return self
 
   def __next__(self) -> Batch:
-    while len(self._pending) < 3:
-      self._pending.append(self._pool.submit(self._make, self._next_step))
-      self._next_step += 1
-    return self._pending.popleft().result()
+    return next(self._batches)
 
   def _make(self, step: int) -> Batch:
     first = (step * self._count + self._index) * self._batch_size
@@ -107,7 +106,7 @@ class MemoryStream:
     del directory
 
   def close(self) -> None:
-    self._pool.shutdown(wait=False, cancel_futures=True)
+    self._batches.close()
 
 
 def eval_batches(
@@ -122,19 +121,20 @@ def eval_batches(
     examples, good = zip(*loaded)
     return stack(examples), np.array(good, np.float32)
 
-  return in_background(make, -(-num // (batch_size * process_count)))
+  return in_background(make, range(-(-num // (batch_size * process_count))))
 
 
-def in_background(make: Callable[[int], Any], num: int) -> Iterator[Any]:
-  """Yields make(0), …, make(num - 1), a few of them made ahead by as many threads as there are cores."""
-  workers = min(4, os.cpu_count() or 1)
+def in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Generator[Any, None, None]:
+  """Yields `make` of every step, in order; a few are made ahead by as many threads as there are cores. `close` stops them."""
+  workers, steps = min(4, os.cpu_count() or 1), iter(steps)
   pool = ThreadPoolExecutor(workers, thread_name_prefix="data")
+  ahead = lambda num: (pool.submit(make, step) for step in itertools.islice(steps, num))
   try:
-    pending = collections.deque(pool.submit(make, i) for i in range(min(workers + 1, num)))
-    for i in range(len(pending), num + len(pending)):
-      yield pending.popleft().result()
-      if i < num:
-        pending.append(pool.submit(make, i))
+    pending = collections.deque(ahead(workers + 1))
+    while pending:
+      done = pending.popleft()
+      pending.extend(ahead(1))
+      yield done.result()
   finally:
     pool.shutdown(wait=False, cancel_futures=True)
 

@@ -1,6 +1,7 @@
 """Generative schemes: how codes are corrupted for training and drawn for sampling. They know no network.
 
-A file defines a frozen dataclass `Scheme`, whose fields a config may set (`num_codes: int` is set by the program), with
+A file defines a frozen dataclass `Scheme`, whose fields a config may set (the program sets `num_codes: int` and, where it is a
+field, `books: int`: that many codebooks of equal size, one after the other in a code's number and in turn along a sequence), with
 
     scheme.extra_ids: int                     ids beyond the codes (1 where there is a mask id, else 0)
     scheme.causal: bool                       which kind of network it needs
@@ -30,6 +31,9 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import struct
+
+# The logit of a code that cannot stand at a position, far below any other and yet finite.
+IMPOSSIBLE = -1e9
 
 
 @struct.dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import einops
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from vqjax.generation import Network
 
 Schedule = Literal["constant", "linear", "cosine"]
+SCHEDULES = get_args(Schedule)
 
 _RAMP = {
     "constant": lambda done: jnp.ones_like(done),

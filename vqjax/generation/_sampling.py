@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -19,8 +21,8 @@ def check_options(
     steps: int | None = None,
 ) -> None:
   """Raises UserError for sampling options out of range."""
-  if not temperature >= 0:
-    raise UserError(f"temperature: {temperature} is negative; use 0 for greedy or a positive value.")
+  if not 0 <= temperature < math.inf:
+    raise UserError(f"temperature: {temperature} is no number from 0 up; use 0 for greedy or a positive value.")
   if top_k is not None and not 1 <= top_k <= num_codes:
     raise UserError(f"top_k: {top_k} is outside 1 to {num_codes}, the number of codes; leave it out to keep all.")
   if top_p is not None and not 0 < top_p <= 1:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vqjax.errors import UserError
-from vqjax.generation import Corrupted, Network, _sampling
+from vqjax.generation import IMPOSSIBLE, Corrupted, Network, _sampling
 
 # Share of codes that is hidden, by the share of the way gone: 1 at 0, 0 at 1 (§3.3; concave ones reveal few at first).
 _SCHEDULES = {
@@ -56,7 +56,8 @@ class Scheme:
     """Cross entropy with label smoothing: nats [B, L], weights [B, L] that are 1 where a code was hidden."""
     logits_BLK = logits_BLV[..., :self.num_codes].astype(jnp.float32)
     nats = -_sampling.log_prob(logits_BLK, corrupted.targets_BL)
-    uniform_nats = -jnp.mean(jax.nn.log_softmax(logits_BLK), -1)
+    # Over the codes that can stand there: of several codebooks each position has one.
+    uniform_nats = -jnp.mean(jax.nn.log_softmax(logits_BLK), -1, where=logits_BLK > 0.1 * IMPOSSIBLE)
     return (1 - self.label_smoothing) * nats + self.label_smoothing * uniform_nats, corrupted.weights_BL
 
   def bound(self, key: jax.Array, network: Network, ids_BL: jax.Array) -> jax.Array:

@@ -21,9 +21,11 @@ class Scheme:
 
   Fields:
     extra_share: of the codes replaced between x_a and x_b, in (0, 1].
+    books: of a position's own codebook alone are the codes that replace another.
   """
 
   num_codes: int
+  books: int = 1
   extra_share: float = 0.1
   extra_ids: ClassVar[int] = 0
   causal: ClassVar[bool] = False
@@ -44,7 +46,12 @@ class Scheme:
   def _replace(self, key: jax.Array, ids_BL: jax.Array, share_B1: jax.Array) -> jax.Array:
     place_key, code_key = jax.random.split(key)
     replaced = jax.random.uniform(place_key, ids_BL.shape) < share_B1
-    return jnp.where(replaced, jax.random.randint(code_key, ids_BL.shape, 0, self.num_codes), ids_BL).astype(jnp.int32)
+    noise = jax.random.randint(code_key, ids_BL.shape, 0, self.num_codes // self.books)
+    return jnp.where(replaced, noise + self._first_of_book(ids_BL.shape[1])[None], ids_BL).astype(jnp.int32)
+
+  def _first_of_book(self, length: int) -> jax.Array:
+    """The smallest code of each position's book, int32 [L]."""
+    return jnp.arange(length) % self.books * (self.num_codes // self.books)
 
   def loss(self, logits_BLV: jax.Array, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
     """Cross entropy of x_a: nats [B, L], weights [B, L] of 1."""
@@ -87,7 +94,8 @@ class Scheme:
       now_BL = jnp.where(known_BL, ids_BL, _sampling.draw(_sampling.fold(keys_B, i), logits))
       return now_BL, now_BL if trajectory else None
 
-    uniform = jnp.zeros((batch, length, self.num_codes), jnp.float32)
-    start_BL = jnp.where(known_BL, ids_BL, _sampling.draw(_sampling.fold(keys_B, steps), uniform))
+    uniform = jnp.zeros((batch, length, self.num_codes // self.books), jnp.float32)
+    noise_BL = _sampling.draw(_sampling.fold(keys_B, steps), uniform) + self._first_of_book(length)[None]
+    start_BL = jnp.where(known_BL, ids_BL, noise_BL)
     out_BL, ids_SBL = lax.scan(advance, start_BL, jnp.arange(steps))
     return (out_BL, ids_SBL) if trajectory else out_BL

@@ -21,6 +21,7 @@ import optax
 from flax import linen as nn
 
 from vqjax import cli, config as configuration
+from vqjax.errors import UserError
 
 PRIORS = ("autoregressive", "masked", "diffusion", "pixelcnn")
 
@@ -85,7 +86,8 @@ def fit(name: str, config: Any, workdir: pathlib.Path, seconds: float) -> None:
   """Trains for about `seconds`, compilation aside."""
   from vqjax import bench, data, sharding, train
 
-  if not (workdir / "steps").exists():
+  chosen = workdir / "steps.json"
+  if not chosen.exists():
     batch = data.sample_batch(config.data, config.ops, config.batch_size, "train")
     run = train.Run(config, configuration.spec_of(batch))
     state, frozen = run.init(jax.random.key(0)), run.load_frozen()
@@ -98,8 +100,11 @@ def fit(name: str, config: Any, workdir: pathlib.Path, seconds: float) -> None:
 
     each = min(bench.time_calls({name: step}, 5, 4)[name])
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "steps").write_text(str(max(100, int(seconds / each))))
-  config.total_steps = int((workdir / "steps").read_text())
+    chosen.write_text(json.dumps({"seconds": seconds, "steps": max(100, int(seconds / each))}))
+  before = json.loads(chosen.read_text())
+  if before["seconds"] != seconds:
+    raise UserError(f"--seconds={seconds:g}: {workdir} was trained for {before['seconds']:g}; give that, or another --workdir.")
+  config.total_steps = before["steps"]
   config.save_every = config.total_steps
   train.train(config, workdir)
 

@@ -13,6 +13,7 @@ class Task(NamedTuple):
   loss(params, stats, frozen, batch, key, step) -> (scalar, (stats, metrics)); metrics are float32 scalars.
   frozen() -> pytree on the host: never trained, never saved (perceptual weights, the tokenizer of a prior).
   frozen_shapes() -> the same as ShapeDtypeStructs, without reading a file.
+  identity(frozen) -> {field of the config: hash} of frozen weights that may not change while the run lives; None: of none.
   predict: {name: fn(params, stats, frozen, batch) -> dict of arrays}, for evaluators, previews and the Python API.
   prepare(batch) -> batch: host-side, before the device sees it (picks the fields the task reads).
   evaluators: configs of the measures that this task is judged by, unless the config names others.
@@ -29,6 +30,7 @@ class Task(NamedTuple):
   frozen_shapes: Callable[[], Any]
   predict: Mapping[str, Callable[..., Any]]
   prepare: Callable[[dict[str, Any]], dict[str, Any]]
+  identity: Callable[[Any], dict[str, str]] | None = None
   passes: Mapping[str, Callable[..., Any]] = {}
   factor: int = 1
   evaluators: Sequence[Any] = ()

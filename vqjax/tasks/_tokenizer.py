@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from vqjax import checkpoint, config as configuration
 from vqjax.errors import UserError
+from vqjax.generation import IMPOSSIBLE
 from vqjax.tasks import autoencode
 
 
@@ -45,11 +46,11 @@ class Codes:
     return (ids_BL % self.size).reshape(ids_BL.shape[0], *self.grid)
 
   def allow(self, logits_BLV: jax.Array) -> jax.Array:
-    """Logits with -1e9 where a code belongs to another book than its position."""
+    """Logits with `IMPOSSIBLE` where a code belongs to another book than its position."""
     if self.books == 1:
       return logits_BLV
     book_L = jnp.arange(self.length) % self.books
-    return jnp.where((jnp.arange(self.vocabulary) // self.size)[None] == book_L[:, None], logits_BLV, -1e9)
+    return jnp.where((jnp.arange(self.vocabulary) // self.size)[None] == book_L[:, None], logits_BLV, IMPOSSIBLE)
 
 
 class Tokenizer:
@@ -107,16 +108,15 @@ class Tokenizer:
 
   def load(self) -> Any:
     """The weights on the host: averaged ones where an average was kept."""
-    abstract = self.shapes()
-    parts = checkpoint.restore_params(self.workdir, {"params": abstract["params"], "stats": abstract["stats"]})
-    if self.config["ema_decay"]:
-      parts["params"]["model"] = checkpoint.restore_params(self.workdir, {"ema": abstract["params"]["model"]})["ema"]
-    return jax.device_get({"params": {"model": parts["params"]["model"]}, "stats": {"model": parts["stats"]["model"]}})
+    abstract, averaged = self.shapes(), bool(self.config["ema_decay"])
+    wanted = {"ema": abstract["params"]["model"]} if averaged else {"params": abstract["params"]}
+    parts = checkpoint.restore_params(self.workdir, wanted | {"stats": abstract["stats"]})
+    return jax.device_get({"params": {"model": parts["ema"]} if averaged else parts["params"], "stats": parts["stats"]})
 
-  def identity(self) -> str:
-    weights = self.load()
+  def identity(self, weights: Any) -> str:
+    """A hash of the model's config and of `weights`, as `load` returns them."""
     model = {"params": weights["params"]["model"], "stats": weights["stats"]["model"]}
-    return checkpoint.identity(self.config.model.to_dict(), jax.tree.map(jnp.asarray, model))
+    return checkpoint.identity(self.config.model.to_dict(), model)
 
   def levels_of(self, frozen: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
     """Codes of every level: read from the batch where they were computed before, else computed here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,8 +44,8 @@ class Prefix:
   Attributes:
     length: P. rows: how many embedding rows codes, mask id and prefixes take together.
     grid: shape of the last part, where it is a grid (a layout, or one coarser level), else ().
-    layout_classes, layout_size, layout_length: classes of the label maps (0: there are none), height and width of the zero map
-      that stands for none, and the number of their tokens.
+    layout_classes, layout_size: classes of the label maps (0: there are none), height and width of the zero map that stands for none.
+    names: what each of `parts` tells: "label", "layout" or "coarser".
 
   Args:
     condition: what stands there.
@@ -58,6 +58,8 @@ class Prefix:
   def __init__(self, condition: Condition, offset: int, tokenizer: Any, spec: Mapping[str, Any], layouts: Any = None):
     if not 0 <= condition.drop < 1:
       raise UserError(f"config.condition.drop: {condition.drop} is outside [0, 1).")
+    if len(condition.layout_grid) != 2 or min(condition.layout_grid) < 1:
+      raise UserError(f"config.condition.layout_grid: {condition.layout_grid} is no height and width; for example (8, 8).")
     if condition.layouts and condition.layout_tokenizer:
       raise UserError(f"config.condition.layouts: {condition.layouts} and layout_tokenizer exclude each other; unset one of them.")
     for name, field, value in (
@@ -79,8 +81,10 @@ class Prefix:
     cells = math.prod(condition.layout_grid) if condition.layouts else 0
     self.layout_classes = layouts.task.known["classes"] if layouts else condition.layouts
     self.layout_size = layouts.spec["layout"].shape[1:] if layouts else tuple(condition.layout_grid)
-    self.layout_length = cells + sum(c.length for c in self._layout_codes)
-    self.length = bool(condition.labels) + self.layout_length + sum(c.length for c in self.coarser)
+    self.names = (
+        *["label"] * bool(condition.labels), *["layout"] * (bool(condition.layouts) + len(self._layout_codes)),
+        *["coarser"] * len(self.coarser))
+    self.length = bool(condition.labels) + cells + sum(c.length for c in (*self._layout_codes, *self.coarser))
     grids = [tuple(condition.layout_grid) if condition.layouts else (), *(c.grid for c in (*self._layout_codes, *self.coarser))]
     self.grid = grids[-1] if len(grids[-1]) == 2 else ()
     # Compiled by itself, as sampling calls it outside of any compiled function.
@@ -95,38 +99,51 @@ class Prefix:
       kept["layout"] = self.prepare_layout(np.asarray(batch["layout"]))
     return kept
 
-  def prepare_layout(self, layout_BHW: np.ndarray) -> np.ndarray:
+  def prepare_layout(self, layout_BHW: np.ndarray, scale: tuple[float, float] = (1, 1)) -> np.ndarray:
     """Label maps as `tokens` takes them: reduced to the grid, or whole for their tokenizer.
+
+    Args:
+      layout_BHW: integers.
+      scale: height and width of the picture that they describe, in those of the training ones.
 
     Raises:
       UserError: a class out of range, or a size that does not fit.
     """
+    height, width = (round(n * s) for n, s in zip(self.layout_size, scale))
     if self.layouts is None:
       layout = check_range(layout_BHW, self.layout_classes, "layout")
-      return reduce_layout(layout, tuple(self.condition.layout_grid), self.layout_classes)
-    if layout_BHW.shape[1:] != self.layout_size:
-      (height, width), (h, w) = layout_BHW.shape[1:], self.layout_size
-      raise UserError(f"layout: {height} x {width} pixels, config.condition.layout_tokenizer was trained on {h} x {w}; "
+      return reduce_layout(layout, (height, width), self.layout_classes)
+    if layout_BHW.shape[1:] != (height, width):
+      (h, w) = layout_BHW.shape[1:]
+      raise UserError(f"layout: {h} x {w} pixels, config.condition.layout_tokenizer needs {height} x {width} here; "
                       "resize it, with nearest neighbours.")
     return check_range(layout_BHW, self.layout_classes, "layout", "config.condition.layout_tokenizer")
+
+  def parts(self, batch: Mapping[str, jax.Array], levels: tuple[jax.Array, ...] = (), frozen: Any = None) -> list[jax.Array]:
+    """What `tokens` strings together, int32: a label's token `[B, 1]`, layouts and coarser codes as grids `[B, h, w, ...]`."""
+    parts = []
+    if self.condition.labels:
+      parts.append(batch["label"].astype(jnp.int32)[:, None] + self._label_offset)
+    if self.condition.layouts:
+      parts.append(batch["layout"].astype(jnp.int32) + self._layout_offset)
+    layout_ids = self._encode_layout(frozen["layout"], batch["layout"]) if self.layouts else ()
+    given = zip((*self._layout_codes, *self.coarser), (*layout_ids, *levels), self._code_offsets)
+    return parts + [codes.flatten(ids).reshape(ids.shape) + offset for codes, ids, offset in given]
 
   def tokens(self, batch: Mapping[str, jax.Array], levels: tuple[jax.Array, ...] = (), frozen: Any = None) -> jax.Array:
     """int32 `[B, P]` of a prepared batch and the codes of the coarser levels; `frozen` holds the tokenizers' weights."""
     rows = next(iter(batch.values())).shape[0]
-    parts = [jnp.zeros((rows, 0), jnp.int32)]
-    if self.condition.labels:
-      parts.append(batch["label"].astype(jnp.int32)[:, None] + self._label_offset)
-    if self.condition.layouts:
-      parts.append(batch["layout"].astype(jnp.int32).reshape(rows, -1) + self._layout_offset)
-    layout_ids = self._encode_layout(frozen["layout"], batch["layout"]) if self.layouts else ()
-    given = zip((*self._layout_codes, *self.coarser), (*layout_ids, *levels), self._code_offsets)
-    parts += [codes.flatten(ids) + offset for codes, ids, offset in given]
-    return jnp.concatenate(parts, axis=1)
+    return string(self.parts(batch, levels, frozen), rows)
 
   def drop(self, key: jax.Array, tokens_BP: jax.Array) -> jax.Array:
     """The prefix with all its tokens -1 in a share `drop` of the examples."""
     dropped = jax.random.bernoulli(key, self.condition.drop, tokens_BP.shape[:1])
     return jnp.where(dropped[:, None], -1, tokens_BP)
+
+
+def string(parts: Sequence[jax.Array], rows: int) -> jax.Array:
+  """Arrays `[rows, ...]` of tokens in a row, int32 `[rows, P]`."""
+  return jnp.concatenate([jnp.zeros((rows, 0), jnp.int32), *(part.reshape(rows, -1) for part in parts)], axis=1)
 
 
 def check_range(values: np.ndarray, classes: int, name: str, source: str = "") -> np.ndarray:

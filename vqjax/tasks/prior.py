@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +13,7 @@ from flax import linen as nn
 
 from vqjax.build import build, check_fields, module
 from vqjax.errors import UserError
-from vqjax.generation import Network, _guidance
+from vqjax.generation import IMPOSSIBLE, Network, _guidance
 from vqjax.nn import palette
 from vqjax.tasks import Task, conditions
 from vqjax.tasks._tokenizer import Codes, Tokenizer
@@ -38,30 +36,19 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
   condition = conditions.Condition(**(config["condition"] or {}))
   layouts = Tokenizer(condition.layout_tokenizer, spec, "layout") if condition.layout_tokenizer else None
   codes = tokenizer.codes(condition.level)
-  scheme = build("generation", config["scheme"], "config.scheme", num_codes=codes.vocabulary)
+  sizes = {"num_codes": codes.vocabulary, "books": codes.books}
+  scheme = build("generation", config["scheme"], "config.scheme", **_among_fields("generation", "Scheme", config["scheme"], sizes))
   prefix = conditions.Prefix(condition, codes.vocabulary + scheme.extra_ids, tokenizer, spec, layouts)
   model = build("priors", config["model"], "config.model", **_fixed(config["model"], scheme, codes, prefix))
-  _check_cache(config["data"], tokenizer)
   run = _Prior(model, scheme, tokenizer, codes, prefix)
   can_bound = hasattr(scheme, "bound")
   return Task(
-      init=run.init, loss=run.loss, frozen=run.frozen, frozen_shapes=run.frozen_shapes,
+      init=run.init, loss=run.loss, frozen=run.frozen, frozen_shapes=run.frozen_shapes, identity=run.identity,
       predict={"encode": run.encode, "decode": run.decode, "preview": run.preview} | ({"likelihood": run.likelihood} if can_bound else {}),
       prepare=prefix.prepare,
       evaluators=("likelihood",) if can_bound else (),
       known={"pixels": math.prod(spec["image"].shape[1:])} if "image" in spec else {"pixels": tokenizer.pixels},
       extra=run)
-
-
-def _check_cache(data: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-  """Raises UserError where cached codes were made by other weights than the tokenizer's."""
-  if data["name"] != "codes":
-    return
-  made_by = json.loads((pathlib.Path(data["path"]) / "manifest.json").read_text())["tokenizer"]
-  if made_by != (own := tokenizer.identity()):
-    raise UserError(
-        f"config.data.path: the codes in {data['path']} were made by tokenizer {made_by}, config.tokenizer={tokenizer.workdir} is {own}; "
-        "write them again with python -m vqjax.tokenize.")
 
 
 def _fixed(config: Mapping[str, Any], scheme: Any, codes: Codes, prefix: conditions.Prefix) -> dict[str, Any]:
@@ -71,8 +58,14 @@ def _fixed(config: Mapping[str, Any], scheme: Any, codes: Codes, prefix: conditi
       "max_prefix": max(1, prefix.length), "prefix_grid": prefix.grid,
       "modulation": "adaln" if scheme.timed else "none",
   }
-  name = config.get("name")
-  fields = {f.name for f in dataclasses.fields(module("priors", name).Model)} if name else values.keys()
+  return _among_fields("priors", "Model", config, values)
+
+
+def _among_fields(family: str, kind: str, config: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+  """Those of the values that the named member of a family has as fields."""
+  if not (name := config.get("name")):
+    return values
+  fields = {f.name for f in dataclasses.fields(getattr(module(family, name), kind))}
   return {k: v for k, v in values.items() if k in fields}
 
 
@@ -96,6 +89,13 @@ class _Prior:
   def frozen(self) -> Any:
     """The tokenizer's weights; under "layout" those of the label maps' tokenizer, where there is one."""
     return self.tokenizer.load() | ({"layout": self.prefix.layouts.load()} if self.prefix.layouts else {})
+
+  def identity(self, frozen: Any) -> dict[str, str]:
+    """Hashes of the tokenizers by the config's field that names them."""
+    tokenizers = {"tokenizer": self.tokenizer.identity(frozen)}
+    if self.prefix.layouts:
+      tokenizers["condition.layout_tokenizer"] = self.prefix.layouts.identity(frozen["layout"])
+    return tokenizers
 
   def frozen_shapes(self) -> Any:
     return self.tokenizer.shapes() | ({"layout": self.prefix.layouts.shapes()} if self.prefix.layouts else {})
@@ -151,7 +151,7 @@ class _Prior:
     if self.codes.books == 1:
       return logits_BV
     book = jnp.arange(self.codes.vocabulary) // self.codes.size
-    return jnp.where((book == index % self.codes.books)[None], logits_BV, -1e9)
+    return jnp.where((book == index % self.codes.books)[None], logits_BV, IMPOSSIBLE)
 
   def sampler(self, guidance: float = 1.0, guidance_schedule: str = "constant", **options: Any) -> Callable[..., Any]:
     """fn(params, key, prefix_BP, ids_BL, known_BL) -> ids_BL (with trajectory=True also ids_SBL); jit it once per shape."""
@@ -160,12 +160,19 @@ class _Prior:
     return sample
 
   def likelihood(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, jax.Array]:
-    """{"nats": [B, L]}: -log p per position, exact or a bound as the scheme has it, with noise from a fixed key."""
+    """{"nats": [B, L]}: -log p per position, exact or a bound as the scheme has it.
+
+    A bound's noise follows from the codes: the same at every evaluation, another for each batch, or the same few masks would be
+    measured over and over.
+    """
     del stats
     levels = self.tokenizer.levels_of(frozen, batch)
     ids = self.codes.flatten(levels[self.prefix.condition.level])
     network = self.network(params, self.prefix.tokens(batch, levels, frozen))
-    return {"nats": self.scheme.bound(jax.random.key(0), network, ids)}
+    # Knuth's multiplicative hash of the batch.
+    odd = 2 * jnp.arange(ids.size, dtype=jnp.uint32).reshape(ids.shape) + 1
+    key = jax.random.fold_in(jax.random.key(0), jnp.sum(ids.astype(jnp.uint32) * odd * jnp.uint32(2654435761)))
+    return {"nats": self.scheme.bound(key, network, ids)}
 
   def encode(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, Any]:
     del params, stats

@@ -25,6 +25,10 @@ class Source:
   def examples(self, split: str) -> Codes:
     return Codes(pathlib.Path(self.path), read_manifest(self.path)["splits"][split])
 
+  def made_by(self) -> str:
+    """The hash of the tokenizer."""
+    return read_manifest(self.path)["tokenizer"]
+
   def class_names(self) -> tuple[str, ...]:
     return tuple(read_manifest(self.path)["class_names"])
 
