@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
+from vqjax import sharding
 from vqjax.errors import UserError
 
 log = logging.getLogger("vqjax")
@@ -44,21 +44,67 @@ class StreamRestore(ocp.args.CheckpointArgs):
   stream: Any
 
 
-@functools.partial(jax.jit)
-def fingerprint(tree: Any) -> jax.Array:
-  """uint32 `[leaves]`: a position-weighted sum of each leaf's bits, wrapping, so the same however the leaf is sharded."""
+def fingerprint(tree: Any) -> list[int]:
+  """For each leaf a position-weighted sum of its bits modulo 2^32: the same however the leaf is sharded."""
+  # Leaf by leaf: the leaves of a state share few shapes, and one program over all of them takes long to compile.
+  return [int(x) for x in jax.device_get([_digest(leaf) for leaf in jax.tree.leaves(tree)])]
 
-  def digest(x: jax.Array) -> jax.Array:
-    x = x.astype(jnp.uint8) if x.dtype == bool else x
-    bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32).ravel()
-    return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
 
-  return jnp.stack([digest(x) for x in jax.tree.leaves(tree)])
+@jax.jit
+def _digest(x: jax.Array) -> jax.Array:
+  x = x.astype(jnp.uint8) if x.dtype == bool else x
+  bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32).ravel()
+  return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+
+def _fingerprints(tree: Any) -> dict[str, int]:
+  """{path of a leaf: its fingerprint}."""
+  return dict(zip(_leaves(tree), fingerprint(tree), strict=True))
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+  return {sharding.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _check_contents(tree: Any, saved: Any) -> None:
+  """Raises ValueError where a leaf of `tree` is not what was saved; `saved` is the item "check", as JSON gives it back."""
+  found, saved = _fingerprints(tree), saved["fingerprint"]
+  if isinstance(saved, list):  # written without paths: tells of whole states only
+    same = len(saved) != len(found) or saved == list(found.values())
+  else:
+    same = found == {path: saved.get(path) for path in found}
+  if not same:
+    raise ValueError("its contents do not match the fingerprint that was saved with them")
+
+
+def _check_shapes(saved: Any, abstract: Any, where: str, whole: bool) -> None:
+  """Raises UserError naming the first leaf in which a checkpoint differs from `abstract`; `whole`: it holds no other leaves either."""
+  describe = lambda leaf: "nothing" if leaf is None else f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
+  there, wanted = ({k: describe(v) for k, v in _leaves(tree).items()} for tree in (saved, abstract))
+  for path in (wanted | there if whole else wanted):
+    old, new = there.get(path, describe(None)), wanted.get(path, describe(None))
+    if old != new:
+      raise UserError(f"{where}: holds {old} as {path}, the config makes it {new}; give it the values that this was trained with.")
+
+
+def _check_metadata(manager: ocp.CheckpointManager, step: int, abstract: Any, whole: bool) -> None:
+  """As `_check_shapes`, of a saved step. Raises ValueError where its metadata are gone."""
+  if (metadata := manager.item_metadata(step)["state"]) is None:
+    raise ValueError("its metadata are missing")
+  _check_shapes(metadata.tree, abstract, f"{manager.directory / str(step)}", whole)
+
+
+def _damage(error: Exception) -> str:
+  """What an error on reading says about the files: each library raises its own kinds. Raises it where it speaks of something else."""
+  innocent = (UserError, MemoryError, jax.errors.JaxRuntimeError)
+  if isinstance(error, innocent) or isinstance(error.__cause__, innocent) or "RESOURCE_EXHAUSTED" in str(error):
+    raise error
+  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def identity(config: Any, weights: Any) -> str:
   """A short hash of a model's config and of every bit of its weights."""
-  content = json.dumps([config, jax.device_get(fingerprint(weights)).tolist()], sort_keys=True, default=list)
+  content = json.dumps([config, fingerprint(weights)], sort_keys=True, default=list)
   return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -104,41 +150,43 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       return
-    check = {"fingerprint": [int(v) for v in jax.device_get(fingerprint(state))], "window": window or {}}
+    check = {"fingerprint": _fingerprints(state), "window": window or {}}
     items = dict(state=ocp.args.StandardSave(state), data=StreamSave(stream), check=ocp.args.JsonSave(check))
     self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics or None)
 
   def restore(self, abstract: Any, open_stream: Callable[[int], Any]) -> tuple[Any, Any, Any] | None:
-    """(state, data stream at its position, window) of the newest step that reads back whole; None where nothing was saved.
+    """(state, data stream at its position, window) of the newest step that reads back whole; None where no training was saved.
 
-    A step that is cut short or whose fingerprint does not match is reported, moved aside, and the one before is tried.
+    A step that is cut short or whose fingerprint does not match is reported, moved aside, and the one before is tried. Step 0, a
+    conversion's, holds weights and no training: see `restore_params`.
 
     Args:
       abstract: ShapeDtypeStructs with shardings, as the state shall be laid out.
       open_stream: from a step to a stream; called for the step that is restored.
+
+    Raises:
+      UserError: nothing can be read, or a state of another shape, which stays where it is.
     """
-    for step in reversed(found := self.steps()):
+    trained = [step for step in self.steps() if step]
+    for step in reversed(trained):
+      stream = open_stream(step)
       try:
         state, check = self._read(step, abstract)
-        stream = open_stream(step)
-        if step:  # a conversion's step 0 has no data position
-          self._manager.restore(step, args=ocp.args.Composite(data=StreamRestore(stream)))
+        self._manager.restore(step, args=ocp.args.Composite(data=StreamRestore(stream)))
         return state, stream, check["window"]
-      except UserError:
-        raise
-      except Exception as e:  # Orbax, TensorStore and the file system each raise their own kinds.
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
-        log.warning("checkpoint %d in %s cannot be read (%s); using the one before", step, self.directory, reason)
+      except Exception as e:
+        stream.close()
+        log.warning("checkpoint %d in %s cannot be read (%s); using the one before", step, self.directory, _damage(e))
         self._set_aside(step)
-    if found:
+    if trained and not self.steps():
       raise UserError(f"--workdir: none of the checkpoints in {self.directory} can be read; they are kept in damaged_checkpoints.")
     return None
 
   def _read(self, step: int, abstract: Any) -> tuple[Any, Any]:
+    _check_metadata(self._manager, step, abstract, whole=True)
     items = dict(state=ocp.args.StandardRestore(abstract), check=ocp.args.JsonRestore())
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    if [int(v) for v in jax.device_get(fingerprint(restored.state))] != restored.check["fingerprint"]:
-      raise ValueError("its contents do not match the fingerprint that was saved with them")
+    _check_contents(restored.state, restored.check)
     return restored.state, restored.check
 
   def _set_aside(self, step: int) -> None:
@@ -147,29 +195,42 @@ class Checkpoints:
     if jax.process_index() == 0:
       damaged.mkdir(exist_ok=True)
       (self.directory / str(step)).rename(damaged / f"{step}-{len(list(damaged.iterdir()))}")
+    if jax.process_count() > 1:  # or another process still finds the step where it was
+      from jax.experimental import multihost_utils
+      multihost_utils.sync_global_devices(f"checkpoint {step} set aside")
     self._manager = self._open()
 
   def wait(self) -> None:
     self._manager.wait_until_finished()
 
 
-def restore_params(workdir: pathlib.Path, abstract: Any) -> Any:
-  """The part of a run's newest state that `abstract` names, e.g. {"params": …, "stats": …}; nothing else is read.
+def restore_params(workdir: pathlib.Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
+  """The part of a run's newest readable state that `abstract` names, e.g. {"params": …, "stats": …}; nothing else is read.
+
+  A step that is cut short, or whose fingerprint does not match, is reported and passed over; it stays where it is.
 
   Raises:
-    UserError: no checkpoint, or one that lacks a part or has it in another shape.
+    UserError: no checkpoint, none that can be read, or one that lacks a part or has it in another shape.
   """
   directory = pathlib.Path(workdir).absolute() / "checkpoints"
   if not directory.is_dir():
     raise UserError(f"--workdir={workdir}: holds no checkpoint.")
+  target = dict(abstract)
+  part = ocp.args.PyTreeRestore(item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True)
+  handlers = {"state": ocp.PyTreeCheckpointHandler(), "check": ocp.JsonCheckpointHandler()}
   options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
-  with ocp.CheckpointManager(directory, item_names=("state",), options=options) as manager:
-    if (step := manager.latest_step()) is None:
+  with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
+    if not (steps := sorted(manager.all_steps(), reverse=True)):
       raise UserError(f"--workdir={workdir}: holds no finished checkpoint.")
-    target = {k: v for k, v in abstract.items()}
-    args = ocp.args.PyTreeRestore(
-        item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True)
-    return manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+    for step in steps:
+      try:
+        _check_metadata(manager, step, target, whole=False)
+        restored = manager.restore(step, args=ocp.args.Composite(state=part, check=ocp.args.JsonRestore()))
+        _check_contents(restored["state"], restored["check"])
+        return restored["state"]
+      except Exception as e:
+        log.warning("checkpoint %d in %s cannot be read (%s); looking at the one before", step, directory, _damage(e))
+  raise UserError(f"--workdir={workdir}: none of its checkpoints can be read.")
 
 
 def with_sharding(abstract: Any, shardings: Any) -> Any:

@@ -163,12 +163,10 @@ def _write(workdir: pathlib.Path, config: dict[str, Any], spec: dict[str, Any], 
   configuration.save(config, workdir)
   configuration.save_spec(spec, workdir)
   run = train.Run(config, spec)
-  state = run.init(jax.random.key(config.seed))
   place = lambda new, like: jax.tree.map(lambda n, s: jax.device_put(np.asarray(n, s.dtype), s.sharding), new, like)
-  params = place(params, run.abstract.params)
-  stats = state.stats | {k: place(v, run.abstract.stats[k]) for k, v in stats.items()}
+  params, stats = ({k: place(v, like[k]) for k, v in new.items()} for new, like in ((params, run.abstract.params), (stats, run.abstract.stats)))
   with checkpoint.Checkpoints(workdir) as checkpoints:
-    checkpoints.save(0, state.replace(params=params, stats=stats), train.NoStream())
+    checkpoints.save(0, run.init(jax.random.key(config.seed), params, stats), train.NoStream())
 
 
 def _export(workdir: pathlib.Path, file: pathlib.Path) -> None:
@@ -191,6 +189,7 @@ def _export(workdir: pathlib.Path, file: pathlib.Path) -> None:
     state |= taming.write_discriminator({"params": params["disc"], **stats["disc"]})
   if classes:  # VQSegmentationModel's buffer, by which it shows its classes
     state["colorize"] = np.float32(palette.TABLE[:classes].T[:, :, None, None])
+  file.parent.mkdir(parents=True, exist_ok=True)
   torch_file.save(file, {"state_dict": state})
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import optax
 from flax import struct
 
-from vqjax import checkpoint, config as configuration, data, measure, optim, preemption, sharding, writers
+from vqjax import checkpoint, config as configuration, data, lineage, measure, optim, preemption, sharding, writers
 from vqjax.build import module
-from vqjax.errors import UserError
+from vqjax.errors import UserError, near_miss
 
 log = logging.getLogger("vqjax")
 
@@ -35,6 +35,8 @@ class State:
 
 class Run:
   """A completed config made concrete: mesh, task, optimizer, and the jitted `init(key)` and `step(state, frozen, batch)`.
+
+  `init` takes `params` and `stats` that are there already, whole entries such as {"model": …}, in place of those drawn from the key.
 
   Args:
     config: completed, see vqjax.config.
@@ -55,7 +57,7 @@ class Run:
     places = sharding.shardings(config["sharding"], self.mesh, abstract)
     self.abstract = checkpoint.with_sharding(abstract, places)
     # Runs once and is long straight-line code: on CPUs XLA's full optimization takes longer than training's step does.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    options = {"xla_backend_optimization_level": 1} if self.mesh.devices.flat[0].platform == "cpu" else None
     self.init = jax.jit(self._init, out_shardings=places, compiler_options=options)
     self.step = jax.jit(
         self._step, donate_argnums=0, in_shardings=(places, everywhere, sharding.batch_sharding(self.mesh)),
@@ -71,9 +73,10 @@ class Run:
     """The weights that the loss reads and nobody trains, on the devices."""
     return jax.device_put(self.task.frozen(), sharding.replicated(self.mesh))
 
-  def _init(self, key: jax.Array) -> State:
+  def _init(self, key: jax.Array, params: Any = None, stats: Any = None) -> State:
     batch = {k: jnp.zeros((1, *v.shape[1:]), v.dtype) for k, v in self.spec.items()}
-    params, stats = self.task.init(key, batch)
+    drawn_params, drawn_stats = self.task.init(key, batch)
+    params, stats = drawn_params | (params or {}), drawn_stats | (stats or {})
     ema = jax.tree.map(jnp.copy, params["model"]) if self.config["ema_decay"] else None
     return State(jnp.zeros((), jnp.int32), params, stats, self.tx.init(params), ema)
 
@@ -115,8 +118,10 @@ def train(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, f
         config.data, config.ops, local, seed=config.seed, step=step,
         process_index=jax.process_index(), process_count=jax.process_count())
 
-  stream = first = None
-  if not _saved_steps(workdir) or (spec := configuration.read_spec(workdir)) is None:
+  stream = first = spec = None
+  if any(_saved_steps(workdir)):  # a conversion's step 0 says nothing of the data to come
+    spec = configuration.read_spec(workdir)
+  if spec is None:
     stream = open_stream(0)
     first = next(stream)
     spec = configuration.spec_of(first)
@@ -126,10 +131,12 @@ def train(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, f
   with checkpoint.Checkpoints(workdir, config.keep, config.best) as checkpoints:
     restored = checkpoints.restore(run.abstract, open_stream)
     if restored is not None:
-      state, stream, window = restored
+      if stream is not None:
+        stream.close()
+      first, (state, stream, window) = None, restored
       log.info("%s: continues from step %d", workdir, state.step)
     else:
-      state, window = _start(run), {}
+      state, window = _start(run, workdir if 0 in checkpoints.steps() else config.init_from), {}
       stream = stream or open_stream(0)
       log.info("%s: starts on %d %s device(s)", workdir, jax.device_count(), jax.default_backend())
     return _Loop(run, workdir, stream, first, checkpoints, window).go(state)
@@ -158,17 +165,15 @@ def _saved_steps(workdir: pathlib.Path) -> list[int]:
   return [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
 
 
-def _start(run: Run) -> State:
-  """The state of a new run: initialised from the seed, or with the parameters of the run that init_from names."""
-  state = run.init(jax.random.key(run.config["seed"]))
-  if source := run.config["init_from"]:
+def _start(run: Run, source: str | pathlib.Path | None) -> State:
+  """The state of a new run: initialised from the seed, or with the parameters of the run in `source`."""
+  parts = {}
+  if source:
     # A discriminator comes along where both runs have the same one; else it starts afresh, with what belongs to it.
     same = configuration.of_run(source).disc == run.config["disc"]
     wanted = lambda tree: dict(tree) if same else {"model": tree["model"]}
     parts = checkpoint.restore_params(source, {"params": wanted(run.abstract.params), "stats": wanted(run.abstract.stats)})
-    params, stats = state.params | parts["params"], state.stats | parts["stats"]
-    state = state.replace(params=params, stats=stats, ema=None if state.ema is None else jax.tree.map(jnp.copy, params["model"]))
-  return state
+  return run.init(jax.random.key(run.config["seed"]), **parts)
 
 
 class NoStream:
@@ -185,11 +190,31 @@ class _Loop:
     self.run, self.config, self.workdir = run, run.config, workdir
     self.stream, self.first, self.checkpoints = stream, first, checkpoints
     self.frozen = run.load_frozen()
+    lineage.check_frozen(run, self.frozen, workdir, begin=True)
+    lineage.check_codes(run, self.frozen)
     self.window = [dict(zip(window, values)) for values in zip(*window.values())]  # host metrics of steps since the last log line
     self.pending: list[tuple[int, Any]] = []  # (step, device metrics) that nobody has fetched
     self.writer = self.progress = None
     self.held_out: dict[str, float] = {}
     self._preview = jax.jit(run.task.predict["preview"], out_shardings=sharding.replicated(run.mesh))
+    self._check_held_out()
+    self.preview_batch = run.task.prepare(data.sample_batch(self.config["data"], self.config["ops"], self.config["preview"]))
+    self._check_figures()
+
+  def _check_held_out(self) -> None:
+    if not data.num_examples(self.config["data"], "eval"):
+      raise UserError("config.data: has no held-out examples, by which the run is measured; set some apart.")
+
+  def _check_figures(self) -> None:
+    """Raises UserError for what would else end the run at its first save: a measure that cannot be taken, an unknown `best`."""
+    measurement, rows = self.run.measurement, self.config["batch_size"]
+    batch = {k: jax.ShapeDtypeStruct((rows, *v.shape[1:]), v.dtype) for k, v in self.preview_batch.items()}
+    mask = jax.ShapeDtypeStruct((rows,), jnp.float32)
+    sums = jax.eval_shape(measurement._one_batch, measurement._weights, batch, mask, *variables(self.run.abstract), self.frozen)
+    names = {key for name, m in measurement.made.items() for key in m.result({k: np.ones(v.shape) for k, v in sums[name].items()})}
+    if (best := self.config["best"].removeprefix("-")) and best not in names:
+      plain = [name for name in names if "/" not in name]
+      raise UserError(f"config.best: there is no held-out figure {best!r}.{near_miss(best, plain)}")
 
   def go(self, state: State) -> dict[str, float]:
     start, total = int(state.step), self.config["total_steps"]
@@ -218,6 +243,8 @@ class _Loop:
         self._fetch()
         self._hold(step, state)
         self._save(step, state, self.held_out)
+        if self.progress:
+          self.progress.restart(step)
       elif stop:
         self._fetch()
         self._save(step, state, None)
@@ -240,7 +267,7 @@ class _Loop:
       return
     for (step, _), values in zip(self.pending, jax.device_get([m for _, m in self.pending])):
       values = {k: float(v) for k, v in values.items()}
-      _check_finite(step, values, self.checkpoints.steps())
+      _check_finite(step, values, self.checkpoints.steps(), self.workdir)
       self.window.append(values)
       if step % every == 0:
         self._log(step)
@@ -261,9 +288,8 @@ class _Loop:
     values = (*variables(state), self.frozen)
     self.held_out = evaluate_split(self.run, values, limit=self.config["eval_examples"])
     # The step's own loss was of the parameters before it: an update that spoils them shows here first.
-    _check_finite(step, {f"eval/{k}": v for k, v in self.held_out.items()}, self.checkpoints.steps())
-    batch = data.sample_batch(self.config["data"], self.config["ops"], self.config["preview"])
-    batch = jax.device_put(self.run.task.prepare(batch), sharding.replicated(self.run.mesh))
+    _check_finite(step, {f"eval/{k}": v for k, v in self.held_out.items()}, self.checkpoints.steps(), self.workdir)
+    batch = jax.device_put(self.preview_batch, sharding.replicated(self.run.mesh))
     rows = jax.device_get(self._preview(*values, batch)["rows"])
     if self.writer:
       self.writer.scalars(step, {f"eval/{k}": v for k, v in self.held_out.items()})
@@ -282,7 +308,7 @@ def evaluate_split(run: Run, state: tuple, limit: int | None = None, batch_size:
   return run.measurement.over(prepared, state)
 
 
-def _check_finite(step: int, values: Mapping[str, float], saved: Sequence[int]) -> None:
+def _check_finite(step: int, values: Mapping[str, float], saved: Sequence[int], workdir: pathlib.Path) -> None:
   bad = [k for k, v in values.items() if not np.isfinite(v)]
   if not bad:
     return
@@ -290,4 +316,5 @@ def _check_finite(step: int, values: Mapping[str, float], saved: Sequence[int]) 
   bad.sort(key=lambda k: (not k.startswith("loss/"), k == "loss/total", k))
   kept = f"the last good checkpoint is step {saved[-1]}" if saved else "no checkpoint had been saved"
   raise UserError(
-      f"step {step}: {bad[0]} is {values[bad[0]]}; {kept}. Lower config.optim.lr, set config.optim.clip=1.0, or train in float32.")
+      f"step {step}: {bad[0]} is {values[bad[0]]}; {kept}. Continue with a lower config.optim.lr, "
+      f"or start anew with --config.init_from={workdir} and config.optim.clip=1.0.")
