@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from vqjax import checkpoint, config as configuration, data, train, writers
+from vqjax import checkpoint, config as configuration, convert, data, train, writers
 from vqjax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -163,7 +163,8 @@ def test_devices_do_not_change_the_losses():
 
 def test_divergence_names_the_step_and_the_term(tmp_path):
   config = tiny(optim=dict(lr=1e25, schedule="constant"), save_every=1, log_every=1)
-  with pytest.raises(UserError, match=r"step \d+: (loss|eval)/\w+ is (nan|inf); .*checkpoint.*config.optim.lr") as e:
+  advice = f"config.optim.lr.*--config.init_from={tmp_path} and config.optim.clip"
+  with pytest.raises(UserError, match=rf"step \d+: (loss|eval)/\w+ is (nan|inf); .*checkpoint.*{advice}") as e:
     train.train(config, tmp_path)
   assert "\n" not in str(e.value)
   for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
@@ -193,6 +194,90 @@ def test_starting_from_another_run(tmp_path):
   train.train(tiny(total_steps=4, save_every=4), tmp_path / "first")
   config = tiny(total_steps=4, save_every=4, init_from=str(tmp_path / "first"), seed=3)
   run = train.Run(config, configuration.read_spec(tmp_path / "first"))
-  started, first = train._start(run), final_state(tmp_path / "first")
+  started, first = train._start(run, config.init_from), final_state(tmp_path / "first")
   jax.tree.map(np.testing.assert_array_equal, started.params, first.params)
   assert int(started.step) == 0
+
+
+def test_a_conversion_is_trained_with_another_optimizer_on_other_data(tmp_path):
+  source = tiny(ema_decay=0.0, optim={})
+  spec = configuration.spec_of({"image": np.zeros((1, 16, 16, 3), np.uint8)})
+  start = jax.device_get(train.Run(source, spec).init(jax.random.key(7)))
+  convert._write(tmp_path, source.to_dict(), {"image": ((16, 16, 3), "uint8")}, start.params, start.stats)
+  config = tiny(total_steps=1, accumulate=2, ema_decay=0.9, data=dict(name="shapes", size=32), ops=dict(size=32, channels=3))
+  train.train(config, tmp_path)  # the first of two gradients of an update
+  assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0", "1"]
+  assert configuration.read_spec(tmp_path)["image"].shape == (1, 32, 32, 3)
+  end = final_state(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, end.params, start.params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), end.ema, start.params["model"])
+
+
+@pytest.mark.parametrize("values, message", [
+    (dict(best="-psnrr"), "config.best: there is no held-out figure 'psnrr'. Did you mean 'psnr'"),
+    (dict(ops=dict(size=8, channels=3)), "SSIM needs images of at least 11 pixels"),
+    (dict(evaluators=["sim"]), "evaluators: unknown name 'sim'. Did you mean 'ssim'"),
+])
+def test_what_would_fail_at_the_first_save_fails_at_once(tmp_path, values, message):
+  with pytest.raises(UserError, match=message):
+    train.train(tiny(**values), tmp_path)
+  assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_continuing_without_batch_json_reads_no_batch_twice(tmp_path, monkeypatch):
+  config, streams, seen = tiny(total_steps=4), [], []
+  spec = configuration.spec_of(data.sample_batch(config.data, config.ops, 1))
+  run = train.Run(config, spec)
+  configuration.save(config, tmp_path)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(2, run.init(jax.random.key(0)), train.NoStream())
+
+  class Stream:
+    def __init__(self, step):
+      self.step, self.closed = step, False
+      streams.append(self)
+
+    def __next__(self):
+      return {k: np.zeros((8, *v.shape[1:]), v.dtype) for k, v in spec.items()}
+
+    def restore(self, directory):
+      pass
+
+    def close(self):
+      self.closed = True
+
+  class Loop:
+    def __init__(self, run, workdir, stream, first, checkpoints, window):
+      seen.append((stream.step, first))
+
+    def go(self, state):
+      return {}
+
+  monkeypatch.setattr(train.data, "train_stream", lambda *args, step, **kwargs: Stream(step))
+  monkeypatch.setattr(train, "_Loop", Loop)
+  train.train(config, tmp_path)
+  assert seen == [(2, None)] and [(s.step, s.closed) for s in streams] == [(0, True), (2, False)]
+
+
+def test_a_kill_while_the_config_is_written_leaves_the_old_one(tmp_path, monkeypatch):
+  def killed(*_):
+    raise Crash
+
+  config = tiny()
+  configuration.save(config, tmp_path)
+  configuration.save_spec(configuration.spec_of({"image": np.zeros((1, 16, 16, 3), np.uint8)}), tmp_path)
+  before = {f.name: f.read_text() for f in tmp_path.iterdir()}
+  monkeypatch.setattr(pathlib.Path, "replace", killed)
+  configuration.save(config, tmp_path)  # nothing to write
+  with pytest.raises(Crash):
+    configuration.save(tiny(seed=3), tmp_path)
+  with pytest.raises(Crash):
+    configuration.save_spec(configuration.spec_of({"image": np.zeros((1, 8, 8, 3), np.uint8)}), tmp_path)
+  assert {f.name: f.read_text() for f in tmp_path.glob("*.json")} == before
+
+
+@pytest.mark.parametrize("name, read", [("config.json", configuration.of_run), ("batch.json", configuration.read_spec)])
+def test_a_cut_off_file_is_named(tmp_path, name, read):
+  (tmp_path / name).write_text('{"seed": ')
+  with pytest.raises(UserError, match=f"{name}: is damaged .* remove it"):
+    read(tmp_path)

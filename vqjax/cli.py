@@ -48,10 +48,12 @@ def setup() -> None:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Runs a command's main on the arguments; a UserError, or a path that is in the way, becomes one line on stderr and status 1."""
+  """Runs a command's main on the arguments; a UserError, or what the system has against a path, is one line on stderr and status 1."""
   try:
     setup()
     main(sys.argv[1:])
-  except (UserError, FileExistsError, NotADirectoryError, PermissionError) as e:
+  except (UserError, OSError) as e:
+    if isinstance(e, OSError) and e.errno is None:  # not the system's, but some library's word: no mistake of the user's
+      raise
     print(f"error: {e}", file=sys.stderr, flush=True)
     sys.exit(1)

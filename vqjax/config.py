@@ -199,7 +199,7 @@ def _plain(value: Any) -> Any:
   return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
-def _write(file: pathlib.Path, content: Any) -> None:
+def write_json(file: pathlib.Path, content: Any) -> None:
   """Writes JSON beside `file`, then puts it in its place: a run that is killed meanwhile finds the old or the new one, never half."""
   text = json.dumps(content, indent=2) + "\n"
   if file.exists() and file.read_bytes() == text.encode():
@@ -209,7 +209,7 @@ def _write(file: pathlib.Path, content: Any) -> None:
   beside.replace(file)
 
 
-def _read(file: pathlib.Path) -> Any:
+def read_json(file: pathlib.Path) -> Any:
   """Raises UserError where `file` is no JSON."""
   try:
     return json.loads(file.read_text())
@@ -218,7 +218,7 @@ def _read(file: pathlib.Path) -> Any:
 
 
 def save(config: ConfigDict, workdir: pathlib.Path) -> None:
-  _write(workdir / "config.json", _plain(config))
+  write_json(workdir / "config.json", _plain(config))
 
 
 def of_run(workdir: pathlib.Path) -> ConfigDict:
@@ -226,7 +226,7 @@ def of_run(workdir: pathlib.Path) -> ConfigDict:
   file = pathlib.Path(workdir) / "config.json"
   if not file.is_file():
     raise UserError(f"--workdir={workdir}: holds no run (no config.json). Train one with python -m vqjax.main.")
-  return complete(_read(file))
+  return complete(read_json(file))
 
 
 def spec_of(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -235,7 +235,7 @@ def spec_of(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def save_spec(spec: Mapping[str, jax.ShapeDtypeStruct], workdir: pathlib.Path) -> None:
-  _write(workdir / "batch.json", {k: (v.shape[1:], str(v.dtype)) for k, v in spec.items()})
+  write_json(workdir / "batch.json", {k: (v.shape[1:], str(v.dtype)) for k, v in spec.items()})
 
 
 def read_spec(workdir: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct] | None:
@@ -243,7 +243,7 @@ def read_spec(workdir: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct] | None:
   file = pathlib.Path(workdir) / "batch.json"
   if not file.exists():
     return None
-  return {k: jax.ShapeDtypeStruct((1, *shape), dtype) for k, (shape, dtype) in _read(file).items()}
+  return {k: jax.ShapeDtypeStruct((1, *shape), dtype) for k, (shape, dtype) in read_json(file).items()}
 
 
 def check_same(saved: ConfigDict, new: ConfigDict, within: Sequence[str] = ("",)) -> None:

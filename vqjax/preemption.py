@@ -9,12 +9,18 @@ import jax
 
 
 class Signals:
-  """SIGTERM and the first Ctrl-C ask the loop to save and leave; the second Ctrl-C interrupts at once."""
+  """SIGTERM and the first Ctrl-C ask the loop to save and leave; the second Ctrl-C interrupts at once.
+
+  On several processes SIGTERM belongs to jax.distributed, whose notifier finds the step at which all of them stop; a handler of
+  our own would take it away. Ctrl-C, which tells nobody of a common step, interrupts as ever: the newest checkpoint remains.
+  """
 
   def __init__(self) -> None:
     self._asked, self._before = False, {}
 
   def __enter__(self) -> Signals:
+    if jax.process_count() > 1:
+      return self
     for number in (signal.SIGTERM, signal.SIGINT):
       try:
         self._before[number] = signal.signal(number, self._ask)

@@ -1,12 +1,15 @@
 """Reconstruct: python -m vqjax.reconstruct --workdir=runs/shapes --input=FILE_OR_FOLDER --output=DIR
 
 Encodes and decodes pictures of any size: a side that is not a multiple of the model's factor is padded by its own edge and cut
-again. Writes each reconstruction under its own name as PNG. A prior's workdir stands for its tokenizer's.
+again. Writes each reconstruction under its own name as PNG; where two files differ by their suffix alone, a.png and a.jpg, as
+a.png.png and a.jpg.png. A prior's workdir stands for its tokenizer's.
 """
 
 from __future__ import annotations
 
+import collections
 import pathlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +22,13 @@ def pad_to_factor(image: np.ndarray, factor: int) -> np.ndarray:
   """`[H, W, C]` with its last row and column repeated until both sides are multiples of `factor`."""
   height, width = image.shape[:2]
   return np.pad(image, ((0, -height % factor), (0, -width % factor), (0, 0)), mode="edge")
+
+
+def names(files: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+  """Names ending in .png, one for each file: with its old suffix before where another file would else have the same."""
+  short, full = [f.with_suffix(".png") for f in files], [f.with_name(f.name + ".png") for f in files]
+  taken = collections.Counter([*short, *full])
+  return [s if taken[s] == 1 else f for s, f in zip(short, full)]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,12 +50,20 @@ def main(argv: Sequence[str]) -> None:
   if model.config.task == "prior":
     model = api.load(model.config.tokenizer)
   channels, factor = model.channels, model.run.task.factor
-  for file in files:
-    image = ops.read_image(file, channels)
+  failed = []
+  for file, name in zip(files, names([f.relative_to(base) for f in files])):
+    try:
+      image = ops.read_image(file, channels)
+    except UserError as e:
+      failed.append(e)
+      print(f"left out: {e}", file=sys.stderr)
+      continue
     height, width = image.shape[:2]
     recon = model.reconstruct(pad_to_factor(image, factor)[None])[0, :height, :width]
-    writers.save_image((args.output / file.relative_to(base)).with_suffix(".png"), recon)
-  print(f"{len(files)} reconstruction(s) in {args.output}")
+    writers.save_image(args.output / name, recon)
+  if len(failed) == len(files):
+    raise failed[0]
+  print(f"{len(files) - len(failed)} reconstruction(s) in {args.output}" + (f", {len(failed)} left out" if failed else ""))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import itertools
 import json
+import os
 import pathlib
 import sys
 import time
@@ -37,10 +40,15 @@ def grid(rows: Sequence[np.ndarray], gap: int = 2, enlarge: int = 64) -> np.ndar
   return sheet
 
 
-def save_image(path: pathlib.Path, image: np.ndarray) -> None:
-  """Writes a uint8 `[H, W, 1 or 3]` picture; the suffix names the format. Raises UserError where it names none."""
-  if path.suffix.lower() not in Image.registered_extensions():
+def check_picture(path: pathlib.Path) -> None:
+  """Raises UserError where the suffix names no picture format that can be written."""
+  if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
     raise UserError(f"{path}: {path.suffix or 'no suffix'} is no picture format; end the name in .png.")
+
+
+def save_image(path: pathlib.Path, image: np.ndarray) -> None:
+  """Writes a uint8 `[H, W, 1 or 3]` picture; the suffix names the format. Raises like `check_picture`."""
+  check_picture(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
 
@@ -71,8 +79,8 @@ class Writer:
     self.workdir = workdir
     self._file = workdir / "metrics.jsonl"
     if self._file.exists():
-      kept = [line for line in self._file.read_text().splitlines() if _step_of(line) <= step]
-      self._file.write_text("".join(line + "\n" for line in kept))
+      lines = itertools.takewhile(lambda line: _step_of(line) <= step, self._file.read_bytes().splitlines(keepends=True))
+      os.truncate(self._file, sum(map(len, lines)))  # in one go: a run that is killed here still has its metrics
     self._lines = self._file.open("a")
     self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
@@ -92,11 +100,11 @@ class Writer:
     self._events.close()
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
   """A cut-off last line (the run was killed while writing) counts as never written."""
   try:
-    return json.loads(line)["step"]
-  except (json.JSONDecodeError, KeyError):
+    return json.loads(line)["step"] if line.endswith(b"\n") else float("inf")
+  except (ValueError, KeyError):
     return float("inf")
 
 
@@ -107,24 +115,26 @@ class Progress:
     from tqdm import tqdm
 
     self._total, self._batch, self._stream = total, batch_size, stream
-    self._bar = tqdm(initial=start, total=total, unit="step", dynamic_ncols=True, file=stream, disable=not stream.isatty())
-    self._last_step, self._last_time = start, time.monotonic()
+    # Its own rate and time left would count evaluation in.
+    self._bar = tqdm(initial=start, total=total, unit="step", dynamic_ncols=True, file=stream, disable=not stream.isatty(),
+                     bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]")
+    self.restart(start)
 
-  def advance(self) -> None:
-    self._bar.update()
+  def restart(self, step: int) -> None:
+    """Begins an interval after `step`: what took time until now (evaluation, saving) is no part of it."""
+    self._last_step, self._last_time = step, time.monotonic()
 
   def report(self, step: int, metrics: Mapping[str, float]) -> float:
     """Shows the interval that ended at `step`; returns its images/s."""
-    now = time.monotonic()
-    seconds = (now - self._last_time) / max(1, step - self._last_step)
-    self._last_step, self._last_time = step, now
+    seconds = (time.monotonic() - self._last_time) / max(1, step - self._last_step)
+    self.restart(step)
     rate = self._batch / max(seconds, 1e-9)
-    shown = {"loss": f"{metrics['loss/total']:.4f}", "images/s": f"{rate:.0f}"}
+    left = str(datetime.timedelta(seconds=round(seconds * (self._total - step))))
+    shown = {"loss": f"{metrics['loss/total']:.4f}", "images/s": f"{rate:.0f}", "left": left}
     if self._bar.disable:
-      left = time.strftime("%H:%M:%S", time.gmtime(seconds * (self._total - step)))
-      figures = "  ".join(f"{k} {v}" for k, v in shown.items())
-      print(f"step {step}/{self._total}  {figures}  left {left}", file=self._stream, flush=True)
+      print(f"step {step}/{self._total}  " + "  ".join(f"{k} {v}" for k, v in shown.items()), file=self._stream, flush=True)
     else:
+      self._bar.n = step
       self._bar.set_postfix(shown)
     return rate
 

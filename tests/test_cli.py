@@ -1,0 +1,28 @@
+"""What every command shares: errors of the user's as one line, others with their traceback."""
+
+import pytest
+
+from vqjax import cli
+
+
+@pytest.fixture(autouse=True)
+def _no_setup(monkeypatch):
+  monkeypatch.setattr(cli, "setup", lambda: None)
+
+
+def test_paths_that_the_system_refuses_are_one_line(tmp_path, capsys):
+  (tmp_path / "file").write_text("")
+  for path in (tmp_path, tmp_path / "none" / "x", tmp_path / "file" / "x", tmp_path / ("x" * 999)):
+    with pytest.raises(SystemExit) as e:
+      cli.run(lambda argv, path=path: path.write_text(""))
+    out, err = capsys.readouterr()
+    assert e.value.code == 1 and not out and err.startswith("error: ") and str(path) in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [TypeError("a bug"), OSError("a library's word"), ValueError("no UserError")])
+def test_other_errors_keep_their_traceback(error):
+  def main(argv):
+    raise error
+
+  with pytest.raises(type(error), match=str(error)):
+    cli.run(main)
