@@ -13,7 +13,7 @@ python -m vqjax.tokenize --workdir="$tokenizer" --output="$out/codes_shapes"
 
 python -m vqjax.main --config=configs/prior_shapes.py --workdir="$prior" \
   --config.tokenizer="$tokenizer" --config.data.name=codes --config.data.path="$out/codes_shapes"
-python -m vqjax.sample --workdir="$prior" --num=64 --label=all --temperature=0.9 --output="$out/samples.png"
+python -m vqjax.sample --workdir="$prior" --num=64 --label=all --temperature=0.9 --guidance=2 --output="$out/samples.png"
 python -m vqjax.sample --workdir="$prior" --num=8 --keep=0.5 --output="$out/completions.png"
 
 echo
