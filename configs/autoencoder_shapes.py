@@ -1,4 +1,5 @@
-"""A plain autoencoder on drawn shapes, 32 x 32 pixels to 8 x 8 x 4 numbers: what the codes of vqvae_shapes give up.
+"""A plain autoencoder on drawn shapes, 32 x 32 pixels to 8 x 8 x 4 numbers: what the codes of
+vqvae_shapes give up.
 
   python -m vqjax.main --config=configs/autoencoder_shapes.py --workdir=runs/autoencoder_shapes
 

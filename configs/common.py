@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# TFDS cannot download ImageNet by itself: tensorflow.org/datasets/catalog/imagenet2012 says which two files to fetch.
+# TFDS cannot download ImageNet by itself: tensorflow.org/datasets/catalog/imagenet2012 says which
+# two files to fetch.
 IMAGENET = dict(name="tfds", dataset="imagenet2012", eval_split="validation")
 FASHION_MNIST = dict(name="tfds", dataset="fashion_mnist")
 

@@ -1,12 +1,14 @@
-"""DALL·E's discrete VAE (arXiv 2102.12092, section 2.1 and appendix A): 256 x 256 pixels to 32 x 32 codes of 8,192.
+"""DALL·E's discrete VAE (arXiv 2102.12092, section 2.1 and appendix A): 256 x 256 pixels to 32 x 32
+codes of 8,192.
 
   python -m vqjax.main --config=configs/dvae_dalle.py --workdir=runs/dvae_dalle
 
-The paper divides the whole bound by 256 * 256 * 3 values, so its KL, summed over 32 * 32 positions, gets the weight
-6.6 / 192 per position. Our terms are just these means: nats per value for the reconstruction, nats per position for
-the KL. So kl_weight ends at 6.6 / 192. As published: KL weight from 0 over 5,000 steps; by half cosines, temperature 1
-to 1/16 over 150,000 and learning rate 1e-4 to 1.25e-6 over 1.2 million (where this run ends); averaged weights. The
-paper prints no measure of reconstruction. It had 250 million pictures; here it is ImageNet through TFDS, see
+The paper divides the whole bound by 256 * 256 * 3 values, so its KL, summed over 32 * 32 positions,
+gets the weight 6.6 / 192 per position. Our terms are just these means: nats per value for the
+reconstruction, nats per position for the KL. So kl_weight ends at 6.6 / 192. As published: KL
+weight from 0 over 5,000 steps; by half cosines, temperature 1 to 1/16 over 150,000 and learning
+rate 1e-4 to 1.25e-6 over 1.2 million (where this run ends); averaged weights. The paper prints no
+measure of reconstruction. It had 250 million pictures; here it is ImageNet through TFDS, see
 configs/common.py.
 """
 

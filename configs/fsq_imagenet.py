@@ -1,9 +1,12 @@
-"""Finite scalar quantization on ImageNet at 256 pixels (arXiv 2309.15505): MaskGIT's tokenizer with 1,000 codes.
+"""Finite scalar quantization on ImageNet at 256 pixels (arXiv 2309.15505): MaskGIT's tokenizer with
+1,000 codes.
 
   python -m vqjax.main --config=configs/fsq_imagenet.py --workdir=runs/fsq_imagenet
 
-As maskgit_tokenizer but for the quantizer: levels (8, 5, 5, 5), no codebook, no auxiliary losses. The paper reports
-that MaskGIT on these codes reaches an FID of 4.53, where the learned codebook reaches 4.51. Data and LPIPS: see
+As maskgit_tokenizer but for the quantizer: levels (8, 5, 5, 5), no codebook, no auxiliary losses.
+  The paper reports
+that MaskGIT on these codes reaches an FID of 4.53, where the learned codebook reaches 4.51. Data
+  and LPIPS: see
 configs/common.py.
 """
 

@@ -1,10 +1,12 @@
-"""Lookup-free quantization on ImageNet at 256 pixels (MAGVIT-v2, arXiv 2310.05737): f = 16, 2^18 codes.
+"""Lookup-free quantization on ImageNet at 256 pixels (MAGVIT-v2, arXiv 2310.05737): f = 16, 2^18
+codes.
 
   python -m vqjax.main --config=configs/lfq_imagenet.py --workdir=runs/lfq_imagenet
 
-MAGVIT-v2 prints no reconstruction figure for still pictures; its reimplementation Open-MAGVIT2 (arXiv 2409.04410)
-reports a reconstruction FID of 1.17 at this size, with all codes in use. Weights that the paper leaves open are those
-of MaskGIT's tokenizer; LeCAM takes the place of R1. Data and LPIPS: see configs/common.py.
+MAGVIT-v2 prints no reconstruction figure for still pictures; its reimplementation Open-MAGVIT2
+(arXiv 2409.04410) reports a reconstruction FID of 1.17 at this size, with all codes in use. Weights
+that the paper leaves open are those of MaskGIT's tokenizer; LeCAM takes the place of R1. Data and
+LPIPS: see configs/common.py.
 """
 
 from configs import common

@@ -1,11 +1,13 @@
-"""LlamaGen (arXiv 2406.06525): class-conditional ImageNet by next-code prediction, in five sizes up to 3 billion.
+"""LlamaGen (arXiv 2406.06525): class-conditional ImageNet by next-code prediction, in five sizes up
+to 3 billion.
 
   python -m vqjax.main --config=configs/llamagen.py:xl --workdir=runs/llamagen_xl     sizes b (default), l, xl, xxl, 3b
 
-Needs runs/llamagen_tokenizer. The paper reports FIDs of 5.46 (B) and 3.80 (L) on 16 x 16 codes as here, and of 2.62
-(XL), 2.34 (XXL) and 2.18 (3B) on 24 x 24 codes (train tokenizer and prior with ops.size=384), with guidance, after 300
-epochs. From xxl on the state is split over the devices (fsdp). Data: ImageNet through TFDS, see configs/common.py;
-`python -m vqjax.tokenize` computes codes once.
+Needs runs/llamagen_tokenizer. The paper reports FIDs of 5.46 (B) and 3.80 (L) on 16 x 16 codes as
+here, and of 2.62 (XL), 2.34 (XXL) and 2.18 (3B) on 24 x 24 codes (train tokenizer and prior with
+ops.size=384), with guidance, after 300 epochs. From xxl on the state is split over the devices
+(fsdp). Data: ImageNet through TFDS, see configs/common.py; `python -m vqjax.tokenize` computes
+codes once.
 """
 
 from configs import common

@@ -1,9 +1,11 @@
-"""LlamaGen's tokenizer (arXiv 2406.06525): VQGAN's layers, f = 16, 16,384 codes of 8 dimensions on the unit sphere.
+"""LlamaGen's tokenizer (arXiv 2406.06525): VQGAN's layers, f = 16, 16,384 codes of 8 dimensions on
+the unit sphere.
 
   python -m vqjax.main --config=configs/llamagen_tokenizer.py --workdir=runs/llamagen_tokenizer
 
-The paper reports, at 256 pixels, a reconstruction FID of 2.19, 20.79 dB PSNR and 97 % of the codebook in use after 40
-epochs. Data: ImageNet through TFDS; the perceptual loss needs LPIPS weights; for both see configs/common.py.
+The paper reports, at 256 pixels, a reconstruction FID of 2.19, 20.79 dB PSNR and 97 % of the
+codebook in use after 40 epochs. Data: ImageNet through TFDS; the perceptual loss needs LPIPS
+weights; for both see configs/common.py.
 """
 
 from configs import common

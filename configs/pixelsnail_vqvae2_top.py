@@ -1,9 +1,11 @@
-"""VQ-VAE-2's prior of the top level (arXiv 1906.00446, table 5): PixelSNAIL with attention over 32 x 32 codes.
+"""VQ-VAE-2's prior of the top level (arXiv 1906.00446, table 5): PixelSNAIL with attention over 32
+x 32 codes.
 
   python -m vqjax.main --config=configs/pixelsnail_vqvae2_top.py --workdir=runs/pixelsnail_vqvae2_top
 
-Needs runs/vqvae2_ffhq256. For ImageNet the paper reports 3.41 nats per code on the validation images; it prints none
-for FFHQ. Its 20 layers are cut by 4 attentions; the residual width is this module's own. Data as for vqvae2_ffhq256.
+Needs runs/vqvae2_ffhq256. For ImageNet the paper reports 3.41 nats per code on the validation
+images; it prints none for FFHQ. Its 20 layers are cut by 4 attentions; the residual width is this
+module's own. Data as for vqvae2_ffhq256.
 """
 
 from configs import common

@@ -1,11 +1,13 @@
-"""A causal transformer over Fashion-MNIST codes in raster order, given the class (arXiv 2012.09841).
+"""A causal transformer over Fashion-MNIST codes in raster order, given the class (arXiv
+2012.09841).
 
   python -m vqjax.main --config=configs/prior_fashion_mnist_autoregressive.py \
       --workdir=runs/prior_fashion_mnist_autoregressive
 
-Needs runs/vqvae_fashion_mnist. One of four priors with the same data, batch and steps: autoregressive, masked,
-diffusion and pixelcnn. TFDS downloads the data (30 MB); `--data=FOLDER` reads the original IDX files. No paper has a
-figure for this.
+Needs runs/vqvae_fashion_mnist. One of four priors with the same data, batch and steps:
+  autoregressive, masked,
+diffusion and pixelcnn. TFDS downloads the data (30 MB); `--data=FOLDER` reads the original IDX
+files. No paper has a figure for this.
 """
 
 from configs import common

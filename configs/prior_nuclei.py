@@ -1,10 +1,12 @@
-"""Photographs from label maps: a gated PixelCNN (arXiv 1606.05328) over the photograph's codes, given the map's (arXiv 2012.09841).
+"""Photographs from label maps: a gated PixelCNN (arXiv 1606.05328) over the photograph's codes,
+given the map's (arXiv 2012.09841).
 
   python -m vqjax.main --config=configs/prior_nuclei.py --data=nuclei128.npz --workdir=runs/prior_nuclei
   python -m vqjax.sample --workdir=runs/prior_nuclei --layout=map.png --num=16 --output=samples.png
 
-Needs runs/nuclei_tokenizer and runs/nuclei_layout_tokenizer. A map is 64 x 64 pixels; a pixel's value is its class. Made for a CPU.
-No paper has a figure for this data. Measured on 133 held-out pairs after seven minutes on two CPU cores: 1.84 nats per code.
+Needs runs/nuclei_tokenizer and runs/nuclei_layout_tokenizer. A map is 64 x 64 pixels; a pixel's
+value is its class. Made for a CPU. No paper has a figure for this data. Measured on 133 held-out
+pairs after seven minutes on two CPU cores: 1.84 nats per code.
 """
 
 from configs import common, nuclei_tokenizer

@@ -1,10 +1,13 @@
-"""A gated PixelCNN (arXiv 1606.05328) over the codes of vqvae_shapes, given the shape: the quickstart's second half.
+"""A gated PixelCNN (arXiv 1606.05328) over the codes of vqvae_shapes, given the shape: the
+quickstart's second half.
 
   python -m vqjax.main --config=configs/prior_shapes.py --workdir=runs/prior_shapes
   python -m vqjax.sample --workdir=runs/prior_shapes --num=64 --label=all --output=samples.png
 
-Needs runs/vqvae_shapes. The pictures are drawn on the fly. Made for a CPU: in the few minutes that it
-has, convolutions learn outlines sooner than a transformer does. No paper has a figure for this data.
+Needs runs/vqvae_shapes. The pictures are drawn on the fly. Made for a CPU: in the few minutes that
+  it
+has, convolutions learn outlines sooner than a transformer does. No paper has a figure for this
+data.
 """
 
 from configs import common, vqvae_shapes

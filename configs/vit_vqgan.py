@@ -1,9 +1,11 @@
-"""ViT-VQGAN (arXiv 2110.04627): transformers over 8 x 8 patches, 256 x 256 pixels to 32 x 32 codes of 8,192.
+"""ViT-VQGAN (arXiv 2110.04627): transformers over 8 x 8 patches, 256 x 256 pixels to 32 x 32 codes
+of 8,192.
 
   python -m vqjax.main --config=configs/vit_vqgan.py --workdir=runs/vit_vqgan
 
-The small model with the paper's weights, less its logit-Laplace term (0.1 beside the squared error's 1). For its best
-model the paper reports a reconstruction FID of 1.28 on ImageNet. Data and LPIPS: see configs/common.py.
+The small model with the paper's weights, less its logit-Laplace term (0.1 beside the squared
+error's 1). For its best model the paper reports a reconstruction FID of 1.28 on ImageNet. Data and
+LPIPS: see configs/common.py.
 """
 
 from configs import common

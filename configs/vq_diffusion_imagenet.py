@@ -1,10 +1,12 @@
-"""VQ-Diffusion on ImageNet at 256 pixels (arXiv 2111.14822): 24 layers of 512, 100 steps of masking and replacing.
+"""VQ-Diffusion on ImageNet at 256 pixels (arXiv 2111.14822): 24 layers of 512, 100 steps of masking
+and replacing.
 
   python -m vqjax.main --config=configs/vq_diffusion_imagenet.py --workdir=runs/vq_diffusion_imagenet
 
-Needs runs/vqgan_imagenet_f16_16384, trained or converted (the paper keeps the 974 of its codes that are in use). The
-paper reports an FID of 11.89. As published: rates, decay, clipping, 100 epochs; the batch of 512 is our reading of 32
-per device. Data: ImageNet through TFDS, see configs/common.py; `python -m vqjax.tokenize` computes the codes once.
+Needs runs/vqgan_imagenet_f16_16384, trained or converted (the paper keeps the 974 of its codes that
+are in use). The paper reports an FID of 11.89. As published: rates, decay, clipping, 100 epochs;
+the batch of 512 is our reading of 32 per device. Data: ImageNet through TFDS, see
+configs/common.py; `python -m vqjax.tokenize` computes the codes once.
 """
 
 from configs import common

@@ -1,11 +1,12 @@
-"""VQGAN on ImageNet at 256 pixels, f = 16, 1,024 codes, as taming-transformers trained it (arXiv 2012.09841).
+"""VQGAN on ImageNet at 256 pixels, f = 16, 1,024 codes, as taming-transformers trained it (arXiv
+2012.09841).
 
   python -m vqjax.main --config=configs/vqgan_imagenet_f16_1024.py --workdir=runs/vqgan_imagenet_f16_1024
 
-The release reports a reconstruction FID of 7.94 against the validation images. The discriminator joins after 250,000
-steps. Data: ImageNet through TFDS, see configs/common.py. The perceptual loss needs LPIPS weights, see `LPIPS` there;
-without them set loss.perceptual_weight=0 and loss.feature_weight=1. The learning rate is published per image; the
-batch is our choice.
+The release reports a reconstruction FID of 7.94 against the validation images. The discriminator
+joins after 250,000 steps. Data: ImageNet through TFDS, see configs/common.py. The perceptual loss
+needs LPIPS weights, see `LPIPS` there; without them set loss.perceptual_weight=0 and
+loss.feature_weight=1. The learning rate is published per image; the batch is our choice.
 """
 
 from configs import common

@@ -1,10 +1,12 @@
-"""VQGAN with Gumbel-softmax codes, f = 8, 8,192 codes, as taming-transformers trained it (arXiv 2012.09841).
+"""VQGAN with Gumbel-softmax codes, f = 8, 8,192 codes, as taming-transformers trained it (arXiv
+2012.09841).
 
   python -m vqjax.main --config=configs/vqgan_imagenet_f8_gumbel8192.py --workdir=runs/vqgan_imagenet_f8_gumbel8192
 
-The release, trained on OpenImages, reports a reconstruction FID of 1.49 against ImageNet's validation images. Its
-temperature falls from 0.9 to 1e-6 over a million steps by half a cosine, its KL weight of 1e-8 has our units (sum over
-codes, mean over positions); the discriminator's settings were not released and are those of the f = 16 model. Data:
+The release, trained on OpenImages, reports a reconstruction FID of 1.49 against ImageNet's
+validation images. Its temperature falls from 0.9 to 1e-6 over a million steps by half a cosine, its
+KL weight of 1e-8 has our units (sum over codes, mean over positions); the discriminator's settings
+were not released and are those of the f = 16 model. Data:
 ImageNet through TFDS, see configs/common.py, where LPIPS is explained too.
 """
 

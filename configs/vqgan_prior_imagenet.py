@@ -1,11 +1,12 @@
-"""VQGAN's transformer for class-conditional ImageNet (arXiv 2012.09841): 48 layers of 1,536, 1.4 billion weights.
+"""VQGAN's transformer for class-conditional ImageNet (arXiv 2012.09841): 48 layers of 1,536, 1.4
+billion weights.
 
   python -m vqjax.main --config=configs/vqgan_prior_imagenet.py --workdir=runs/vqgan_prior_imagenet
 
-Needs runs/vqgan_imagenet_f16_16384, trained or converted. The paper reports an FID of 15.78 at 256 pixels, 5.20 when a
-classifier rejects 95 % of the samples. The learning rate is published per image; the batch is our choice. The state is
-split over the devices (fsdp). Data: ImageNet through TFDS, see configs/common.py; `python -m vqjax.tokenize` computes
-the codes once.
+Needs runs/vqgan_imagenet_f16_16384, trained or converted. The paper reports an FID of 15.78 at 256
+pixels, 5.20 when a classifier rejects 95 % of the samples. The learning rate is published per
+image; the batch is our choice. The state is split over the devices (fsdp). Data: ImageNet through
+TFDS, see configs/common.py; `python -m vqjax.tokenize` computes the codes once.
 """
 
 from configs import common

@@ -1,9 +1,10 @@
-"""A small VQGAN (arXiv 2012.09841) on drawn shapes, 64 x 64 pixels to 8 x 8 codes: vqvae_shapes64 with an adversary.
+"""A small VQGAN (arXiv 2012.09841) on drawn shapes, 64 x 64 pixels to 8 x 8 codes: vqvae_shapes64
+with an adversary.
 
   python -m vqjax.main --config=configs/vqgan_shapes64.py --workdir=runs/vqgan_shapes64
 
-Model, data and steps are those of vqvae_shapes64; a patch discriminator and feature matching in it are added. Made for
-a CPU; nothing is downloaded. No paper has a figure for this data.
+Model, data and steps are those of vqvae_shapes64; a patch discriminator and feature matching in it
+are added. Made for a CPU; nothing is downloaded. No paper has a figure for this data.
 """
 
 from configs import vqvae_shapes64

@@ -1,11 +1,13 @@
-"""VQGAN (arXiv 2012.09841) on photographs of hands, 64 x 64 to 16 x 16 codes of 512: vqvae_sign_digits goes on with an adversary.
+"""VQGAN (arXiv 2012.09841) on photographs of hands, 64 x 64 to 16 x 16 codes of 512:
+vqvae_sign_digits goes on with an adversary.
 
   python -m vqjax.main --config=configs/vqgan_sign_digits.py --data=FOLDER --workdir=runs/vqgan_sign_digits
 
-Starts from runs/vqvae_sign_digits and adds a patch discriminator, feature matching in it and VQGAN's adaptive weight. The data
-is that of vqvae_sign_digits. Compare with the same steps without them:
-`--config=configs/vqvae_sign_digits.py --config.init_from=runs/vqvae_sign_digits --config.total_steps=400`.
-No paper has a figure for this data.
+Starts from runs/vqvae_sign_digits and adds a patch discriminator, feature matching in it and
+VQGAN's adaptive weight. The data is that of vqvae_sign_digits. Compare with the same steps without
+them:
+`--config=configs/vqvae_sign_digits.py --config.init_from=runs/vqvae_sign_digits
+--config.total_steps=400`. No paper has a figure for this data.
 """
 
 from configs import vqvae_sign_digits

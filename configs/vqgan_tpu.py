@@ -1,13 +1,14 @@
-"""VQGAN on ImageNet at 256 pixels for a TPU pod slice (v4-32, v5e-16, larger): f = 16, 16,384 codes, bfloat16.
+"""VQGAN on ImageNet at 256 pixels for a TPU pod slice (v4-32, v5e-16, larger): f = 16, 16,384
+codes, bfloat16.
 
   python -m vqjax.main --config=configs/vqgan_tpu.py --workdir=SHARED_FOLDER/vqgan_tpu    on every host, see launch/
   python -m vqjax.compile --config=configs/vqgan_tpu.py --topology=v5e:4x4    memory and FLOPs per chip, without a TPU
 
-Codes of 8 dimensions on the unit sphere, as LlamaGen's tokenizer has them (arXiv 2406.06525, which reports a
-reconstruction FID of 2.19; VQGAN's own, arXiv 2012.09841, is 4.98). These are with LPIPS: fetch its weights (see
-configs/common.py) and add --config.loss.perceptual_weight=1.0 --config.loss.perceptual_weights=FILE. Without, feature
-matching takes its place, so that nothing but ImageNet (through TFDS) is needed. Where memory is short,
---config.model.remat=true.
+Codes of 8 dimensions on the unit sphere, as LlamaGen's tokenizer has them (arXiv 2406.06525, which
+reports a reconstruction FID of 2.19; VQGAN's own, arXiv 2012.09841, is 4.98). These are with LPIPS:
+fetch its weights (see configs/common.py) and add --config.loss.perceptual_weight=1.0
+--config.loss.perceptual_weights=FILE. Without, feature matching takes its place, so that nothing
+but ImageNet (through TFDS) is needed. Where memory is short, --config.model.remat=true.
 """
 
 from configs import common

@@ -2,9 +2,9 @@
 
   python -m vqjax.main --config=configs/vqvae2_ffhq256.py --workdir=runs/vqvae2_ffhq256 --data=FOLDER
 
-The settings are the paper's for ImageNet at 256 pixels, for which it reports a squared error of 0.0050 on the
-validation images (its FFHQ model has three levels and 1024 pixels: levels=3). FFHQ comes from
-github.com/NVlabs/ffhq-dataset.
+The settings are the paper's for ImageNet at 256 pixels, for which it reports a squared error of
+0.0050 on the validation images (its FFHQ model has three levels and 1024 pixels: levels=3). FFHQ
+comes from github.com/NVlabs/ffhq-dataset.
 """
 
 from configs import common

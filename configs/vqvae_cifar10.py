@@ -1,11 +1,12 @@
-"""VQ-VAE on CIFAR-10 as published (arXiv 1711.00937, section 4.1): 32 x 32 pixels to 8 x 8 x 10 codes of 512.
+"""VQ-VAE on CIFAR-10 as published (arXiv 1711.00937, section 4.1): 32 x 32 pixels to 8 x 8 x 10
+codes of 512.
 
   python -m vqjax.main --config=configs/vqvae_cifar10.py --workdir=runs/vqvae_cifar10
 
-TFDS downloads the data (170 MB). Ten codes stand at a position, all from one codebook. The paper reports 4.67 bits per
-dimension as a bound on the likelihood (4.51 for a continuous VAE); the squared error trained here is that of its
-Gaussian likelihood, and `python -m vqjax.evaluate` prints it as MSE and PSNR. The width of a code is not published; 64
-is the usual choice.
+TFDS downloads the data (170 MB). Ten codes stand at a position, all from one codebook. The paper
+reports 4.67 bits per dimension as a bound on the likelihood (4.51 for a continuous VAE); the
+squared error trained here is that of its Gaussian likelihood, and `python -m vqjax.evaluate` prints
+it as MSE and PSNR. The width of a code is not published; 64 is the usual choice.
 """
 
 from configs import common

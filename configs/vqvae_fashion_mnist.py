@@ -2,9 +2,10 @@
 
   python -m vqjax.main --config=configs/vqvae_fashion_mnist.py --workdir=runs/vqvae_fashion_mnist
 
-TFDS downloads the data (30 MB); `--data=FOLDER` reads the original IDX files instead, without TensorFlow. Aim: a
-held-out PSNR of at least 22.5 dB with at least 95 % of the codebook in use. No paper has a figure for this size.
-Measured: 23.8 dB (23.1 of the mean error) over the 10,000 held-out images, 100 % of the codebook in use.
+TFDS downloads the data (30 MB); `--data=FOLDER` reads the original IDX files instead, without
+TensorFlow. Aim: a held-out PSNR of at least 22.5 dB with at least 95 % of the codebook in use. No
+paper has a figure for this size. Measured: 23.8 dB (23.1 of the mean error) over the 10,000
+held-out images, 100 % of the codebook in use.
 """
 
 from configs import common

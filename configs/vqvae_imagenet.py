@@ -1,9 +1,12 @@
-"""VQ-VAE on ImageNet as published (arXiv 1711.00937, section 4.2): 128 x 128 pixels to 32 x 32 codes of 512.
+"""VQ-VAE on ImageNet as published (arXiv 1711.00937, section 4.2): 128 x 128 pixels to 32 x 32
+codes of 512.
 
   python -m vqjax.main --config=configs/vqvae_imagenet.py --workdir=runs/vqvae_imagenet
 
-Data: ImageNet through TFDS, see configs/common.py; `--data=FOLDER` reads a folder instead. The paper shows
-reconstructions that are slightly blurrier than the originals, at 42.6 times fewer bits, and prints no measure of them.
+Data: ImageNet through TFDS, see configs/common.py; `--data=FOLDER` reads a folder instead. The
+  paper shows
+reconstructions that are slightly blurrier than the originals, at 42.6 times fewer bits, and prints
+no measure of them.
 """
 
 from configs import common

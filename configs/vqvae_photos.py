@@ -1,10 +1,11 @@
-"""VQ-VAE (arXiv 1711.00937) on your own photographs: random crops of 64 x 64 pixels to 16 x 16 codes.
+"""VQ-VAE (arXiv 1711.00937) on your own photographs: random crops of 64 x 64 pixels to 16 x 16
+codes.
 
   python -m vqjax.main --config=configs/vqvae_photos.py --workdir=runs/vqvae_photos --data=FOLDER
 
-Any folder of images with at least 64 pixels a side. Convolutions know no image size, so `python -m vqjax.reconstruct`
-afterwards takes whole photographs. No paper has a figure for this.
-Measured on 178 photographs: 23.7 dB over 30 held-out ones, 89 % of the codebook in use.
+Any folder of images with at least 64 pixels a side. Convolutions know no image size, so `python -m
+vqjax.reconstruct` afterwards takes whole photographs. No paper has a figure for this. Measured on
+178 photographs: 23.7 dB over 30 held-out ones, 89 % of the codebook in use.
 """
 
 from configs import common

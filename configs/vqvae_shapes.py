@@ -1,9 +1,10 @@
-"""VQ-VAE (arXiv 1711.00937) on drawn shapes, 32 x 32 pixels to 8 x 8 codes: the quickstart's tokenizer.
+"""VQ-VAE (arXiv 1711.00937) on drawn shapes, 32 x 32 pixels to 8 x 8 codes: the quickstart's
+tokenizer.
 
   python -m vqjax.main --config=configs/vqvae_shapes.py --workdir=runs/vqvae_shapes
 
-The pictures are drawn on the fly, each a large object on a plain ground; nothing is downloaded. Made for a CPU. No
-paper has a figure for this data.
+The pictures are drawn on the fly, each a large object on a plain ground; nothing is downloaded.
+Made for a CPU. No paper has a figure for this data.
 """
 
 from configs import common

@@ -1,9 +1,11 @@
-"""VQ-VAE (arXiv 1711.00937) on drawn shapes, 64 x 64 pixels to 8 x 8 codes: vqgan_shapes64 without its adversary.
+"""VQ-VAE (arXiv 1711.00937) on drawn shapes, 64 x 64 pixels to 8 x 8 codes: vqgan_shapes64 without
+its adversary.
 
   python -m vqjax.main --config=configs/vqvae_shapes64.py --workdir=runs/vqvae_shapes64
 
-The pictures are drawn on the fly; nothing is downloaded. Made for a CPU. Eight times fewer codes than pixels a side
-leave the squared error no choice but to blur. No paper has a figure for this data.
+The pictures are drawn on the fly; nothing is downloaded. Made for a CPU. Eight times fewer codes
+than pixels a side leave the squared error no choice but to blur. No paper has a figure for this
+data.
 """
 
 from configs import common

@@ -2,9 +2,10 @@
 
   python -m vqjax.main --config=configs/vqvae_sign_digits.py --workdir=runs/vqvae_sign_digits --data=FOLDER
 
-The data are the Sign Language Digits (arXiv 2011.08927, github.com/ardamavi/Sign-Language-Digits-Dataset), resized to
-64 pixels, a folder per class; any folder of images does. No paper has a figure for this size.
-Measured on Sign Language Digits: 28.9 dB over 208 held-out images, 99 % of the codebook in use.
+The data are the Sign Language Digits (arXiv 2011.08927,
+github.com/ardamavi/Sign-Language-Digits-Dataset), resized to 64 pixels, a folder per class; any
+folder of images does. No paper has a figure for this size. Measured on Sign Language Digits: 28.9
+dB over 208 held-out images, 99 % of the codebook in use.
 """
 
 from configs import common

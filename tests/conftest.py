@@ -1,4 +1,6 @@
-"""Test session: four faked CPU devices, cheap keys, strict promotion, and a compilation cache shared by all runs."""
+"""Test session: four faked CPU devices, cheap keys, strict promotion, and a compilation cache
+shared by all runs.
+"""
 
 import importlib.metadata
 import os
@@ -11,7 +13,9 @@ flags = os.environ.get("XLA_FLAGS", "")
 if "host_platform_device_count" not in flags:
   # Tests compile far more than they compute: optimised code would double the suite.
   flags += " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-  if importlib.metadata.version("jaxlib").startswith("0.10."):  # XLA stops at a flag that a version does not know
+  if importlib.metadata.version("jaxlib").startswith(
+    "0.10."
+  ):  # XLA stops at a flag that a version does not know
     flags += " --xla_cpu_use_fusion_emitters=false"
   os.environ["XLA_FLAGS"] = flags.strip()
 
@@ -21,7 +25,9 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_prng_impl", "rbg")
 jax.config.update(
-    "jax_compilation_cache_dir", os.environ.get("VQJAX_TEST_CACHE", os.path.join(tempfile.gettempdir(), "vqjax-test-cache")))
+  "jax_compilation_cache_dir",
+  os.environ.get("VQJAX_TEST_CACHE", os.path.join(tempfile.gettempdir(), "vqjax-test-cache")),
+)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 _SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
@@ -29,7 +35,9 @@ _SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
 
 @pytest.fixture(scope="session")
 def golden() -> pathlib.Path:
-  """The folder of values from independent implementations; tests that need it skip where it is absent."""
+  """The folder of values from independent implementations; tests that need it skip where it is
+  absent.
+  """
   path = _SHARED / "golden"
   if not path.is_dir():
     pytest.skip(f"{path} is absent: no values of other implementations to compare with")

@@ -1,4 +1,6 @@
-"""bench, its suites and compile on tiny runs: the tables they print, and that what they compare is alike."""
+"""bench, its suites and compile on tiny runs: the tables they print, and that what they compare is
+alike.
+"""
 
 import functools
 import json
@@ -14,10 +16,23 @@ from vqjax.errors import UserError
 from vqjax.nn import codebook, target
 
 RUN = dict(
-    data=dict(name="shapes", size=16, num_train=24, num_eval=10), ops=dict(size=16, channels=3), batch_size=8, total_steps=2,
-    save_every=2, eval_examples=8, preview=4)
+  data=dict(name="shapes", size=16, num_train=24, num_eval=10),
+  ops=dict(size=16, channels=3),
+  batch_size=8,
+  total_steps=2,
+  save_every=2,
+  eval_examples=8,
+  preview=4,
+)
 TOKENIZER = RUN | dict(
-    model=dict(name="vqvae", hidden=8, residual_hidden=8, residual_blocks=1, quantizer=dict(name="ema", codebook_size=8, dim=4)))
+  model=dict(
+    name="vqvae",
+    hidden=8,
+    residual_hidden=8,
+    residual_blocks=1,
+    quantizer=dict(name="ema", codebook_size=8, dim=4),
+  )
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +44,11 @@ def config_file(tmp_path_factory):
 
 def table(text):
   """{first column: [other columns]} of a printed table."""
-  rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+  rows = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in text.splitlines()
+    if line.startswith("| ")
+  ]
   return {row[0]: row[1:] for row in rows}
 
 
@@ -37,7 +56,9 @@ def test_bench_a_config(config_file, capsys):
   bench.main([f"--config={config_file}", "--repeats=2", "--config.batch_size=4"])
   rows = table(capsys.readouterr().out)
   assert rows["batch size"] == ["4"]
-  run = train.Run(configuration.complete(TOKENIZER), {"image": jax.ShapeDtypeStruct((1, 16, 16, 3), "uint8")})
+  run = train.Run(
+    configuration.complete(TOKENIZER), {"image": jax.ShapeDtypeStruct((1, 16, 16, 3), "uint8")}
+  )
   parameters = run.abstract.params["model"]
   assert rows["parameters, model"] == [f"{sum(x.size for x in jax.tree.leaves(parameters)):,}"]
   assert float(rows["FLOPs of a step"][0]) > 0
@@ -57,11 +78,22 @@ def test_bench_decoding_draws_the_same_codes_with_every_cache(capsys, monkeypatc
     return {name: [0.5] * repeats for name in calls}
 
   monkeypatch.setattr(bench, "time_calls", time_calls)
-  bench.main(["--suite=decoding", "--layers=1", "--width=16", "--grid=3", "--batch=2", "--repeats=1"])
+  bench.main(
+    ["--suite=decoding", "--layers=1", "--width=16", "--grid=3", "--batch=2", "--repeats=1"]
+  )
   assert list(drawn) == ["none", "fused", "heads", "keys_last"] and drawn["none"].shape == (2, 9)
   for name, ids in drawn.items():
     np.testing.assert_array_equal(ids, drawn["none"], err_msg=name)
-  assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("| 2 ") and " 36 " in line]) == 4
+  assert (
+    len(
+      [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("| 2 ") and " 36 " in line
+      ]
+    )
+    == 4
+  )
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +102,12 @@ def arrays(tmp_path_factory):
   file = tmp_path_factory.mktemp("arrays") / "pictures.npz"
   label = np.arange(200) % 8
   noise = np.random.default_rng(0).integers(0, 8, (200, 16, 16, 3))
-  np.savez(file, images=(label[:, None, None, None] * 30 + noise).astype(np.uint8), labels=label, test=np.arange(200) >= 160)
+  np.savez(
+    file,
+    images=(label[:, None, None, None] * 30 + noise).astype(np.uint8),
+    labels=label,
+    test=np.arange(200) >= 160,
+  )
   return str(file)
 
 
@@ -85,7 +122,15 @@ def test_bench_quantizers(arrays, tmp_path, capsys, monkeypatch):
     return config
 
   monkeypatch.setattr(suite, "config_of", small)
-  command = ["--suite=quantizers", f"--workdir={tmp_path}", f"--data={arrays}", "--steps=2", "--only", "identity", "fsq"]
+  command = [
+    "--suite=quantizers",
+    f"--workdir={tmp_path}",
+    f"--data={arrays}",
+    "--steps=2",
+    "--only",
+    "identity",
+    "fsq",
+  ]
   bench.main(command)
   rows = table(capsys.readouterr().out)
   assert set(rows) == {"quantizer", "identity", "fsq"} and len(rows["fsq"]) == 6
@@ -96,7 +141,9 @@ def test_bench_quantizers(arrays, tmp_path, capsys, monkeypatch):
 
 
 def test_the_classifier_of_bench_priors_is_judged_on_held_out_pictures(arrays):
-  predict, accuracy = build.module("suites", "priors").train_classifier(dict(name="arrays", path=arrays), 8, steps=2, batch_size=16)
+  predict, accuracy = build.module("suites", "priors").train_classifier(
+    dict(name="arrays", path=arrays), 8, steps=2, batch_size=16
+  )
   images, labels = (np.load(arrays)[name][160:] for name in ("images", "labels"))
   assert accuracy == pytest.approx((np.asarray(predict(images)) == labels).mean())
 
@@ -106,10 +153,17 @@ def prior(tmp_path_factory):
   """The config of a prior over the cached codes of a tokenizer."""
   folder = tmp_path_factory.mktemp("prior")
   train.train(TOKENIZER, folder / "tokenizer")
-  tokenize.main(["--workdir", str(folder / "tokenizer"), "--output", str(folder / "codes"), "--batch_size=8"])
+  tokenize.main(
+    ["--workdir", str(folder / "tokenizer"), "--output", str(folder / "codes"), "--batch_size=8"]
+  )
   return RUN | dict(
-      task="prior", tokenizer=str(folder / "tokenizer"), data=dict(name="codes", path=str(folder / "codes")),
-      model=dict(name="transformer", layers=1, width=16, heads=2), scheme=dict(name="autoregressive"), condition=dict(labels=10))
+    task="prior",
+    tokenizer=str(folder / "tokenizer"),
+    data=dict(name="codes", path=str(folder / "codes")),
+    model=dict(name="transformer", layers=1, width=16, heads=2),
+    scheme=dict(name="autoregressive"),
+    condition=dict(labels=10),
+  )
 
 
 def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
@@ -117,18 +171,34 @@ def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
   codes = prior["data"]["path"]
   for name in suite.PRIORS:
     config = suite.prior_config(name, prior["tokenizer"], codes, 10)
-    assert config.tokenizer == prior["tokenizer"] and config.data.to_dict() == dict(name="codes", path=codes)
+    assert config.tokenizer == prior["tokenizer"] and config.data.to_dict() == dict(
+      name="codes", path=codes
+    )
   monkeypatch.setattr(suite, "prior_config", lambda *_: configuration.complete(prior))
   # A classifier that knows the classes that were asked for, but calls every odd one 0.
   judged = np.repeat(np.arange(8) * (np.arange(8) % 2 == 0), 4)
-  monkeypatch.setattr(suite, "train_classifier", lambda source, classes: (lambda images: judged, 0.75))
+  monkeypatch.setattr(
+    suite, "train_classifier", lambda source, classes: (lambda images: judged, 0.75)
+  )
   monkeypatch.setattr(suite, "judge", functools.partial(suite.judge, each=4))
-  bench.main(["--suite=priors", f"--tokenizer={prior['tokenizer']}", f"--codes={codes}", f"--data={arrays}", f"--workdir={tmp_path}",
-              "--seconds=0", "--only", "autoregressive"])
+  bench.main(
+    [
+      "--suite=priors",
+      f"--tokenizer={prior['tokenizer']}",
+      f"--codes={codes}",
+      f"--data={arrays}",
+      f"--workdir={tmp_path}",
+      "--seconds=0",
+      "--only",
+      "autoregressive",
+    ]
+  )
   out = capsys.readouterr().out
   assert "right on 75.0% of the real" in out
   found = dict(zip(table(out)["prior"], table(out)["autoregressive"]))
-  assert found["steps"] == "100" and found["class accuracy"] == "50.0%" and float(found["ms/image"]) > 0
+  assert (
+    found["steps"] == "100" and found["class accuracy"] == "50.0%" and float(found["ms/image"]) > 0
+  )
   assert 0 < float(found["nats/code"]) < 1.1 * np.log(8)
   saved = json.loads((tmp_path / "autoregressive" / "comparison.json").read_text())
   assert float(found["nats/code"]) == pytest.approx(saved["nats"], abs=1e-3)
@@ -149,13 +219,21 @@ def test_compile_counts_collectives_and_names_an_unknown_topology():
 
 def test_compile_prints_what_a_step_takes(prior, tmp_path, capsys, monkeypatch):
   # Two devices of this machine stand for the topology.
-  monkeypatch.setattr(topologies, "get_topology_desc", lambda **_: types.SimpleNamespace(devices=jax.devices()[:2]))
+  monkeypatch.setattr(
+    topologies, "get_topology_desc", lambda **_: types.SimpleNamespace(devices=jax.devices()[:2])
+  )
   steps, traced_for = codebook._steps, set()
-  monkeypatch.setattr(codebook, "_steps", lambda *args: traced_for.add(target.device_count()) or steps(*args))
+  monkeypatch.setattr(
+    codebook, "_steps", lambda *args: traced_for.add(target.device_count()) or steps(*args)
+  )
   (tmp_path / "prior.py").write_text(f"def get_config():\n  return {prior!r}\n")
   compile_.main([f"--config={tmp_path / 'prior.py'}"])
   rows = table(capsys.readouterr().out)
-  assert rows["chips"] == ["2 cpu"] and traced_for == {2} and float(rows["FLOPs per chip and step"][0]) > 0
+  assert (
+    rows["chips"] == ["2 cpu"]
+    and traced_for == {2}
+    and float(rows["FLOPs per chip and step"][0]) > 0
+  )
   assert int(rows["all-reduce"][0]) > 0  # the gradients' mean over the devices
   with pytest.raises(UserError, match="config.ops.size: is not set"):
     compile_.main([f"--config={tmp_path / 'prior.py'}", "--config.ops.size=none"])

@@ -1,4 +1,6 @@
-"""Checkpoints: exact round trips, damage detected and survived, the best one kept, parts of another run."""
+"""Checkpoints: exact round trips, damage detected and survived, the best one kept, parts of another
+run.
+"""
 
 import json
 import logging
@@ -30,8 +32,10 @@ class Stream:
 
 def state(seed):
   key = jax.random.key(seed)
-  return {"params": {"w": jax.random.normal(key, (64, 64)), "b": jnp.arange(3, dtype=jnp.bfloat16)},
-          "stats": {"n": jnp.int32(seed), "flag": jnp.array(True)}}
+  return {
+    "params": {"w": jax.random.normal(key, (64, 64)), "b": jnp.arange(3, dtype=jnp.bfloat16)},
+    "stats": {"n": jnp.int32(seed), "flag": jnp.array(True)},
+  }
 
 
 def abstract(tree):
@@ -41,7 +45,13 @@ def abstract(tree):
 def filled(path, steps=(1, 2, 3), **options):
   with checkpoint.Checkpoints(path, **options) as checkpoints:
     for step in steps:
-      checkpoints.save(step, state(step), Stream(10 * step), {"psnr": float(-abs(step - 1))}, {"loss": [0.1 * step]})
+      checkpoints.save(
+        step,
+        state(step),
+        Stream(10 * step),
+        {"psnr": float(-abs(step - 1))},
+        {"loss": [0.1 * step]},
+      )
 
 
 def test_round_trip_is_exact(tmp_path):
@@ -61,14 +71,22 @@ def test_newest_and_best_are_kept(tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "flip", "missing"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, damage, caplog):
   filled(tmp_path, keep=3)
-  files = sorted((f for f in (tmp_path / "checkpoints" / "3" / "state").rglob("*") if f.is_file() and "/d/" in str(f)),
-                 key=lambda f: f.stat().st_size)
+  files = sorted(
+    (
+      f
+      for f in (tmp_path / "checkpoints" / "3" / "state").rglob("*")
+      if f.is_file() and "/d/" in str(f)
+    ),
+    key=lambda f: f.stat().st_size,
+  )
   content = files[-1].read_bytes()
   if damage == "cut":
     files[-1].write_bytes(content[: len(content) // 2])
   elif damage == "flip":
     middle = len(content) // 2
-    files[-1].write_bytes(content[:middle] + bytes([content[middle] ^ 0x10]) + content[middle + 1:])
+    files[-1].write_bytes(
+      content[:middle] + bytes([content[middle] ^ 0x10]) + content[middle + 1 :]
+    )
   else:
     files[-1].unlink()
   with checkpoint.Checkpoints(tmp_path, keep=3) as checkpoints:
@@ -85,7 +103,10 @@ def test_nothing_readable_is_an_error(tmp_path):
   for file in (tmp_path / "checkpoints" / "1" / "state").rglob("*"):
     if file.is_file():
       file.write_bytes(b"")
-  with checkpoint.Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="none of the checkpoints"):
+  with (
+    checkpoint.Checkpoints(tmp_path) as checkpoints,
+    pytest.raises(UserError, match="none of the checkpoints"),
+  ):
     checkpoints.restore(abstract(state(0)), lambda step: Stream())
 
 
@@ -106,12 +127,17 @@ def test_part_of_another_run(tmp_path):
     checkpoint.restore_params(tmp_path / "empty", {})
 
 
-@pytest.mark.parametrize("change, named", [
-    (lambda s: s["params"].update(w=jax.ShapeDtypeStruct((64, 32), jnp.float32)),
-     r"holds float32\[64, 64\] as params/w, .* float32\[64, 32\]"),
+@pytest.mark.parametrize(
+  "change, named",
+  [
+    (
+      lambda s: s["params"].update(w=jax.ShapeDtypeStruct((64, 32), jnp.float32)),
+      r"holds float32\[64, 64\] as params/w, .* float32\[64, 32\]",
+    ),
     (lambda s: s["params"].update(new=s["params"]["w"]), r"holds nothing as params/new"),
     (lambda s: s["stats"].pop("n"), r"holds int32\[\] as stats/n, the config makes it nothing"),
-])
+  ],
+)
 def test_a_state_of_another_shape_is_named_and_nothing_is_moved(tmp_path, change, named):
   filled(tmp_path, keep=3)
   wanted = abstract(state(0))
@@ -126,7 +152,9 @@ def test_a_state_of_another_shape_is_named_and_nothing_is_moved(tmp_path, change
       checkpoint.restore_params(tmp_path, wanted)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")])
+@pytest.mark.parametrize(
+  "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")]
+)
 def test_lack_of_memory_is_no_damage(tmp_path, monkeypatch, error):
   def out_of_memory(*_):
     raise error
@@ -143,19 +171,33 @@ def test_lack_of_memory_is_no_damage(tmp_path, monkeypatch, error):
 def test_step_0_is_weights_alone(tmp_path):
   filled(tmp_path, steps=(0,))
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
-    assert checkpoints.restore({"quite": "another"}, lambda step: Stream()) is None and checkpoints.steps() == [0]
-  jax.tree.map(np.testing.assert_array_equal, checkpoint.restore_params(tmp_path, abstract(state(9))), state(0))
+    assert checkpoints.restore(
+      {"quite": "another"}, lambda step: Stream()
+    ) is None and checkpoints.steps() == [0]
+  jax.tree.map(
+    np.testing.assert_array_equal, checkpoint.restore_params(tmp_path, abstract(state(9))), state(0)
+  )
 
 
-@pytest.mark.parametrize("file", ["state/_METADATA", "state/manifest.ocdbt", "check/metadata", "state/d"])
+@pytest.mark.parametrize(
+  "file", ["state/_METADATA", "state/manifest.ocdbt", "check/metadata", "state/d"]
+)
 def test_parts_come_from_the_newest_readable_step(tmp_path, file, caplog, monkeypatch):
   monkeypatch.setattr(logging.getLogger("vqjax"), "propagate", True)
   filled(tmp_path, keep=3)
   step = tmp_path / "checkpoints" / "3"
-  for path in [step / file] if file != "state/d" else [f for f in (step / "state").rglob("d/*") if f.is_file()]:
+  for path in (
+    [step / file]
+    if file != "state/d"
+    else [f for f in (step / "state").rglob("d/*") if f.is_file()]
+  ):
     path.write_bytes(path.read_bytes()[:50])
   part = {"params": abstract(state(0))["params"]}
-  jax.tree.map(np.testing.assert_array_equal, checkpoint.restore_params(tmp_path, part), {"params": state(2)["params"]})
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    checkpoint.restore_params(tmp_path, part),
+    {"params": state(2)["params"]},
+  )
   assert "checkpoint 3 in" in caplog.text and step.is_dir()
 
 
@@ -181,5 +223,8 @@ def test_parts_are_checked_leaf_by_leaf(tmp_path):
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.restore(abstract(state(0)), lambda step: Stream()) is not None
   write([7, *list(saved["fingerprint"].values())[1:]])
-  with checkpoint.Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="none of the checkpoints"):
+  with (
+    checkpoint.Checkpoints(tmp_path) as checkpoints,
+    pytest.raises(UserError, match="none of the checkpoints"),
+  ):
     checkpoints.restore(abstract(state(0)), lambda step: Stream())

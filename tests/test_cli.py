@@ -16,10 +16,18 @@ def test_paths_that_the_system_refuses_are_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as e:
       cli.run(lambda argv, path=path: path.write_text(""))
     out, err = capsys.readouterr()
-    assert e.value.code == 1 and not out and err.startswith("error: ") and str(path) in err and err.count("\n") == 1
+    assert (
+      e.value.code == 1
+      and not out
+      and err.startswith("error: ")
+      and str(path) in err
+      and err.count("\n") == 1
+    )
 
 
-@pytest.mark.parametrize("error", [TypeError("a bug"), OSError("a library's word"), ValueError("no UserError")])
+@pytest.mark.parametrize(
+  "error", [TypeError("a bug"), OSError("a library's word"), ValueError("no UserError")]
+)
 def test_other_errors_keep_their_traceback(error):
   def main(argv):
     raise error

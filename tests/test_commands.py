@@ -1,4 +1,6 @@
-"""The commands on tiny runs: what they write and print, and the line that each kind of mistake gets."""
+"""The commands on tiny runs: what they write and print, and the line that each kind of mistake
+gets.
+"""
 
 import functools
 import json
@@ -12,52 +14,110 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from vqjax import api, cli, config as configuration, convert, data, evaluate, main, reconstruct, sample, tokenize, train, writers
+from vqjax import (
+  api,
+  cli,
+  config as configuration,
+  convert,
+  data,
+  evaluate,
+  main,
+  reconstruct,
+  sample,
+  tokenize,
+  train,
+  writers,
+)
 from vqjax.errors import UserError
 
 SHAPES = dict(name="shapes", size=16, num_train=24, num_eval=10)
-RUN = dict(data=SHAPES, ops=dict(size=16, channels=3), batch_size=8, total_steps=2, log_every=1, save_every=2, eval_examples=8, preview=4)
+RUN = dict(
+  data=SHAPES,
+  ops=dict(size=16, channels=3),
+  batch_size=8,
+  total_steps=2,
+  log_every=1,
+  save_every=2,
+  eval_examples=8,
+  preview=4,
+)
 PRIOR = RUN | dict(task="prior", model=dict(name="transformer", layers=1, width=16, heads=2))
 
 
 def untrained(workdir, **values):
-  """A prior with random weights, large enough that its codes are far from uniform, as a conversion would leave it."""
+  """A prior with random weights, large enough that its codes are far from uniform, as a conversion
+  would leave it.
+  """
   config = configuration.complete(PRIOR | values)
   spec = configuration.spec_of(data.sample_batch(config.data, config.ops, 1))
   shapes = train.Run(config, spec).abstract.params
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
-  convert._write(workdir, config.to_dict(), {k: (v.shape[1:], v.dtype) for k, v in spec.items()}, params, {"model": {}})
+  convert._write(
+    workdir,
+    config.to_dict(),
+    {k: (v.shape[1:], v.dtype) for k, v in spec.items()},
+    params,
+    {"model": {}},
+  )
   return str(workdir)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-  """Workdirs: a tokenizer and an autoregressive prior on its cached codes, both made by the commands, and untrained priors."""
+  """Workdirs: a tokenizer and an autoregressive prior on its cached codes, both made by the
+  commands, and untrained priors.
+  """
   folder = tmp_path_factory.mktemp("runs")
-  tokenizer, codes, prior = (str(folder / name) for name in ("tokenizer", "codes", "autoregressive"))
-  model = dict(name="vqvae", hidden=8, residual_hidden=8, residual_blocks=1, quantizer=dict(name="ema", codebook_size=8, dim=4))
+  tokenizer, codes, prior = (
+    str(folder / name) for name in ("tokenizer", "codes", "autoregressive")
+  )
+  model = dict(
+    name="vqvae",
+    hidden=8,
+    residual_hidden=8,
+    residual_blocks=1,
+    quantizer=dict(name="ema", codebook_size=8, dim=4),
+  )
   values = RUN | dict(model=model, total_steps=40, log_every=20, save_every=40, optim=dict(lr=1e-2))
   (folder / "tokenizer.py").write_text(f"def get_config():\n  return {values!r}\n")
-  main.main([f"--config={folder / 'tokenizer.py'}", "--workdir", tokenizer, "--config.ema_decay=0.5"])
+  main.main(
+    [f"--config={folder / 'tokenizer.py'}", "--workdir", tokenizer, "--config.ema_decay=0.5"]
+  )
   tokenize.main(["--workdir", tokenizer, "--output", codes, "--batch_size=8", "--shard=20"])
-  config = PRIOR | dict(tokenizer="none", scheme=dict(name="autoregressive"), condition=dict(labels=10))
+  config = PRIOR | dict(
+    tokenizer="none", scheme=dict(name="autoregressive"), condition=dict(labels=10)
+  )
   (folder / "prior.py").write_text(f"def get_config():\n  return {config!r}\n")
-  main.main([f"--config={folder / 'prior.py'}", "--workdir", prior, f"--config.tokenizer={tokenizer}",
-             "--config.data.name=codes", "--config.data.path", codes])
+  main.main(
+    [
+      f"--config={folder / 'prior.py'}",
+      "--workdir",
+      prior,
+      f"--config.tokenizer={tokenizer}",
+      "--config.data.name=codes",
+      "--config.data.path",
+      codes,
+    ]
+  )
   more = {
-      "masked": dict(scheme=dict(name="masked"), data=dict(name="codes", path=codes)),
-      "layout": dict(scheme=dict(name="autoregressive"), condition=dict(layouts=9, layout_grid=(2, 2))),
+    "masked": dict(scheme=dict(name="masked"), data=dict(name="codes", path=codes)),
+    "layout": dict(
+      scheme=dict(name="autoregressive"), condition=dict(layouts=9, layout_grid=(2, 2))
+    ),
   }
   return dict(tokenizer=tokenizer, codes=codes, autoregressive=prior) | {
-      name: untrained(folder / name, tokenizer=tokenizer, **values) for name, values in more.items()}
+    name: untrained(folder / name, tokenizer=tokenizer, **values) for name, values in more.items()
+  }
 
 
 @pytest.fixture
 def decoded(monkeypatch):
   """The codes that the commands decode, in order."""
   seen, decode = [], api.Model.decode
-  monkeypatch.setattr(api.Model, "decode", lambda self, ids: seen.append(np.asarray(ids)) or decode(self, ids))
+  monkeypatch.setattr(
+    api.Model, "decode", lambda self, ids: seen.append(np.asarray(ids)) or decode(self, ids)
+  )
   return seen
 
 
@@ -78,11 +138,15 @@ def save_picture(path, index=0, size=16):
 
 def tiles(sheet, height=16, width=16, enlarge=64, gap=2):
   """The pictures of a grid, uint8 [rows, columns, height, width, 3]."""
-  sheet = np.asarray(sheet.convert("RGB") if isinstance(sheet, Image.Image) else Image.open(sheet).convert("RGB"))
+  sheet = np.asarray(
+    sheet.convert("RGB") if isinstance(sheet, Image.Image) else Image.open(sheet).convert("RGB")
+  )
   scale = enlarge // max(height, width)
   sheet = np.pad(sheet, ((0, gap), (0, gap), (0, 0)))
-  images = einops.rearrange(sheet, "(r h) (c w) d -> r c h w d", h=height * scale + gap, w=width * scale + gap)
-  return images[:, :, :height * scale:scale, :width * scale:scale]
+  images = einops.rearrange(
+    sheet, "(r h) (c w) d -> r c h w d", h=height * scale + gap, w=width * scale + gap
+  )
+  return images[:, :, : height * scale : scale, : width * scale : scale]
 
 
 def draw(workdir, file, *arguments):
@@ -93,12 +157,23 @@ def draw(workdir, file, *arguments):
 
 def table(text):
   """{first column: [other columns]} of a printed table."""
-  rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+  rows = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in text.splitlines()
+    if line.startswith("| ")
+  ]
   return {row[0]: row[1:] for row in rows}
 
 
 def test_sample_draws_every_class_and_follows_the_seed(runs, tmp_path, capsys):
-  a, b, c = (tiles(draw(runs["autoregressive"], tmp_path / "out.png", "--num=20", "--label=all", f"--seed={seed}")) for seed in (3, 3, 4))
+  a, b, c = (
+    tiles(
+      draw(
+        runs["autoregressive"], tmp_path / "out.png", "--num=20", "--label=all", f"--seed={seed}"
+      )
+    )
+    for seed in (3, 3, 4)
+  )
   assert a.shape == (10, 2, 16, 16, 3)  # a row per class
   np.testing.assert_array_equal(a, b)
   assert (a != c).any((2, 3, 4)).mean() > 0.8
@@ -106,13 +181,23 @@ def test_sample_draws_every_class_and_follows_the_seed(runs, tmp_path, capsys):
   np.testing.assert_array_equal(a.reshape(expected.shape), expected)
   assert "20 sample(s) in" in capsys.readouterr().out
   expected = load(runs["autoregressive"]).sample(5, seed=1)
-  np.testing.assert_array_equal(load(runs["autoregressive"]).sample(5, seed=1, batch_size=2), expected)  # a sample's key is its own
+  np.testing.assert_array_equal(
+    load(runs["autoregressive"]).sample(5, seed=1, batch_size=2), expected
+  )  # a sample's key is its own
   assert not (load(runs["autoregressive"]).sample(5, seed=3)[:1] == expected).all((1, 2, 3)).any()
 
 
 def test_sample_completes_a_picture(runs, tmp_path, decoded):
   image = save_picture(tmp_path / "a.png")
-  shown = tiles(draw(runs["autoregressive"], tmp_path / "out.png", f"--image={tmp_path / 'a.png'}", "--num=4", "--label=2"))
+  shown = tiles(
+    draw(
+      runs["autoregressive"],
+      tmp_path / "out.png",
+      f"--image={tmp_path / 'a.png'}",
+      "--num=4",
+      "--label=2",
+    )
+  )
   ids, given = decoded[-1], np.asarray(load(runs["tokenizer"]).encode(image[None]))
   assert ids.shape == (4, 4, 4)
   np.testing.assert_array_equal(ids[:, :2], given[:, :2].repeat(4, 0))
@@ -124,14 +209,20 @@ def test_sample_completes_a_picture(runs, tmp_path, decoded):
 
 
 def test_sample_completes_held_out_pictures(runs, tmp_path, decoded):
-  shown, prompts, completed = tiles(draw(runs["autoregressive"], tmp_path / "out.png", "--keep=0.3", "--num=3"))
-  np.testing.assert_array_equal(prompts[:, :4], shown[:, :4])  # 5 of 16 codes: a row of cells and one more
+  shown, prompts, completed = tiles(
+    draw(runs["autoregressive"], tmp_path / "out.png", "--keep=0.3", "--num=3")
+  )
+  np.testing.assert_array_equal(
+    prompts[:, :4], shown[:, :4]
+  )  # 5 of 16 codes: a row of cells and one more
   np.testing.assert_array_equal(prompts[:, 4:8, :4], shown[:, 4:8, :4])
   assert (prompts[:, 4:8, 4:] == 128).all() and (prompts[:, 8:] == 128).all()
   *earlier, last = list(decoded)
   decode = load(runs["tokenizer"]).decode
   np.testing.assert_array_equal(completed, decode(last))
-  given = data.sample_batch(dict(name="codes", path=runs["codes"]), {}, 3)["ids"]  # themselves, not of decoded pictures
+  given = data.sample_batch(dict(name="codes", path=runs["codes"]), {}, 3)[
+    "ids"
+  ]  # themselves, not of decoded pictures
   np.testing.assert_array_equal(earlier[0], given)
   np.testing.assert_array_equal(shown, decode(given))
   np.testing.assert_array_equal(last.reshape(3, 16)[:, :5], given.reshape(3, 16)[:, :5])
@@ -139,15 +230,28 @@ def test_sample_completes_held_out_pictures(runs, tmp_path, decoded):
 
 def test_sample_inpaints_with_a_masked_prior(runs, tmp_path, decoded):
   image = save_picture(tmp_path / "a.png")
-  mask = np.pad(np.full((6, 5, 1), 255, np.uint8), ((5, 5), (2, 9), (0, 0)))  # touches cells (1, 0) to (2, 1)
+  mask = np.pad(
+    np.full((6, 5, 1), 255, np.uint8), ((5, 5), (2, 9), (0, 0))
+  )  # touches cells (1, 0) to (2, 1)
   writers.save_image(tmp_path / "m.png", mask)
-  draw(runs["masked"], tmp_path / "out.png", f"--image={tmp_path / 'a.png'}", f"--mask={tmp_path / 'm.png'}", "--num=8", "--steps=4")
+  draw(
+    runs["masked"],
+    tmp_path / "out.png",
+    f"--image={tmp_path / 'a.png'}",
+    f"--mask={tmp_path / 'm.png'}",
+    "--num=8",
+    "--steps=4",
+  )
   changed = (decoded[-1] != np.asarray(load(runs["tokenizer"]).encode(image[None]))).any(0)
   np.testing.assert_array_equal(changed.nonzero(), [[1, 1, 2, 2], [0, 1, 0, 1]])
 
 
 def test_sample_writes_an_animation_that_ends_in_the_picture(runs, tmp_path):
-  still = Image.open(draw(runs["masked"], tmp_path / "out.png", "--num=16", "--steps=4", f"--gif={tmp_path / 'out.gif'}"))
+  still = Image.open(
+    draw(
+      runs["masked"], tmp_path / "out.png", "--num=16", "--steps=4", f"--gif={tmp_path / 'out.gif'}"
+    )
+  )
   with Image.open(tmp_path / "out.gif") as animation:
     assert animation.format == "GIF" and animation.is_animated and animation.n_frames == 4
     frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(animation)]
@@ -168,7 +272,18 @@ def test_frames_of_a_completion_keep_what_is_given(runs):
 
 
 def test_sample_goes_beyond_the_training_size(runs, tmp_path):
-  shown = tiles(draw(runs["autoregressive"], tmp_path / "out.png", "--num=2", "--height=20", "--width=32", "--top_k=8"), 20, 32)
+  shown = tiles(
+    draw(
+      runs["autoregressive"],
+      tmp_path / "out.png",
+      "--num=2",
+      "--height=20",
+      "--width=32",
+      "--top_k=8",
+    ),
+    20,
+    32,
+  )
   assert shown.shape == (2, 1, 20, 32, 3)
   assert (shown[0] != shown[1]).any()
 
@@ -176,7 +291,9 @@ def test_sample_goes_beyond_the_training_size(runs, tmp_path):
 def test_sample_follows_a_layout(runs, tmp_path):
   layout = np.repeat([3, 7], 8)[None, :, None].repeat(16, 0).astype(np.uint8)
   writers.save_image(tmp_path / "map.png", layout)
-  shown = tiles(draw(runs["layout"], tmp_path / "out.png", f"--layout={tmp_path / 'map.png'}", "--num=4")).reshape(4, 16, 16, 3)
+  shown = tiles(
+    draw(runs["layout"], tmp_path / "out.png", f"--layout={tmp_path / 'map.png'}", "--num=4")
+  ).reshape(4, 16, 16, 3)
   model = load(runs["layout"])
   np.testing.assert_array_equal(shown, model.sample(4, layout=layout[..., 0]))
   assert (shown != model.sample(4)).any()
@@ -184,32 +301,76 @@ def test_sample_follows_a_layout(runs, tmp_path):
   palette.putpalette([200, 10, 60] * 256)
   palette.save(tmp_path / "palette.png")  # the class is the index, whatever its colour
   np.testing.assert_array_equal(
-      tiles(draw(runs["layout"], tmp_path / "out.png", f"--layout={tmp_path / 'palette.png'}", "--num=4")).reshape(shown.shape), shown)
+    tiles(
+      draw(runs["layout"], tmp_path / "out.png", f"--layout={tmp_path / 'palette.png'}", "--num=4")
+    ).reshape(shown.shape),
+    shown,
+  )
 
 
 MISTAKES = {
-    "label out of range": ("autoregressive", ["--label=10"], r"label: 10 is outside 0 to 9"),
-    "label of a prior without": ("masked", ["--label=1"], r"label: this prior was trained without one"),
-    "layout of the wrong size": ("layout", ["--layout=map.png"], r"layout: 15 x 12"),
-    "layout in colours": ("layout", ["--layout=picture.png"], r"picture\.png: has mode RGB"),
-    "a mask of nothing": ("masked", ["--mask=map.png"], r"--mask: .*--image"),
-    "two ways to keep": ("masked", ["--image=picture.png", "--mask=map.png", "--keep=0.5"], r"--mask, --keep"),
-    "a larger completion": ("autoregressive", ["--image=picture.png", "--height=32"], r"--height, --width: only free samples"),
-    "an option of no window": ("autoregressive", ["--height=32", "--steps=3"], r"steps: the scheme sliding window has no such"),
-    "prompt longer than the grid": ("autoregressive", ["--keep=1.5"], r"keep: 1\.5 is outside 0 to 1.*longer prompt has no place"),
-    "top_k of 0": ("autoregressive", ["--top_k=0"], r"top_k: 0 is outside 1 to 8"),
-    "top_k beyond the book": ("autoregressive", ["--top_k=9"], r"top_k: 9 is outside 1 to 8"),
-    "an option of another scheme": ("autoregressive", ["--steps=4"], r"steps: the scheme autoregressive has no such option"),
-    "a mask for a causal prior": ("autoregressive", ["--image=picture.png", "--mask=map.png"], r"mask: an autoregressive prior cannot see"),
-    "a mask of the wrong size": ("masked", ["--image=picture.png", "--mask=map.png"], r"mask: 15 x 12 pixels, the images have 16 x 16"),
-    "a size off the grid": ("autoregressive", ["--height=18"], r"18 x 16 is not a multiple of 4"),
-    "a size below the grid": ("autoregressive", ["--height=8"], r"exceeds the grid of 2 x 4"),
-    "no samples": ("autoregressive", ["--num=0"], r"--num=0"),
-    "no prior": ("tokenizer", [], r"sampling needs a prior"),
-    "no run": ("nowhere", [], r"holds no run"),
-    "no picture": ("autoregressive", ["--image=absent.png"], r"absent\.png: cannot be read"),
-    "no format": ("masked", ["--steps=4", "--output=picture"], r"picture: no suffix is no picture format"),
-    "an animation as a picture": ("masked", ["--gif=steps.png"], r"--gif=steps\.png: is written as GIF"),
+  "label out of range": ("autoregressive", ["--label=10"], r"label: 10 is outside 0 to 9"),
+  "label of a prior without": (
+    "masked",
+    ["--label=1"],
+    r"label: this prior was trained without one",
+  ),
+  "layout of the wrong size": ("layout", ["--layout=map.png"], r"layout: 15 x 12"),
+  "layout in colours": ("layout", ["--layout=picture.png"], r"picture\.png: has mode RGB"),
+  "a mask of nothing": ("masked", ["--mask=map.png"], r"--mask: .*--image"),
+  "two ways to keep": (
+    "masked",
+    ["--image=picture.png", "--mask=map.png", "--keep=0.5"],
+    r"--mask, --keep",
+  ),
+  "a larger completion": (
+    "autoregressive",
+    ["--image=picture.png", "--height=32"],
+    r"--height, --width: only free samples",
+  ),
+  "an option of no window": (
+    "autoregressive",
+    ["--height=32", "--steps=3"],
+    r"steps: the scheme sliding window has no such",
+  ),
+  "prompt longer than the grid": (
+    "autoregressive",
+    ["--keep=1.5"],
+    r"keep: 1\.5 is outside 0 to 1.*longer prompt has no place",
+  ),
+  "top_k of 0": ("autoregressive", ["--top_k=0"], r"top_k: 0 is outside 1 to 8"),
+  "top_k beyond the book": ("autoregressive", ["--top_k=9"], r"top_k: 9 is outside 1 to 8"),
+  "an option of another scheme": (
+    "autoregressive",
+    ["--steps=4"],
+    r"steps: the scheme autoregressive has no such option",
+  ),
+  "a mask for a causal prior": (
+    "autoregressive",
+    ["--image=picture.png", "--mask=map.png"],
+    r"mask: an autoregressive prior cannot see",
+  ),
+  "a mask of the wrong size": (
+    "masked",
+    ["--image=picture.png", "--mask=map.png"],
+    r"mask: 15 x 12 pixels, the images have 16 x 16",
+  ),
+  "a size off the grid": ("autoregressive", ["--height=18"], r"18 x 16 is not a multiple of 4"),
+  "a size below the grid": ("autoregressive", ["--height=8"], r"exceeds the grid of 2 x 4"),
+  "no samples": ("autoregressive", ["--num=0"], r"--num=0"),
+  "no prior": ("tokenizer", [], r"sampling needs a prior"),
+  "no run": ("nowhere", [], r"holds no run"),
+  "no picture": ("autoregressive", ["--image=absent.png"], r"absent\.png: cannot be read"),
+  "no format": (
+    "masked",
+    ["--steps=4", "--output=picture"],
+    r"picture: no suffix is no picture format",
+  ),
+  "an animation as a picture": (
+    "masked",
+    ["--gif=steps.png"],
+    r"--gif=steps\.png: is written as GIF",
+  ),
 }
 
 
@@ -228,9 +389,16 @@ def test_an_error_is_one_line_on_stderr(runs, monkeypatch, capsys, tmp_path):
   save_picture(tmp_path / "a.png")
   monkeypatch.setattr(cli, "setup", lambda: None)
   for command, arguments, line in [
-      (sample, [f"--workdir={tmp_path}"], f"--workdir={tmp_path}: holds no run (no config.json). Train one with python -m vqjax.main."),
-      (reconstruct, [f"--workdir={runs['tokenizer']}", f"--input={tmp_path}", f"--output={tmp_path / 'a.png'}"],
-       f"[Errno 17] File exists: '{tmp_path / 'a.png'}'"),
+    (
+      sample,
+      [f"--workdir={tmp_path}"],
+      f"--workdir={tmp_path}: holds no run (no config.json). Train one with python -m vqjax.main.",
+    ),
+    (
+      reconstruct,
+      [f"--workdir={runs['tokenizer']}", f"--input={tmp_path}", f"--output={tmp_path / 'a.png'}"],
+      f"[Errno 17] File exists: '{tmp_path / 'a.png'}'",
+    ),
   ]:
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     with pytest.raises(SystemExit) as e:
@@ -247,9 +415,20 @@ def test_continuing_needs_only_the_workdir_and_refuses_codes_of_other_weights(ru
   config.ema_decay = 0.0
   configuration.save(config, other)
   hashes = load(runs["tokenizer"]).identity, load(str(other)).identity
-  with pytest.raises(UserError, match=f"config.data.path: .* made by tokenizer {hashes[0]}, config.tokenizer={other} is {hashes[1]}"):
-    main.main(["--config", str(pathlib.Path(runs["tokenizer"]).parent / "prior.py"), f"--workdir={tmp_path / 'prior'}",
-               f"--config.tokenizer={other}", "--config.data.name=codes", f"--config.data.path={runs['codes']}"])
+  with pytest.raises(
+    UserError,
+    match=f"config.data.path: .* made by tokenizer {hashes[0]}, config.tokenizer={other} is {hashes[1]}",
+  ):
+    main.main(
+      [
+        "--config",
+        str(pathlib.Path(runs["tokenizer"]).parent / "prior.py"),
+        f"--workdir={tmp_path / 'prior'}",
+        f"--config.tokenizer={other}",
+        "--config.data.name=codes",
+        f"--config.data.path={runs['codes']}",
+      ]
+    )
 
 
 def test_tokenize_replaces_a_folder_and_refuses_priors(runs, tmp_path):
@@ -270,11 +449,20 @@ def test_evaluate_a_tokenizer(runs, capsys):
   result = json.loads((pathlib.Path(runs["tokenizer"]) / "evaluation.json").read_text())
   images = np.stack([data.source(SHAPES).examples("eval")[i]["image"] for i in range(10)])
   model = load(runs["tokenizer"])
-  assert result["examples"] == 10 and result["data"]["num_eval"] == 10 and set(result["protocol"]) == {"distortion", "ssim", "codes"}
-  assert result["figures"]["usage"] == len(np.unique(model.encode(images))) / 8 and result["figures"]["bits_per_image"] == 16 * 3
+  assert (
+    result["examples"] == 10
+    and result["data"]["num_eval"] == 10
+    and set(result["protocol"]) == {"distortion", "ssim", "codes"}
+  )
+  assert (
+    result["figures"]["usage"] == len(np.unique(model.encode(images))) / 8
+    and result["figures"]["bits_per_image"] == 16 * 3
+  )
   error = np.square((images.astype(float) - model.reconstruct(images)) / 255).mean((1, 2, 3))
   np.testing.assert_allclose(result["figures"]["psnr"], (-10 * np.log10(error)).mean(), rtol=1e-3)
-  assert float(table(capsys.readouterr().out)["psnr"][0]) == pytest.approx(result["figures"]["psnr"], rel=1e-4)
+  assert float(table(capsys.readouterr().out)["psnr"][0]) == pytest.approx(
+    result["figures"]["psnr"], rel=1e-4
+  )
   with pytest.raises(UserError, match="--limit=0: give 1 or more"):
     evaluate.main(["--workdir", runs["tokenizer"], "--limit=0"])
 
@@ -283,14 +471,21 @@ def test_evaluate_a_prior(runs, capsys):
   workdir, model = pathlib.Path(runs["autoregressive"]), load(runs["autoregressive"])
   evaluate.main(["--workdir", str(workdir)])
   figures = json.loads((workdir / "evaluation.json").read_text())["figures"]
-  ids, labels = (np.load(pathlib.Path(runs["codes"]) / f"eval-00000-{name}.npy").astype(np.int32) for name in ("ids", "label"))
+  ids, labels = (
+    np.load(pathlib.Path(runs["codes"]) / f"eval-00000-{name}.npy").astype(np.int32)
+    for name in ("ids", "label")
+  )
   ids = ids.reshape(10, 16)
-  logits = np.asarray(model.run.task.extra._logits(model.state[0], ids, 8 + labels[:, None], None), np.float64)
+  logits = np.asarray(
+    model.run.task.extra._logits(model.state[0], ids, 8 + labels[:, None], None), np.float64
+  )
   log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   nats = -np.take_along_axis(log_probs, ids[..., None], -1)[..., 0]
   np.testing.assert_allclose([figures[f"nats_at/{i}"] for i in range(16)], nats.mean(0), rtol=1e-4)
   np.testing.assert_allclose(figures["nats_per_code"], nats.mean(), rtol=1e-5)
-  np.testing.assert_allclose(figures["bits_per_dim"], nats.sum(1).mean() / np.log(2) / (16 * 16 * 3), rtol=1e-5)
+  np.testing.assert_allclose(
+    figures["bits_per_dim"], nats.sum(1).mean() / np.log(2) / (16 * 16 * 3), rtol=1e-5
+  )
   heat = np.asarray(Image.open(workdir / "positions.png")).astype(int)
   assert heat.shape == (256, 256, 3)
   cells = heat[32::64, 32::64].sum(-1).ravel()
@@ -298,37 +493,71 @@ def test_evaluate_a_prior(runs, capsys):
   np.testing.assert_array_equal(cells[nats.mean(0).argsort()], np.sort(cells))
   drawn, nearest = tiles(workdir / "nearest.png", enlarge=128).astype(int)
   assert drawn.shape == (8, 16, 16, 3)
-  shown = model.decode(np.stack([data.source(model.config.data).examples("train")[i]["ids"] for i in range(24)])).astype(int)
+  shown = model.decode(
+    np.stack([data.source(model.config.data).examples("train")[i]["ids"] for i in range(24)])
+  ).astype(int)
   least = np.square(drawn[:, None] - shown[None]).sum((2, 3, 4)).argmin(1)
   np.testing.assert_array_equal(nearest, shown[least])
-  assert {"positions.png", "nearest.png"} <= {line.split(":")[0] for line in capsys.readouterr().out.splitlines()}
+  assert {"positions.png", "nearest.png"} <= {
+    line.split(":")[0] for line in capsys.readouterr().out.splitlines()
+  }
 
 
 def test_reconstruct_a_folder_of_any_sizes(runs, tmp_path, capsys):
   small = save_picture(tmp_path / "in" / "a.png")
   large = save_picture(tmp_path / "large.png", size=48)[:37, :46]
   writers.save_image(tmp_path / "in" / "sub" / "b.bmp", large)
-  reconstruct.main(["--workdir", runs["tokenizer"], f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"])
+  reconstruct.main(
+    ["--workdir", runs["tokenizer"], f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
+  )
   assert "2 reconstruction(s)" in capsys.readouterr().out
   model = load(runs["tokenizer"])
-  np.testing.assert_array_equal(Image.open(tmp_path / "out" / "a.png"), model.reconstruct(small[None])[0])
+  np.testing.assert_array_equal(
+    Image.open(tmp_path / "out" / "a.png"), model.reconstruct(small[None])[0]
+  )
   padded = large[np.minimum(np.arange(40), 36)][:, np.minimum(np.arange(48), 45)]
-  np.testing.assert_array_equal(Image.open(tmp_path / "out" / "sub" / "b.png"), model.reconstruct(padded[None])[0, :37, :46])
+  np.testing.assert_array_equal(
+    Image.open(tmp_path / "out" / "sub" / "b.png"), model.reconstruct(padded[None])[0, :37, :46]
+  )
   # Two pictures of one name both stay, a broken one is left out.
   folder = tmp_path / "mixed"
   for name in ("a.png", "a.bmp", "b.bmp"):
     writers.save_image(folder / name, small)
   (folder / "c.png").write_text("broken")
-  reconstruct.main(["--workdir", runs["tokenizer"], f"--input={folder}", f"--output={tmp_path / 'kept'}"])
+  reconstruct.main(
+    ["--workdir", runs["tokenizer"], f"--input={folder}", f"--output={tmp_path / 'kept'}"]
+  )
   out, err = capsys.readouterr()
   assert "3 reconstruction(s)" in out and "1 left out" in out and "c.png: cannot be read" in err
-  assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == ["a.bmp.png", "a.png.png", "b.png"]
+  assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == [
+    "a.bmp.png",
+    "a.png.png",
+    "b.png",
+  ]
   with pytest.raises(UserError, match="c.png: cannot be read"):
-    reconstruct.main(["--workdir", runs["tokenizer"], f"--input={folder / 'c.png'}", f"--output={tmp_path / 'kept'}"])
+    reconstruct.main(
+      [
+        "--workdir",
+        runs["tokenizer"],
+        f"--input={folder / 'c.png'}",
+        f"--output={tmp_path / 'kept'}",
+      ]
+    )
   # A prior stands for its tokenizer.
-  reconstruct.main(["--workdir", runs["autoregressive"], f"--input={tmp_path / 'in' / 'sub' / 'b.bmp'}", f"--output={tmp_path / 'again'}"])
-  assert (tmp_path / "again" / "b.png").read_bytes() == (tmp_path / "out" / "sub" / "b.png").read_bytes()
-  for arguments, message in (([f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'in'}"], "would be overwritten"),
-                             ([f"--input={tmp_path / 'none'}", "--output=x"], "no picture found")):
+  reconstruct.main(
+    [
+      "--workdir",
+      runs["autoregressive"],
+      f"--input={tmp_path / 'in' / 'sub' / 'b.bmp'}",
+      f"--output={tmp_path / 'again'}",
+    ]
+  )
+  assert (tmp_path / "again" / "b.png").read_bytes() == (
+    tmp_path / "out" / "sub" / "b.png"
+  ).read_bytes()
+  for arguments, message in (
+    ([f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'in'}"], "would be overwritten"),
+    ([f"--input={tmp_path / 'none'}", "--output=x"], "no picture found"),
+  ):
     with pytest.raises(UserError, match=message):
       reconstruct.main(["--workdir", runs["tokenizer"], *arguments])

@@ -1,4 +1,6 @@
-"""Every config of the repository: its docstring, full size in the abstract, and two steps of `:debug`."""
+"""Every config of the repository: its docstring, full size in the abstract, and two steps of
+`:debug`.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,20 @@ if str(CONFIGS.parent) not in sys.path:  # as it is for `python -m vqjax.main` i
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
 
 
-# Compiling every step would take longer than all other tests together: these have one of each kind of network, quantizer,
-# discriminator and scheme. VQJAX_EVERY_CONFIG=1 compiles all.
+# Compiling every step would take longer than all other tests together: these have one of each kind
+# of network, quantizer, discriminator and scheme. VQJAX_EVERY_CONFIG=1 compiles all.
 COMPILED = {
-    "dvae_dalle", "lfq_imagenet", "maskgit_tokenizer", "pixelsnail_vqvae2_bottom", "prior_fashion_mnist_pixelcnn",
-    "vit_vqgan", "vq_diffusion_imagenet", "vqgan_imagenet_f8_gumbel8192", "vqvae2_ffhq256", "maskgit_imagenet"}
+  "dvae_dalle",
+  "lfq_imagenet",
+  "maskgit_tokenizer",
+  "pixelsnail_vqvae2_bottom",
+  "prior_fashion_mnist_pixelcnn",
+  "vit_vqgan",
+  "vq_diffusion_imagenet",
+  "vqgan_imagenet_f8_gumbel8192",
+  "vqvae2_ffhq256",
+  "maskgit_imagenet",
+}
 if os.environ.get("VQJAX_EVERY_CONFIG"):
   COMPILED = set(NAMES)
 
@@ -47,7 +58,11 @@ TOKENIZERS = [name for name in NAMES if name not in PRIORS]
 @pytest.mark.parametrize("name", NAMES)
 def test_docstring_says_what_it_is_and_how_to_run_it(name):
   doc = importlib.import_module(f"configs.{name}").__doc__
-  assert doc and f"--config=configs/{name}.py" in doc and f"--workdir=runs/{name}" in doc.replace("SHARED_FOLDER", "runs")
+  assert (
+    doc
+    and f"--config=configs/{name}.py" in doc
+    and f"--workdir=runs/{name}" in doc.replace("SHARED_FOLDER", "runs")
+  )
   assert "paper" in doc or "reports" in doc or "arXiv" in doc
 
 
@@ -55,7 +70,9 @@ def test_docstring_says_what_it_is_and_how_to_run_it(name):
 def test_the_source_and_the_ops_know_the_fields(name):
   for config in (load(name), load(f"{name}:debug")):
     fields = dict(config.data)
-    build.check_fields(build.module("data.sources", fields.pop("name")).Source, fields, "config.data")
+    build.check_fields(
+      build.module("data.sources", fields.pop("name")).Source, fields, "config.data"
+    )
     ops.from_config(config.ops)
 
 
@@ -64,7 +81,9 @@ def spec_of(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
   shape = (config.batch_size, config.ops.size, config.ops.size, config.ops.get("channels") or 3)
   labelled = config.condition and config.condition.get("labels")
   label = {"label": jax.ShapeDtypeStruct(shape[:1], "int32")} if labelled else {}
-  mapped = autoencode.reads(config) == "layout" or (config.condition and config.condition.get("layout_tokenizer"))
+  mapped = autoencode.reads(config) == "layout" or (
+    config.condition and config.condition.get("layout_tokenizer")
+  )
   layout = {"layout": jax.ShapeDtypeStruct(shape[:3], "uint8")} if mapped else {}
   return {"image": jax.ShapeDtypeStruct(shape, "uint8")} | label | layout
 
@@ -88,7 +107,9 @@ def test_tokenizer_at_full_size(name):
 
 
 def with_tokenizer(config: ConfigDict, suffix: str, folder: pathlib.Path) -> ConfigDict:
-  """The prior's config, pointed at workdirs that have its tokenizers' configs and shapes, but no weights."""
+  """The prior's config, pointed at workdirs that have its tokenizers' configs and shapes, but no
+  weights.
+  """
   for place, name in ((config, "tokenizer"), (config.condition or {}, "layout_tokenizer")):
     if not place.get(name):
       continue
@@ -106,14 +127,33 @@ def test_prior_at_full_size(name, tmp_path):
   assert metrics["loss/codes"].shape == ()
 
 
-@pytest.mark.parametrize("name, published", [
-    ("llamagen", 111), ("llamagen:l", 343), ("llamagen:xl", 775), ("llamagen:xxl", 1_411), ("llamagen:3b", 3_097),
-    ("vqgan_prior_imagenet", 1_400)])
+@pytest.mark.parametrize(
+  "name, published",
+  [
+    ("llamagen", 111),
+    ("llamagen:l", 343),
+    ("llamagen:xl", 775),
+    ("llamagen:xxl", 1_411),
+    ("llamagen:3b", 3_097),
+    ("vqgan_prior_imagenet", 1_400),
+  ],
+)
 def test_millions_of_parameters_are_those_published(name, published):
-  model = build.build("priors", load(name).model, vocab_size=16_384 + 1_000, out_size=16_384, grid=(16, 16), causal=True)
+  model = build.build(
+    "priors",
+    load(name).model,
+    vocab_size=16_384 + 1_000,
+    out_size=16_384,
+    grid=(16, 16),
+    causal=True,
+  )
   ids, prefix = jax.ShapeDtypeStruct((1, 256), "int32"), jax.ShapeDtypeStruct((1, 1), "int32")
-  params = jax.eval_shape(lambda i, p: model.init(jax.random.key(0), i, p, train=False), ids, prefix)["params"]
-  assert sum(math.prod(x.shape) for x in jax.tree.leaves(params)) / 1e6 == pytest.approx(published, rel=0.03)
+  params = jax.eval_shape(
+    lambda i, p: model.init(jax.random.key(0), i, p, train=False), ids, prefix
+  )["params"]
+  assert sum(math.prod(x.shape) for x in jax.tree.leaves(params)) / 1e6 == pytest.approx(
+    published, rel=0.03
+  )
 
 
 def test_llamagen_names_the_near_miss():
@@ -146,9 +186,13 @@ def test_debug_variant_takes_two_steps(name, tmp_path):
   batch = data.sample_batch(config.data, config.ops, config.batch_size)
   run = train.Run(config, configuration.spec_of(batch), jax.devices()[:1])
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), run.abstract)
-  ones = jax.tree.map(lambda x: np.full(x.shape, x.dtype != bool, x.dtype), run.abstract.stats)  # but nothing is initialised
+  ones = jax.tree.map(
+    lambda x: np.full(x.shape, x.dtype != bool, x.dtype), run.abstract.stats
+  )  # but nothing is initialised
   params = values(run.abstract.params, 0.05)
-  state = zeros.replace(params=params, stats=ones, ema=None if zeros.ema is None else params["model"])
+  state = zeros.replace(
+    params=params, stats=ones, ema=None if zeros.ema is None else params["model"]
+  )
   frozen = values(run.task.frozen_shapes(), 0.05)
   for _ in range(2):
     state, metrics = run.step(state, frozen, sharding.to_global(run.task.prepare(batch), run.mesh))

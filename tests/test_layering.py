@@ -12,29 +12,48 @@ FILES = sorted((ROOT / "vqjax").rglob("*.py"))
 
 # What a folder (or, at the top, a file) may import from vqjax. Everything may import errors.
 ALLOWED = {
-    "errors": set(),
-    "build": set(),
-    "nn": {"nn"},
-    "quantizers": {"nn", "quantizers"},
-    "autoencoders": {"nn", "autoencoders", "quantizers"},  # quantizers: the record Quantized alone, see below
-    "discriminators": {"nn", "discriminators"},
-    "priors": {"nn", "priors"},
-    "generation": {"nn", "generation"},
-    "evaluators": {"nn", "evaluators"},
-    "importers": {"importers", "nn", "build"},
-    "data": {"data", "build"},
-    "tasks": {"tasks", "build", "checkpoint", "nn", "generation", "config", "sharding"},
-    "config": {"build"},
-    "optim": {"build"},
-    "sharding": set(),
-    "checkpoint": {"sharding"},
-    "writers": set(),
-    "measure": {"build", "sharding", "evaluators"},
-    "train": {"build", "checkpoint", "config", "data", "lineage", "measure", "optim", "preemption", "sharding", "writers"},
-    "lineage": {"config", "data"},
-    "preemption": set(),
+  "errors": set(),
+  "build": set(),
+  "nn": {"nn"},
+  "quantizers": {"nn", "quantizers"},
+  "autoencoders": {
+    "nn",
+    "autoencoders",
+    "quantizers",
+  },  # quantizers: the record Quantized alone, see below
+  "discriminators": {"nn", "discriminators"},
+  "priors": {"nn", "priors"},
+  "schemes": {"nn", "schemes"},
+  "evaluators": {"nn", "evaluators"},
+  "importers": {"importers", "nn", "build"},
+  "data": {"data", "build"},
+  "tasks": {"tasks", "build", "checkpoint", "nn", "schemes", "config", "sharding"},
+  "config": {"build"},
+  "optim": {"build"},
+  "sharding": set(),
+  "checkpoint": {"sharding"},
+  "writers": set(),
+  "measure": {"build", "sharding", "evaluators"},
+  "train": {
+    "build",
+    "checkpoint",
+    "config",
+    "data",
+    "lineage",
+    "measure",
+    "optim",
+    "preemption",
+    "sharding",
+    "writers",
+  },
+  "lineage": {"config", "data"},
+  "preemption": set(),
 }
-TENSORFLOW = {"vqjax/data/pipeline.py", "vqjax/data/sources/tfds.py", "vqjax/data/sources/folder.py"}
+TENSORFLOW = {
+  "vqjax/data/pipeline.py",
+  "vqjax/data/sources/tfds.py",
+  "vqjax/data/sources/folder.py",
+}
 
 
 def imported(file: pathlib.Path) -> set[str]:
@@ -68,7 +87,8 @@ def test_imports(file: pathlib.Path):
 
 def test_import_is_light_and_needs_no_tensorflow():
   code = (
-      "import sys; sys.modules['tensorflow'] = None; sys.modules['tensorflow_datasets'] = None; sys.modules['torch'] = None\n"
-      "import vqjax; assert 'jax' not in sys.modules\n"
-      "import vqjax.main, vqjax.train, vqjax.api, vqjax.data")
+    "import sys; sys.modules['tensorflow'] = None; sys.modules['tensorflow_datasets'] = None; sys.modules['torch'] = None\n"
+    "import vqjax; assert 'jax' not in sys.modules\n"
+    "import vqjax.main, vqjax.train, vqjax.api, vqjax.data"
+  )
   subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -9,12 +9,17 @@ import pytest
 from vqjax import optim
 from vqjax.errors import UserError
 
-PARAMS = {"model": {"conv": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}, "disc": {"conv": {"kernel": jnp.ones((2, 2))}}}
+PARAMS = {
+  "model": {"conv": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}},
+  "disc": {"conv": {"kernel": jnp.ones((2, 2))}},
+}
 
 
 def test_schedule_corners():
   lr = optim.Optimizer(lr=1.0, warmup=10, schedule="cosine", end_lr=0.1).learning_rate(110)
-  np.testing.assert_allclose([lr(0), lr(5), lr(10), lr(60), lr(110)], [0, 0.5, 1.0, 0.55, 0.1], atol=1e-6)
+  np.testing.assert_allclose(
+    [lr(0), lr(5), lr(10), lr(60), lr(110)], [0, 0.5, 1.0, 0.55, 0.1], atol=1e-6
+  )
   assert optim.Optimizer(lr=1.0, schedule="constant").learning_rate(10)(9) == 1.0
 
 
@@ -38,8 +43,13 @@ def test_weight_decay_follows_the_learning_rate_and_leaves_biases_alone(name):
 
 def test_adafactor_without_decay_is_the_one_of_optax():
   grads = jax.tree.map(lambda p: jnp.full_like(p, 0.3), PARAMS["model"])
-  tx, theirs = optim.make({"name": "adafactor", "lr": 0.1, "schedule": "constant"}, None, 10, 1), optax.adafactor(0.1)
-  ours, _ = tx.update({"model": grads}, tx.init({"model": PARAMS["model"]}), {"model": PARAMS["model"]})
+  tx, theirs = (
+    optim.make({"name": "adafactor", "lr": 0.1, "schedule": "constant"}, None, 10, 1),
+    optax.adafactor(0.1),
+  )
+  ours, _ = tx.update(
+    {"model": grads}, tx.init({"model": PARAMS["model"]}), {"model": PARAMS["model"]}
+  )
   expected, _ = theirs.update(grads, theirs.init(PARAMS["model"]), PARAMS["model"])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours["model"], expected)
 
@@ -67,17 +77,25 @@ def test_accumulation_equals_the_mean_gradient():
     updates, state = tx.update(g, state, params)
     params = optax.apply_updates(params, updates)
   once = optim.make({"lr": 0.1, "schedule": "constant"}, None, 5, 1)
-  updates, _ = once.update(jax.tree.map(lambda p: jnp.full_like(p, 2.0), PARAMS), once.init(PARAMS), PARAMS)
+  updates, _ = once.update(
+    jax.tree.map(lambda p: jnp.full_like(p, 2.0), PARAMS), once.init(PARAMS), PARAMS
+  )
   jax.tree.map(np.testing.assert_allclose, params, optax.apply_updates(PARAMS, updates))
 
 
-@pytest.mark.parametrize("fields, message", [
+@pytest.mark.parametrize(
+  "fields, message",
+  [
     ({"learning_rate": 1}, "config.optim.learning_rate: unknown field"),
     ({"lr": 0.0}, "config.optim.lr: 0.0 is not positive"),
     ({"name": "adam"}, "config.optim.name: 'adam' is none of adamw"),
     ({"name": "lion", "eps": 1e-6}, "config.optim.eps: 1e-06 is given, but lion does not read it"),
-    ({"name": "adafactor", "b1": 0.5}, "config.optim.b1: 0.5 is given, but adafactor does not read it"),
-])
+    (
+      {"name": "adafactor", "b1": 0.5},
+      "config.optim.b1: 0.5 is given, but adafactor does not read it",
+    ),
+  ],
+)
 def test_bad_fields(fields, message):
   with pytest.raises(UserError, match=message):
     optim.make(fields, None, 10, 1)

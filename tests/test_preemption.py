@@ -42,8 +42,14 @@ def test_two_processes_stop_at_the_same_step():
     probe.bind(("localhost", 0))
     address = f"localhost:{probe.getsockname()[1]}"
   processes = [
-      subprocess.Popen([sys.executable, "-c", WORKER, address, str(i)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-      for i in range(2)]
+    subprocess.Popen(
+      [sys.executable, "-c", WORKER, address, str(i)],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      text=True,
+    )
+    for i in range(2)
+  ]
   try:
     assert [p.stdout.readline() for p in processes] == ["ready\n"] * 2
     processes[0].send_signal(signal.SIGTERM)

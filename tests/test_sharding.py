@@ -1,4 +1,6 @@
-"""Rules to shardings: first match wins, moments follow their parameters, what cannot be split stays whole."""
+"""Rules to shardings: first match wins, moments follow their parameters, what cannot be split stays
+whole.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +11,22 @@ from jax.sharding import PartitionSpec as P
 from vqjax import sharding
 from vqjax.errors import UserError
 
-TREE = {"params": {"conv": {"kernel": jax.ShapeDtypeStruct((3, 3, 64, 128), jnp.float32), "bias": jax.ShapeDtypeStruct((128,), jnp.float32)},
-                   "codebook": jax.ShapeDtypeStruct((1024, 8), jnp.float32)}}
+TREE = {
+  "params": {
+    "conv": {
+      "kernel": jax.ShapeDtypeStruct((3, 3, 64, 128), jnp.float32),
+      "bias": jax.ShapeDtypeStruct((128,), jnp.float32),
+    },
+    "codebook": jax.ShapeDtypeStruct((1024, 8), jnp.float32),
+  }
+}
 
 
 def specs(rules, **axes):
   placed = sharding.shardings(rules, sharding.make_mesh(**axes), TREE)
-  return {sharding.path_name(path): s.spec for path, s in jax.tree_util.tree_leaves_with_path(placed)}
+  return {
+    sharding.path_name(path): s.spec for path, s in jax.tree_util.tree_leaves_with_path(placed)
+  }
 
 
 def test_largest_axis_is_split_and_small_leaves_are_not():
@@ -26,7 +37,9 @@ def test_largest_axis_is_split_and_small_leaves_are_not():
 
 
 def test_first_rule_wins_and_tuples_align_with_the_last_axes():
-  found = specs([("codebook", ("tensor", None)), ("kernel", ("tensor",)), (".*", ())], data=1, tensor=4)
+  found = specs(
+    [("codebook", ("tensor", None)), ("kernel", ("tensor",)), (".*", ())], data=1, tensor=4
+  )
   assert found["params/codebook"] == P("tensor", None)
   assert found["params/conv/kernel"] == P(None, None, None, "tensor")
   assert found["params/conv/bias"] in (P(), P(None))
@@ -45,8 +58,17 @@ def test_what_is_no_rule_is_shown(rule):
     specs([rule])
 
 
-@pytest.mark.parametrize("sizes", [
-    dict(fsdp=0), dict(data=0), dict(data=1, fsdp=-1, tensor=0), dict(fsdp=8), dict(data=-1, fsdp=-1), dict(fsdp=-4)])
+@pytest.mark.parametrize(
+  "sizes",
+  [
+    dict(fsdp=0),
+    dict(data=0),
+    dict(data=1, fsdp=-1, tensor=0),
+    dict(fsdp=8),
+    dict(data=-1, fsdp=-1),
+    dict(fsdp=-4),
+  ],
+)
 def test_sizes_that_make_no_mesh(sizes):
   with pytest.raises(UserError, match="does not make 4 devices"):
     sharding.make_mesh(**sizes)
@@ -55,14 +77,19 @@ def test_sizes_that_make_no_mesh(sizes):
 def test_processes_that_would_share_a_part_of_the_batch(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   assert sharding.local_batch_size(8, sharding.make_mesh(tensor=2)) == 4
-  with pytest.raises(UserError, match=r"config.mesh: data\*fsdp=1 does not split over 2 processes; lower tensor"):
+  with pytest.raises(
+    UserError, match=r"config.mesh: data\*fsdp=1 does not split over 2 processes; lower tensor"
+  ):
     sharding.local_batch_size(8, sharding.make_mesh(tensor=4))
 
 
 def test_mesh_and_batch_errors():
   with pytest.raises(UserError, match="does not make 4 devices"):
     sharding.make_mesh(data=3)
-  with pytest.raises(UserError, match="config.batch_size: 6 is not divisible by the 4 devices that share it; take 4 or 8"):
+  with pytest.raises(
+    UserError,
+    match="config.batch_size: 6 is not divisible by the 4 devices that share it; take 4 or 8",
+  ):
     sharding.local_batch_size(6, sharding.make_mesh())
 
 

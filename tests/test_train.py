@@ -1,4 +1,6 @@
-"""The loop: continuing is bit-exact however a run ended, devices do not change losses, divergence stops in one line."""
+"""The loop: continuing is bit-exact however a run ended, devices do not change losses, divergence
+stops in one line.
+"""
 
 import json
 import os
@@ -17,17 +19,40 @@ from vqjax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 GAN = dict(
-    disc=dict(name="patchgan", channels=8, n_layers=1),
-    optim_disc=dict(lr=1e-3),
-    loss=dict(reconstruction="l1", feature_weight=1.0, adversarial_start=3, lecam_weight=0.01, r1_weight=0.1, r1_every=4))
+  disc=dict(name="patchgan", channels=8, n_layers=1),
+  optim_disc=dict(lr=1e-3),
+  loss=dict(
+    reconstruction="l1",
+    feature_weight=1.0,
+    adversarial_start=3,
+    lecam_weight=0.01,
+    r1_weight=0.1,
+    r1_every=4,
+  ),
+)
 
 
 def tiny(**values):
   base = dict(
-      model=dict(name="vqvae", hidden=16, residual_hidden=8, residual_blocks=1, quantizer=dict(name="ema", codebook_size=16, dim=8)),
-      data=dict(name="shapes", size=16, num_train=64, num_eval=10), ops=dict(size=16, channels=3),
-      batch_size=8, total_steps=12, log_every=3, save_every=4, eval_examples=10, preview=4, keep=4, ema_decay=0.9,
-      optim=dict(lr=1e-3, warmup=2, clip=1.0))
+    model=dict(
+      name="vqvae",
+      hidden=16,
+      residual_hidden=8,
+      residual_blocks=1,
+      quantizer=dict(name="ema", codebook_size=16, dim=8),
+    ),
+    data=dict(name="shapes", size=16, num_train=64, num_eval=10),
+    ops=dict(size=16, channels=3),
+    batch_size=8,
+    total_steps=12,
+    log_every=3,
+    save_every=4,
+    eval_examples=10,
+    preview=4,
+    keep=4,
+    ema_decay=0.9,
+    optim=dict(lr=1e-3, warmup=2, clip=1.0),
+  )
   return configuration.complete(base | values)
 
 
@@ -70,10 +95,18 @@ def crash_at(step, monkeypatch):
 
 
 CASES = {
-    "vqvae in memory": {},
-    "gan": GAN,
-    "vqvae2": dict(model=dict(name="vqvae2", hidden=16, residual_hidden=8, residual_blocks=1, quantizer=dict(name="vq", codebook_size=16, dim=8))),
-    "accumulation": dict(accumulate=2),
+  "vqvae in memory": {},
+  "gan": GAN,
+  "vqvae2": dict(
+    model=dict(
+      name="vqvae2",
+      hidden=16,
+      residual_hidden=8,
+      residual_blocks=1,
+      quantizer=dict(name="vq", codebook_size=16, dim=8),
+    )
+  ),
+  "accumulation": dict(accumulate=2),
 }
 
 
@@ -92,7 +125,10 @@ def test_a_crashed_run_continues_bit_for_bit(case, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_crashed_run_on_tf_data_continues_bit_for_bit(tmp_path, monkeypatch):
   pytest.importorskip("tensorflow")
-  config = tiny(data=folder_of_images(tmp_path / "images"), ops=dict(size=12, crop="random", flip=True, channels=3))
+  config = tiny(
+    data=folder_of_images(tmp_path / "images"),
+    ops=dict(size=12, crop="random", flip=True, channels=3),
+  )
   train.train(config, tmp_path / "whole")
   with monkeypatch.context() as patch, pytest.raises(Crash):
     crash_at(7, patch)
@@ -128,12 +164,22 @@ def test_kill_9_at_any_moment(tmp_path):
   config = tiny(total_steps=30, save_every=6).to_dict()
   (tmp_path / "config.py").write_text(f"def get_config():\n  return {config!r}\n")
   environment = dict(os.environ, VQJAX_CACHE=str(tmp_path / "cache"))
-  command = lambda name: [sys.executable, "-m", "vqjax.main", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / name}"]
+  command = lambda name: [
+    sys.executable,
+    "-m",
+    "vqjax.main",
+    f"--config={tmp_path / 'config.py'}",
+    f"--workdir={tmp_path / name}",
+  ]
   subprocess.run(command("whole"), check=True, cwd=ROOT, env=environment)
   process = subprocess.Popen(command("killed"), cwd=ROOT, env=environment)
   log = tmp_path / "killed" / "metrics.jsonl"
   deadline = time.monotonic() + 300
-  while (not log.exists() or len(log.read_text().splitlines()) < 4) and process.poll() is None and time.monotonic() < deadline:
+  while (
+    (not log.exists() or len(log.read_text().splitlines()) < 4)
+    and process.poll() is None
+    and time.monotonic() < deadline
+  ):
     time.sleep(0.02)
   process.kill()
   process.wait()
@@ -150,7 +196,9 @@ def test_devices_do_not_change_the_losses():
     run = train.Run(config, configuration.spec_of(batches[0]), jax.devices()[:devices])
     state, frozen, found = run.init(jax.random.key(0)), run.load_frozen(), []
     for batch in batches:
-      state, metrics = run.step(state, frozen, train.sharding.to_global(run.task.prepare(batch), run.mesh))
+      state, metrics = run.step(
+        state, frozen, train.sharding.to_global(run.task.prepare(batch), run.mesh)
+      )
       found.append(jax.device_get(metrics))
     return found
 
@@ -164,7 +212,9 @@ def test_devices_do_not_change_the_losses():
 def test_divergence_names_the_step_and_the_term(tmp_path):
   config = tiny(optim=dict(lr=1e25, schedule="constant"), save_every=1, log_every=1)
   advice = f"config.optim.lr.*--config.init_from={tmp_path} and config.optim.clip"
-  with pytest.raises(UserError, match=rf"step \d+: (loss|eval)/\w+ is (nan|inf); .*checkpoint.*{advice}") as e:
+  with pytest.raises(
+    UserError, match=rf"step \d+: (loss|eval)/\w+ is (nan|inf); .*checkpoint.*{advice}"
+  ) as e:
     train.train(config, tmp_path)
   assert "\n" not in str(e.value)
   for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
@@ -203,21 +253,34 @@ def test_a_conversion_is_trained_with_another_optimizer_on_other_data(tmp_path):
   source = tiny(ema_decay=0.0, optim={})
   spec = configuration.spec_of({"image": np.zeros((1, 16, 16, 3), np.uint8)})
   start = jax.device_get(train.Run(source, spec).init(jax.random.key(7)))
-  convert._write(tmp_path, source.to_dict(), {"image": ((16, 16, 3), "uint8")}, start.params, start.stats)
-  config = tiny(total_steps=1, accumulate=2, ema_decay=0.9, data=dict(name="shapes", size=32), ops=dict(size=32, channels=3))
+  convert._write(
+    tmp_path, source.to_dict(), {"image": ((16, 16, 3), "uint8")}, start.params, start.stats
+  )
+  config = tiny(
+    total_steps=1,
+    accumulate=2,
+    ema_decay=0.9,
+    data=dict(name="shapes", size=32),
+    ops=dict(size=32, channels=3),
+  )
   train.train(config, tmp_path)  # the first of two gradients of an update
   assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0", "1"]
   assert configuration.read_spec(tmp_path)["image"].shape == (1, 32, 32, 3)
   end = final_state(tmp_path)
   jax.tree.map(np.testing.assert_array_equal, end.params, start.params)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), end.ema, start.params["model"])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), end.ema, start.params["model"]
+  )
 
 
-@pytest.mark.parametrize("values, message", [
+@pytest.mark.parametrize(
+  "values, message",
+  [
     (dict(best="-psnrr"), "config.best: there is no held-out figure 'psnrr'. Did you mean 'psnr'"),
     (dict(ops=dict(size=8, channels=3)), "SSIM needs images of at least 11 pixels"),
     (dict(evaluators=["sim"]), "evaluators: unknown name 'sim'. Did you mean 'ssim'"),
-])
+  ],
+)
 def test_what_would_fail_at_the_first_save_fails_at_once(tmp_path, values, message):
   with pytest.raises(UserError, match=message):
     train.train(tiny(**values), tmp_path)
@@ -265,18 +328,24 @@ def test_a_kill_while_the_config_is_written_leaves_the_old_one(tmp_path, monkeyp
 
   config = tiny()
   configuration.save(config, tmp_path)
-  configuration.save_spec(configuration.spec_of({"image": np.zeros((1, 16, 16, 3), np.uint8)}), tmp_path)
+  configuration.save_spec(
+    configuration.spec_of({"image": np.zeros((1, 16, 16, 3), np.uint8)}), tmp_path
+  )
   before = {f.name: f.read_text() for f in tmp_path.iterdir()}
   monkeypatch.setattr(pathlib.Path, "replace", killed)
   configuration.save(config, tmp_path)  # nothing to write
   with pytest.raises(Crash):
     configuration.save(tiny(seed=3), tmp_path)
   with pytest.raises(Crash):
-    configuration.save_spec(configuration.spec_of({"image": np.zeros((1, 8, 8, 3), np.uint8)}), tmp_path)
+    configuration.save_spec(
+      configuration.spec_of({"image": np.zeros((1, 8, 8, 3), np.uint8)}), tmp_path
+    )
   assert {f.name: f.read_text() for f in tmp_path.glob("*.json")} == before
 
 
-@pytest.mark.parametrize("name, read", [("config.json", configuration.of_run), ("batch.json", configuration.read_spec)])
+@pytest.mark.parametrize(
+  "name, read", [("config.json", configuration.of_run), ("batch.json", configuration.read_spec)]
+)
 def test_a_cut_off_file_is_named(tmp_path, name, read):
   (tmp_path / name).write_text('{"seed": ')
   with pytest.raises(UserError, match=f"{name}: is damaged .* remove it"):

@@ -36,7 +36,11 @@ def test_resuming_drops_later_and_torn_lines(tmp_path):
 
 
 def test_table_aligns():
-  assert writers.table(["a", "bb"], [["x", 1]]).splitlines() == ["| a | bb |", "|---|---:|", "| x |  1 |"]
+  assert writers.table(["a", "bb"], [["x", 1]]).splitlines() == [
+    "| a | bb |",
+    "|---|---:|",
+    "| x |  1 |",
+  ]
 
 
 def test_metrics_are_never_written_anew(tmp_path, monkeypatch):
@@ -48,7 +52,9 @@ def test_metrics_are_never_written_anew(tmp_path, monkeypatch):
 
   monkeypatch.setattr(pathlib.Path, "write_text", refused)
   writers.Writer(tmp_path, step=10).close()
-  assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n' and (tmp_path / "metrics.jsonl").stat().st_ino == node
+  assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n' and (
+    tmp_path / "metrics.jsonl"
+  ).stat().st_ino == node
 
 
 class Terminal(io.StringIO):

@@ -1,8 +1,10 @@
-"""Measure speed: python -m vqjax.bench --config=configs/vqgan_imagenet_f16.py[:debug] [--data=PATH] [--config.FIELD=VALUE …]
+"""Measure speed: python -m vqjax.bench --config=configs/vqgan_imagenet_f16.py[:debug] [--data=PATH]
+[--config.FIELD=VALUE …]
 
-Prints compile time, step time (median and spread of repeats), examples/s, model FLOPs and their share of the
-device's peak where that is known, memory, and the input pipeline's own examples/s: the pipeline must not be what limits.
-`--suite=NAME` runs one of the comparisons in vqjax/suites instead.
+Prints compile time, step time (median and spread of repeats), examples/s, model FLOPs and their
+share of the device's peak where that is known, memory, and the input pipeline's own examples/s: the
+pipeline must not be what limits. `--suite=NAME` runs one of the comparisons in vqjax/suites
+instead.
 """
 
 from __future__ import annotations
@@ -18,10 +20,19 @@ import jax
 from vqjax import cli, config as configuration
 from vqjax.errors import UserError
 
-# Dense bf16 FLOP/s of one chip, from the vendors' data sheets; matched against the start of device_kind.
+# Dense bf16 FLOP/s of one chip, from the vendors' data sheets; matched against the start of
+# device_kind.
 PEAK = {
-    "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12, "TPU v4": 275e12, "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12, "TPU v6 lite": 918e12, "TPU v6e": 918e12,
+  "NVIDIA H100": 989e12,
+  "NVIDIA H200": 989e12,
+  "NVIDIA A100": 312e12,
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5e": 197e12,
+  "TPU v5p": 459e12,
+  "TPU v5": 459e12,
+  "TPU v6 lite": 918e12,
+  "TPU v6e": 918e12,
 }
 
 
@@ -30,8 +41,12 @@ def peak_flops(device: jax.Device) -> float | None:
   return next((v for k, v in PEAK.items() if device.device_kind.startswith(k)), None)
 
 
-def time_calls(fns: Mapping[str, Callable[[], Any]], repeats: int, calls: int = 1) -> dict[str, list[float]]:
-  """Seconds per call of each function, `repeats` times, taking turns so that a drifting machine hits all alike."""
+def time_calls(
+  fns: Mapping[str, Callable[[], Any]], repeats: int, calls: int = 1
+) -> dict[str, list[float]]:
+  """Seconds per call of each function, `repeats` times, taking turns so that a drifting machine
+  hits all alike.
+  """
   seconds: dict[str, list[float]] = {name: [] for name in fns}
   for fn in fns.values():
     jax.block_until_ready(fn())
@@ -73,33 +88,44 @@ def bench_config(config: Any, repeats: int) -> list[tuple[str, str]]:
     state, metrics = step(state, frozen, batch)
     return metrics
 
-  pipeline = time_calls({"pipeline": lambda: [next(stream) for _ in range(4)]}, max(3, repeats // 3))["pipeline"]
+  pipeline = time_calls(
+    {"pipeline": lambda: [next(stream) for _ in range(4)]}, max(3, repeats // 3)
+  )["pipeline"]
   seconds = time_calls({"step": one_step}, repeats)["step"]
   stream.close()
   median = statistics.median(seconds)
   parameters = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in state.params.items()}
   rows = [
-      ("devices", f"{jax.device_count()} {jax.devices()[0].device_kind}"),
-      ("batch size", f"{config.batch_size}"),
-      *((f"parameters, {k}", f"{v:,}") for k, v in parameters.items()),
-      ("compile time", f"{compile_seconds:.1f} s"),
-      ("step time", f"{1e3 * median:.1f} ms (from {1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f}, {repeats} repeats)"),
-      ("step", f"{config.batch_size / median:.1f} examples/s"),
-      ("input pipeline", f"{4 * config.batch_size / statistics.median(pipeline):.1f} examples/s"),
+    ("devices", f"{jax.device_count()} {jax.devices()[0].device_kind}"),
+    ("batch size", f"{config.batch_size}"),
+    *((f"parameters, {k}", f"{v:,}") for k, v in parameters.items()),
+    ("compile time", f"{compile_seconds:.1f} s"),
+    (
+      "step time",
+      f"{1e3 * median:.1f} ms (from {1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f}, {repeats} repeats)",
+    ),
+    ("step", f"{config.batch_size / median:.1f} examples/s"),
+    ("input pipeline", f"{4 * config.batch_size / statistics.median(pipeline):.1f} examples/s"),
   ]
   return rows + _flop_rows(run, state, frozen, batch, step, median) + _memory_rows(step)
 
 
-def _flop_rows(run: Any, state: Any, frozen: Any, batch: Any, step: Any, seconds: float) -> list[tuple[str, str]]:
+def _flop_rows(
+  run: Any, state: Any, frozen: Any, batch: Any, step: Any, seconds: float
+) -> list[tuple[str, str]]:
   total = flops(step) * jax.device_count()
   rows = [("FLOPs of a step", f"{total:.3e}")]
   if peak := peak_flops(jax.devices()[0]):
-    rows.append(("share of the device's bf16 peak", f"{total / seconds / (peak * jax.device_count()):.1%}"))
+    rows.append(
+      ("share of the device's bf16 peak", f"{total / seconds / (peak * jax.device_count()):.1%}")
+    )
   if len(run.task.passes) > 1:
     once = 0.0
     for fn in run.task.passes.values():
       grad = jax.jit(jax.grad(fn, argnums=0))
-      once += flops(grad.lower(state.params, state.stats, frozen, batch).compile()) * jax.device_count()
+      once += (
+        flops(grad.lower(state.params, state.stats, frozen, batch).compile()) * jax.device_count()
+      )
     rows.append(("FLOPs over the players' passes counted once", f"{total / once:.3f}"))
   return rows
 
@@ -107,10 +133,16 @@ def _flop_rows(run: Any, state: Any, frozen: Any, batch: Any, step: Any, seconds
 def _memory_rows(step: Any) -> list[tuple[str, str]]:
   memory = step.memory_analysis()
   mib = lambda n: f"{n / 2**20:,.0f} MiB"
-  rows = [("memory of the state and batch, per device", mib(memory.argument_size_in_bytes)),
-          ("temporary memory of a step, per device", mib(memory.temp_size_in_bytes))]
+  rows = [
+    ("memory of the state and batch, per device", mib(memory.argument_size_in_bytes)),
+    ("temporary memory of a step, per device", mib(memory.temp_size_in_bytes)),
+  ]
   stats = jax.devices()[0].memory_stats() or {}
-  return rows + ([("peak memory in use", mib(stats["peak_bytes_in_use"]))] if "peak_bytes_in_use" in stats else [])
+  return rows + (
+    [("peak memory in use", mib(stats["peak_bytes_in_use"]))]
+    if "peak_bytes_in_use" in stats
+    else []
+  )
 
 
 def main(argv: Sequence[str]) -> None:

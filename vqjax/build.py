@@ -1,4 +1,6 @@
-"""From a config's sub-dict to the callable it names: build("quantizers", cfg) returns quantizers.<name>.Model(**rest)."""
+"""From a config's sub-dict to the callable it names: build("quantizers", cfg) returns
+quantizers.<name>.Model(**rest).
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,15 @@ from typing import Any
 from vqjax.errors import UserError, near_miss
 
 # What a family's files define, where it is not `Model`.
-_CLASS = {"generation": "Scheme", "evaluators": "Measure", "data.sources": "Source"}
+_CLASS = {"schemes": "Scheme", "evaluators": "Measure", "data.sources": "Source"}
 # A sub-dict under one of these fields is built first, from the family given.
 _NESTED = {"quantizer": "quantizers"}
 # Fields with defaults that the program sets: a resolved config does not hold them.
 _SET = {
-    "autoencoders": {"channels", "out_channels"}, "generation": {"books"}, "priors": {"causal", "max_prefix", "prefix_grid", "modulation"}}
+  "autoencoders": {"channels", "out_channels"},
+  "schemes": {"books"},
+  "priors": {"causal", "max_prefix", "prefix_grid", "modulation"},
+}
 # Sub-dicts whose `name` chooses something.
 _NAMED = ("data", "disc", "model", "optim", "optim_disc", "quantizer", "scheme")
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -53,16 +58,19 @@ def build(family: str, config: Mapping[str, Any], path: str = "config", **fixed:
   """
   name, cls, config = _named(family, config, path)
   fields = {
-      key: build(_NESTED[key], value, f"{path}.{key}") if key in _NESTED and isinstance(value, Mapping) else value
-      for key, value in config.items()
+    key: build(_NESTED[key], value, f"{path}.{key}")
+    if key in _NESTED and isinstance(value, Mapping)
+    else value
+    for key, value in config.items()
   }
   check_fields(cls, fields, f"{path}({name})")
   for key in fixed.keys() & fields.keys():
     raise UserError(f"{path}.{key}: is set by the program here; remove it from the config.")
   fields |= fixed
   required = {
-      f.name for f in dataclasses.fields(cls)
-      if f.init and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    f.name
+    for f in dataclasses.fields(cls)
+    if f.init and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
   }
   if missing := sorted(required - fields.keys() - {"parent"}):
     raise UserError(f"{path}({name}): needs {', '.join(missing)}.")
@@ -73,13 +81,18 @@ def build(family: str, config: Mapping[str, Any], path: str = "config", **fixed:
 
 
 def filled(family: str, config: Mapping[str, Any], path: str = "config") -> dict[str, Any]:
-  """`config` with the defaults of what it names, nested sub-dicts too, but for the fields that the program sets.
+  """`config` with the defaults of what it names, nested sub-dicts too, but for the fields that the
+  program sets.
 
   Raises:
     UserError: unknown name, unknown field or a value of the wrong type.
   """
   name, cls, fields = _named(family, config, path)
-  nested = {k: filled(_NESTED[k], v, f"{path}.{k}") for k, v in fields.items() if k in _NESTED and isinstance(v, Mapping)}
+  nested = {
+    k: filled(_NESTED[k], v, f"{path}.{k}")
+    for k, v in fields.items()
+    if k in _NESTED and isinstance(v, Mapping)
+  }
   check_fields(cls, {k: v for k, v in fields.items() if k not in nested}, f"{path}({name})")
   kept = {k: v for k, v in defaults(cls).items() if k not in _SET.get(family, ())}
   return {"name": name} | kept | fields | nested
@@ -98,9 +111,13 @@ def defaults(target: Any) -> dict[str, Any]:
 
 def _named(family: str, config: Mapping[str, Any], path: str) -> tuple[str, Any, dict[str, Any]]:
   """The name in a sub-dict, the class that it names, and the other entries."""
-  config = config.to_dict() if hasattr(config, "to_dict") else config  # a ConfigDict's sub-dicts are no Mappings
+  config = (
+    config.to_dict() if hasattr(config, "to_dict") else config
+  )  # a ConfigDict's sub-dicts are no Mappings
   if not isinstance(config, Mapping):
-    raise UserError(f"{path}: {config!r} is a {type(config).__name__}, not a sub-dict with a 'name'.")
+    raise UserError(
+      f"{path}: {config!r} is a {type(config).__name__}, not a sub-dict with a 'name'."
+    )
   fields = dict(config)
   if "name" not in fields:
     raise UserError(f"{path}: has no 'name'. Choose from {', '.join(names(family))}.")
@@ -111,18 +128,26 @@ def _named(family: str, config: Mapping[str, Any], path: str) -> tuple[str, Any,
 def _fields(target: Any) -> list[dataclasses.Field]:
   """What a config may set of a dataclass; linen's own fields of a module are not among it."""
   fields = [f for f in dataclasses.fields(target) if f.init]
-  return [f for f in fields if f.name not in ("parent", "name")] if any(f.name == "parent" for f in fields) else fields
+  return (
+    [f for f in fields if f.name not in ("parent", "name")]
+    if any(f.name == "parent" for f in fields)
+    else fields
+  )
 
 
 def check_fields(target: Any, values: Mapping[str, Any], path: str) -> None:
-  """Raises UserError where `values` has a key that the dataclass `target` lacks, or a value of another type."""
+  """Raises UserError where `values` has a key that the dataclass `target` lacks, or a value of
+  another type.
+  """
   hints = typing.get_type_hints(target)
   known = {f.name for f in _fields(target)}
   for key, value in values.items():
     if key not in known:
       raise UserError(f"{path}.{key}: unknown field.{near_miss(str(key), known)}")
     if not _fits(value, hints.get(key, Any)):
-      raise UserError(f"{path}.{key}: {_misfit(value, hints[key], f'{path}.{key}', defaults(target).get(key))}")
+      raise UserError(
+        f"{path}.{key}: {_misfit(value, hints[key], f'{path}.{key}', defaults(target).get(key))}"
+      )
     if key == "dtype" and value not in _DTYPES:
       raise UserError(f"{path}.{key}: {value!r} is none of {', '.join(_DTYPES)}.")
 
@@ -134,7 +159,10 @@ def _misfit(value: Any, hint: Any, path: str, default: Any) -> str:
   path = re.sub(r"\(.*?\)", "", path)
   kind, remedy = hint.__name__ if isinstance(hint, type) else str(hint), ""
   if (field := path.rpartition(".")[2]) in _NAMED or _fits({}, hint):
-    kind, remedy = "a sub-dict", f"; write {path}.name={value}" if field in _NAMED else f"; write {path}.FIELD=VALUE"
+    kind, remedy = (
+      "a sub-dict",
+      f"; write {path}.name={value}" if field in _NAMED else f"; write {path}.FIELD=VALUE",
+    )
   elif hint is Sequence:
     kind, remedy = "a list", f"; for example {default or (value,)}"
   return f"{value!r} is a {type(value).__name__}, not {kind}{remedy}."
@@ -146,7 +174,10 @@ def _plain(value: Any) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-  """Whether `value` may stand where `hint` is declared. Hints beyond plain types, unions and sequences pass."""
+  """Whether `value` may stand where `hint` is declared.
+
+  Hints beyond plain types, unions and sequences pass.
+  """
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin in (typing.Union, types.UnionType):
     return any(_fits(value, a) for a in args)

@@ -1,4 +1,7 @@
-"""Checkpoints: every Orbax call of the project. A step holds the state, the data position and a fingerprint."""
+"""Checkpoints: every Orbax call of the project.
+
+A step holds the state, the data position and a fingerprint.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +48,11 @@ class StreamRestore(ocp.args.CheckpointArgs):
 
 
 def fingerprint(tree: Any) -> list[int]:
-  """For each leaf a position-weighted sum of its bits modulo 2^32: the same however the leaf is sharded."""
-  # Leaf by leaf: the leaves of a state share few shapes, and one program over all of them takes long to compile.
+  """For each leaf a position-weighted sum of its bits modulo 2^32: the same however the leaf is
+  sharded.
+  """
+  # Leaf by leaf: the leaves of a state share few shapes, and one program over all of them takes
+  # long to compile.
   return [int(x) for x in jax.device_get([_digest(leaf) for leaf in jax.tree.leaves(tree)])]
 
 
@@ -63,11 +69,15 @@ def _fingerprints(tree: Any) -> dict[str, int]:
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-  return {sharding.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  return {
+    sharding.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def _check_contents(tree: Any, saved: Any) -> None:
-  """Raises ValueError where a leaf of `tree` is not what was saved; `saved` is the item "check", as JSON gives it back."""
+  """Raises ValueError where a leaf of `tree` is not what was saved; `saved` is the item "check", as
+  JSON gives it back.
+  """
   found, saved = _fingerprints(tree), saved["fingerprint"]
   if isinstance(saved, list):  # written without paths: tells of whole states only
     same = len(saved) != len(found) or saved == list(found.values())
@@ -78,13 +88,19 @@ def _check_contents(tree: Any, saved: Any) -> None:
 
 
 def _check_shapes(saved: Any, abstract: Any, where: str, whole: bool) -> None:
-  """Raises UserError naming the first leaf in which a checkpoint differs from `abstract`; `whole`: it holds no other leaves either."""
-  describe = lambda leaf: "nothing" if leaf is None else f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
+  """Raises UserError naming the first leaf in which a checkpoint differs from `abstract`; `whole`:
+  it holds no other leaves either.
+  """
+  describe = lambda leaf: (
+    "nothing" if leaf is None else f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
+  )
   there, wanted = ({k: describe(v) for k, v in _leaves(tree).items()} for tree in (saved, abstract))
-  for path in (wanted | there if whole else wanted):
+  for path in wanted | there if whole else wanted:
     old, new = there.get(path, describe(None)), wanted.get(path, describe(None))
     if old != new:
-      raise UserError(f"{where}: holds {old} as {path}, the config makes it {new}; give it the values that this was trained with.")
+      raise UserError(
+        f"{where}: holds {old} as {path}, the config makes it {new}; give it the values that this was trained with."
+      )
 
 
 def _check_metadata(manager: ocp.CheckpointManager, step: int, abstract: Any, whole: bool) -> None:
@@ -95,9 +111,16 @@ def _check_metadata(manager: ocp.CheckpointManager, step: int, abstract: Any, wh
 
 
 def _damage(error: Exception) -> str:
-  """What an error on reading says about the files: each library raises its own kinds. Raises it where it speaks of something else."""
+  """What an error on reading says about the files: each library raises its own kinds.
+
+  Raises it where it speaks of something else.
+  """
   innocent = (UserError, MemoryError, jax.errors.JaxRuntimeError)
-  if isinstance(error, innocent) or isinstance(error.__cause__, innocent) or "RESOURCE_EXHAUSTED" in str(error):
+  if (
+    isinstance(error, innocent)
+    or isinstance(error.__cause__, innocent)
+    or "RESOURCE_EXHAUSTED" in str(error)
+  ):
     raise error
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
@@ -109,7 +132,9 @@ def identity(config: Any, weights: Any) -> str:
 
 
 class Checkpoints:
-  """The checkpoints of one workdir: the newest `keep` and the best by a held-out metric; saving is asynchronous."""
+  """The checkpoints of one workdir: the newest `keep` and the best by a held-out metric; saving is
+  asynchronous.
+  """
 
   def __init__(self, workdir: pathlib.Path, keep: int = 1, best: str = ""):
     self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
@@ -120,13 +145,25 @@ class Checkpoints:
     preserved = [policies.LatestN(self._keep)]
     if self._best:
       name, smaller = self._best.removeprefix("-"), self._best.startswith("-")
-      preserved.append(policies.BestN(
-          get_metric_fn=lambda m: m[name], reverse=smaller, n=1, keep_checkpoints_without_metrics=False))
+      preserved.append(
+        policies.BestN(
+          get_metric_fn=lambda m: m[name],
+          reverse=smaller,
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
     return ocp.CheckpointManager(
-        self.directory,
-        options=ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(preserved), cleanup_tmp_directories=True),
-        item_handlers={"state": ocp.StandardCheckpointHandler(), "data": StreamHandler(), "check": ocp.JsonCheckpointHandler()})
+      self.directory,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(preserved), cleanup_tmp_directories=True
+      ),
+      item_handlers={
+        "state": ocp.StandardCheckpointHandler(),
+        "data": StreamHandler(),
+        "check": ocp.JsonCheckpointHandler(),
+      },
+    )
 
   def steps(self) -> list[int]:
     return sorted(self._manager.all_steps())
@@ -138,7 +175,14 @@ class Checkpoints:
     self.wait()
     self._manager.close()
 
-  def save(self, step: int, state: Any, stream: Any, metrics: dict[str, float] | None = None, window: Any = None) -> None:
+  def save(
+    self,
+    step: int,
+    state: Any,
+    stream: Any,
+    metrics: dict[str, float] | None = None,
+    window: Any = None,
+  ) -> None:
     """Writes step `step` in the background; returns once the state has left the device.
 
     Args:
@@ -146,19 +190,26 @@ class Checkpoints:
       state: the training state.
       stream: the data stream, at the position that the next step continues from.
       metrics: held-out figures by which the best checkpoint is kept; None where none were measured.
-      window: JSON; training metrics not yet logged, so that a continued run logs what an uninterrupted one would.
+      window: JSON; training metrics not yet logged, so that a continued run logs what an
+        uninterrupted one would.
     """
     if step in self._manager.all_steps():
       return
     check = {"fingerprint": _fingerprints(state), "window": window or {}}
-    items = dict(state=ocp.args.StandardSave(state), data=StreamSave(stream), check=ocp.args.JsonSave(check))
+    items = dict(
+      state=ocp.args.StandardSave(state), data=StreamSave(stream), check=ocp.args.JsonSave(check)
+    )
     self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics or None)
 
-  def restore(self, abstract: Any, open_stream: Callable[[int], Any]) -> tuple[Any, Any, Any] | None:
-    """(state, data stream at its position, window) of the newest step that reads back whole; None where no training was saved.
+  def restore(
+    self, abstract: Any, open_stream: Callable[[int], Any]
+  ) -> tuple[Any, Any, Any] | None:
+    """(state, data stream at its position, window) of the newest step that reads back whole; None
+    where no training was saved.
 
-    A step that is cut short or whose fingerprint does not match is reported, moved aside, and the one before is tried. Step 0, a
-    conversion's, holds weights and no training: see `restore_params`.
+    A step that is cut short or whose fingerprint does not match is reported, moved aside, and the
+    one before is tried. Step 0, a conversion's, holds weights and no training: see
+    `restore_params`.
 
     Args:
       abstract: ShapeDtypeStructs with shardings, as the state shall be laid out.
@@ -176,10 +227,17 @@ class Checkpoints:
         return state, stream, check["window"]
       except Exception as e:
         stream.close()
-        log.warning("checkpoint %d in %s cannot be read (%s); using the one before", step, self.directory, _damage(e))
+        log.warning(
+          "checkpoint %d in %s cannot be read (%s); using the one before",
+          step,
+          self.directory,
+          _damage(e),
+        )
         self._set_aside(step)
     if trained and not self.steps():
-      raise UserError(f"--workdir: none of the checkpoints in {self.directory} can be read; they are kept in damaged_checkpoints.")
+      raise UserError(
+        f"--workdir: none of the checkpoints in {self.directory} can be read; they are kept in damaged_checkpoints."
+      )
     return None
 
   def _read(self, step: int, abstract: Any) -> tuple[Any, Any]:
@@ -197,6 +255,7 @@ class Checkpoints:
       (self.directory / str(step)).rename(damaged / f"{step}-{len(list(damaged.iterdir()))}")
     if jax.process_count() > 1:  # or another process still finds the step where it was
       from jax.experimental import multihost_utils
+
       multihost_utils.sync_global_devices(f"checkpoint {step} set aside")
     self._manager = self._open()
 
@@ -205,18 +264,25 @@ class Checkpoints:
 
 
 def restore_params(workdir: pathlib.Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
-  """The part of a run's newest readable state that `abstract` names, e.g. {"params": …, "stats": …}; nothing else is read.
+  """The part of a run's newest readable state that `abstract` names, e.g. {"params": …, "stats":
+  …}; nothing else is read.
 
-  A step that is cut short, or whose fingerprint does not match, is reported and passed over; it stays where it is.
+  A step that is cut short, or whose fingerprint does not match, is reported and passed over; it
+  stays where it is.
 
   Raises:
-    UserError: no checkpoint, none that can be read, or one that lacks a part or has it in another shape.
+    UserError: no checkpoint, none that can be read, or one that lacks a part or has it in another
+      shape.
   """
   directory = pathlib.Path(workdir).absolute() / "checkpoints"
   if not directory.is_dir():
     raise UserError(f"--workdir={workdir}: holds no checkpoint.")
   target = dict(abstract)
-  part = ocp.args.PyTreeRestore(item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True)
+  part = ocp.args.PyTreeRestore(
+    item=target,
+    restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+    partial_restore=True,
+  )
   handlers = {"state": ocp.PyTreeCheckpointHandler(), "check": ocp.JsonCheckpointHandler()}
   options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
   with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
@@ -225,15 +291,23 @@ def restore_params(workdir: pathlib.Path, abstract: Mapping[str, Any]) -> dict[s
     for step in steps:
       try:
         _check_metadata(manager, step, target, whole=False)
-        restored = manager.restore(step, args=ocp.args.Composite(state=part, check=ocp.args.JsonRestore()))
+        restored = manager.restore(
+          step, args=ocp.args.Composite(state=part, check=ocp.args.JsonRestore())
+        )
         _check_contents(restored["state"], restored["check"])
         return restored["state"]
       except Exception as e:
-        log.warning("checkpoint %d in %s cannot be read (%s); looking at the one before", step, directory, _damage(e))
+        log.warning(
+          "checkpoint %d in %s cannot be read (%s); looking at the one before",
+          step,
+          directory,
+          _damage(e),
+        )
   raise UserError(f"--workdir={workdir}: none of its checkpoints can be read.")
 
 
 def with_sharding(abstract: Any, shardings: Any) -> Any:
   """ShapeDtypeStructs that carry their shardings."""
-  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+  )

@@ -1,4 +1,6 @@
-"""What every command shares: flags, devices, the compilation cache, and errors as one line instead of a traceback."""
+"""What every command shares: flags, devices, the compilation cache, and errors as one line instead
+of a traceback.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,18 @@ from vqjax.errors import UserError
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-  return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+  return argparse.ArgumentParser(
+    description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+  )
 
 
 def setup() -> None:
-  """Logging, the persistent compilation cache, and the distributed runtime where the launcher asks for it.
+  """Logging, the persistent compilation cache, and the distributed runtime where the launcher asks
+  for it.
 
-  VQJAX_DISTRIBUTED=1 starts jax.distributed: on TPU pods, Slurm and GKE it finds the other processes by itself; elsewhere
-  set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. VQJAX_CACHE moves the compilation cache ("" turns it off).
+  VQJAX_DISTRIBUTED=1 starts jax.distributed: on TPU pods, Slurm and GKE it finds the other
+  processes by itself; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+  VQJAX_CACHE moves the compilation cache ("" turns it off).
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   import jax
@@ -42,18 +48,24 @@ def setup() -> None:
     arguments = {}
     if "JAX_NUM_PROCESSES" in os.environ:
       arguments = dict(
-          coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"], num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
-          process_id=int(os.environ["JAX_PROCESS_ID"]))
+        coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
+        num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
+        process_id=int(os.environ["JAX_PROCESS_ID"]),
+      )
     jax.distributed.initialize(**arguments)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Runs a command's main on the arguments; a UserError, or what the system has against a path, is one line on stderr and status 1."""
+  """Runs a command's main on the arguments; a UserError, or what the system has against a path, is
+  one line on stderr and status 1.
+  """
   try:
     setup()
     main(sys.argv[1:])
   except (UserError, OSError) as e:
-    if isinstance(e, OSError) and e.errno is None:  # not the system's, but some library's word: no mistake of the user's
+    if (
+      isinstance(e, OSError) and e.errno is None
+    ):  # not the system's, but some library's word: no mistake of the user's
       raise
     print(f"error: {e}", file=sys.stderr, flush=True)
     sys.exit(1)

@@ -1,4 +1,6 @@
-"""A run's configuration: read from a Python file, overridden on the command line, completed, checked, saved, compared."""
+"""A run's configuration: read from a Python file, overridden on the command line, completed,
+checked, saved, compared.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,23 @@ from vqjax.errors import UserError, near_miss
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """The top level of every config, with its defaults. Sub-dicts are the keyword arguments of one callable each."""
+  """The top level of every config, with its defaults.
+
+  Sub-dicts are the keyword arguments of one callable each.
+  """
 
   task: str = "autoencode"  # a file of vqjax/tasks
   seed: int = 0
   batch_size: int = 64  # over all devices and processes
   total_steps: int = 10_000
-  data: dict = dataclasses.field(default_factory=lambda: {"name": "shapes"})  # a source of vqjax/data/sources
+  data: dict = dataclasses.field(
+    default_factory=lambda: {"name": "shapes"}
+  )  # a source of vqjax/data/sources
   ops: dict = dataclasses.field(default_factory=dict)  # vqjax.data.ops.Ops
   model: dict = dataclasses.field(default_factory=dict)  # vqjax/autoencoders or vqjax/priors
   disc: dict | None = None  # vqjax/discriminators; None trains without an adversary
   loss: dict = dataclasses.field(default_factory=dict)  # the task's Losses
-  scheme: dict | None = None  # vqjax/generation, for priors
+  scheme: dict | None = None  # vqjax/schemes, for priors
   condition: dict | None = None  # the prior task's Condition
   tokenizer: str | None = None  # workdir of the tokenizer, for priors
   optim: dict = dataclasses.field(default_factory=dict)  # vqjax.optim.Optimizer, for every player
@@ -46,38 +53,66 @@ class Run:
   evaluators: Sequence = ()  # measures of vqjax/evaluators; empty means the task's own
   log_every: int = 50
   save_every: int = 1_000  # also evaluates and draws previews
-  eval_examples: int = 1_024  # held-out examples measured at each save; the commands use the whole split
+  eval_examples: int = (
+    1_024  # held-out examples measured at each save; the commands use the whole split
+  )
   keep: int = 2  # newest checkpoints kept, besides the best
-  best: str = ""  # held-out metric that names the best checkpoint, "-" before it where smaller is better
+  best: str = (
+    ""  # held-out metric that names the best checkpoint, "-" before it where smaller is better
+  )
   preview: int = 8  # images per preview
 
   debug: dict = dataclasses.field(default_factory=dict)  # overrides applied by --config=FILE:debug
 
 
 # What may differ between a checkpoint and the run that continues it.
-_FREE = ("total_steps", "log_every", "save_every", "eval_examples", "keep", "best", "preview", "mesh", "sharding", "evaluators",
-         "debug", "init_from", "optim.lr", "optim_disc.lr")
+_FREE = (
+  "total_steps",
+  "log_every",
+  "save_every",
+  "eval_examples",
+  "keep",
+  "best",
+  "preview",
+  "mesh",
+  "sharding",
+  "evaluators",
+  "debug",
+  "init_from",
+  "optim.lr",
+  "optim_disc.lr",
+)
 
 # Whose keyword arguments the sub-dicts are: of what `name` chooses in a family, or of one class.
-_FAMILIES = {"data": "data.sources", "disc": "discriminators", "scheme": "generation"}
-_CLASSES = {"ops": "data.ops.Ops", "optim": "optim.Optimizer", "optim_disc": "optim.Optimizer", "mesh": "sharding.Axes"}
+_FAMILIES = {"data": "data.sources", "disc": "discriminators", "scheme": "schemes"}
+_CLASSES = {
+  "ops": "data.ops.Ops",
+  "optim": "optim.Optimizer",
+  "optim_disc": "optim.Optimizer",
+  "mesh": "sharding.Axes",
+}
 _OF_TASK = {
-    "autoencode": ({"model": "autoencoders"}, {"loss": "tasks._loss_terms.Losses"}),
-    "prior": ({"model": "priors"}, {"condition": "tasks.conditions.Condition"}),
+  "autoencode": ({"model": "autoencoders"}, {"loss": "tasks._loss_terms.Losses"}),
+  "prior": ({"model": "priors"}, {"condition": "tasks.conditions.Condition"}),
 }
 
 
 def load(path: str) -> ConfigDict:
-  """Reads `FILE[:ARG]`: runs the file's `get_config(ARG)`. The argument `debug` applies the config's own `debug` overrides.
+  """Reads `FILE[:ARG]`: runs the file's `get_config(ARG)`. The argument `debug` applies the
+  config's own `debug` overrides.
 
   Raises:
     UserError: no such file, or an argument that the config does not take.
   """
   file, _, arg = path.partition(":")
   if not pathlib.Path(file).is_file():
-    raise UserError(f"--config={path}: there is no file {file}. The configs that come with vqjax are in configs/.")
+    raise UserError(
+      f"--config={path}: there is no file {file}. The configs that come with vqjax are in configs/."
+    )
   root = str(pathlib.Path(file).resolve().parents[1])
-  if root not in sys.path:  # so that configs/a.py may import from configs, whatever the current folder
+  if (
+    root not in sys.path
+  ):  # so that configs/a.py may import from configs, whatever the current folder
     sys.path.append(root)
   spec = importlib.util.spec_from_file_location("vqjax_config", file)
   module = importlib.util.module_from_spec(spec)
@@ -85,12 +120,18 @@ def load(path: str) -> ConfigDict:
   if not hasattr(module, "get_config"):
     raise UserError(f"--config={path}: {file} defines no get_config().")
   takes_argument = module.get_config.__code__.co_argcount > 0
-  values = module.get_config(None if arg in ("", "debug") else arg) if takes_argument else module.get_config()
+  values = (
+    module.get_config(None if arg in ("", "debug") else arg)
+    if takes_argument
+    else module.get_config()
+  )
   config = ConfigDict(values)
   config.unlock()
   known = ["debug"] if config.get("debug") else []
   if arg and arg not in known and (arg == "debug" or not takes_argument):
-    raise UserError(f"--config={path}: {file} takes no argument {arg!r}.{near_miss(arg, known) if known else ' It takes none.'}")
+    raise UserError(
+      f"--config={path}: {file} takes no argument {arg!r}.{near_miss(arg, known) if known else ' It takes none.'}"
+    )
   if arg == "debug":
     for name, value in config.debug.items():
       _merge(config, name, value)
@@ -104,7 +145,11 @@ def _nested(value: Any) -> bool:
 def _merge(config: ConfigDict, name: str, value: Any) -> None:
   """Sets config[name]; a mapping that names no other callable is merged into the one that is there."""
   present = config.get(name)
-  if _nested(value) and _nested(present) and value.get("name", present.get("name")) == present.get("name"):
+  if (
+    _nested(value)
+    and _nested(present)
+    and value.get("name", present.get("name")) == present.get("name")
+  ):
     for key, inner in value.items():
       _merge(present, key, inner)
   else:
@@ -112,12 +157,18 @@ def _merge(config: ConfigDict, name: str, value: Any) -> None:
 
 
 def override(config: ConfigDict, assignments: Sequence[str]) -> None:
-  """Applies `a.b.c=value`: outer fields before inner ones, a `name` before the fields beside it, else in order.
+  """Applies `a.b.c=value`: outer fields before inner ones, a `name` before the fields beside it,
+  else in order.
 
-  A new `name` drops the fields that belonged to the old one; an assignment drops earlier ones to what it replaces.
+  A new `name` drops the fields that belonged to the old one; an assignment drops earlier ones to
+  what it replaces.
   """
   pairs = [_pair(assignment) for assignment in assignments]
-  pairs = [(path, value) for i, (path, value) in enumerate(pairs) if not any(path[:len(p)] == p != path for p, _ in pairs[i + 1:])]
+  pairs = [
+    (path, value)
+    for i, (path, value) in enumerate(pairs)
+    if not any(path[: len(p)] == p != path for p, _ in pairs[i + 1 :])
+  ]
   for path, value in sorted(pairs, key=lambda pair: (len(pair[0]), pair[0][-1] != "name")):
     _assign(config, path, value)
 
@@ -126,7 +177,9 @@ def _pair(assignment: str) -> tuple[list[str], Any]:
   path, equals, text = assignment.partition("=")
   keys = path.split(".")
   if not equals or not all(keys):
-    raise UserError(f"--config.{assignment}: write --config.FIELD=VALUE, for example --config.optim.lr=1e-4.")
+    raise UserError(
+      f"--config.{assignment}: write --config.FIELD=VALUE, for example --config.optim.lr=1e-4."
+    )
   known = {f.name for f in dataclasses.fields(Run)}
   if keys[0] not in known:
     raise UserError(f"--config.{path}: unknown field {keys[0]!r}.{near_miss(keys[0], known)}")
@@ -139,7 +192,9 @@ def _assign(config: ConfigDict, path: Sequence[str], value: Any) -> None:
     if node.get(key) is None:
       node[key] = ConfigDict()
     if not _nested(node[key]):
-      raise UserError(f"--config.{'.'.join(path)}: config.{'.'.join(path[:i + 1])} is {node[key]!r}, which has no fields.")
+      raise UserError(
+        f"--config.{'.'.join(path)}: config.{'.'.join(path[: i + 1])} is {node[key]!r}, which has no fields."
+      )
     node = node[key]
   if leaf == "name" and node.get("name") not in (None, value):
     for stale in list(node):
@@ -160,21 +215,38 @@ def _literal(text: str) -> Any:
 
 
 def complete(config: Mapping[str, Any]) -> ConfigDict:
-  """Fills in the defaults of the top level and of every sub-dict, and checks names, fields and types.
+  """Fills in the defaults of the top level and of every sub-dict, and checks names, fields and
+  types.
 
-  Left out are only the fields that the program sets: a completed config says what was run, whatever the defaults become.
+  Left out are only the fields that the program sets: a completed config says what was run, whatever
+    the defaults become.
   Raises UserError with the near miss for an unknown field.
   """
   values = _plain(config)
   build.check_fields(Run, values, "config")
   values = dataclasses.asdict(Run(**values))
-  for name in ("batch_size", "total_steps", "log_every", "save_every", "eval_examples", "accumulate", "keep", "preview"):
+  for name in (
+    "batch_size",
+    "total_steps",
+    "log_every",
+    "save_every",
+    "eval_examples",
+    "accumulate",
+    "keep",
+    "preview",
+  ):
     if values[name] < 1:
       raise UserError(f"config.{name}: {values[name]} is not positive.")
   if not 0 <= values["ema_decay"] < 1:
-    raise UserError(f"config.ema_decay: {values['ema_decay']} is outside [0, 1); 0 keeps no average.")
+    raise UserError(
+      f"config.ema_decay: {values['ema_decay']} is outside [0, 1); 0 keeps no average."
+    )
   for i, measure in enumerate(values["evaluators"]):
-    build.filled("evaluators", {"name": measure} if isinstance(measure, str) else measure, f"config.evaluators[{i}]")
+    build.filled(
+      "evaluators",
+      {"name": measure} if isinstance(measure, str) else measure,
+      f"config.evaluators[{i}]",
+    )
   return ConfigDict(values | _filled(values))
 
 
@@ -182,7 +254,11 @@ def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
   """The sub-dicts with the defaults of the callables that they are for."""
   build.module("tasks", values["task"])
   families, classes = _OF_TASK.get(values["task"], ({}, {}))
-  filled = {k: build.filled(v, values[k], f"config.{k}") for k, v in (_FAMILIES | families).items() if values[k] is not None}
+  filled = {
+    k: build.filled(v, values[k], f"config.{k}")
+    for k, v in (_FAMILIES | families).items()
+    if values[k] is not None
+  }
   for field, target in (_CLASSES | classes).items():
     if values[field] is not None:
       file, _, name = target.rpartition(".")
@@ -193,14 +269,18 @@ def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-  """ConfigDicts to dicts, lists to tuples: what JSON makes of a config compares equal to the config."""
+  """ConfigDicts to dicts, lists to tuples: what JSON makes of a config compares equal to the
+  config.
+  """
   if _nested(value):
     return {k: _plain(v) for k, v in value.items()}
   return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def write_json(file: pathlib.Path, content: Any) -> None:
-  """Writes JSON beside `file`, then puts it in its place: a run that is killed meanwhile finds the old or the new one, never half."""
+  """Writes JSON beside `file`, then puts it in its place: a run that is killed meanwhile finds the
+  old or the new one, never half.
+  """
   text = json.dumps(content, indent=2) + "\n"
   if file.exists() and file.read_bytes() == text.encode():
     return
@@ -214,7 +294,9 @@ def read_json(file: pathlib.Path) -> Any:
   try:
     return json.loads(file.read_text())
   except ValueError as e:
-    raise UserError(f"{file}: is damaged ({e}); remove it and run python -m vqjax.main with --config again.") from None
+    raise UserError(
+      f"{file}: is damaged ({e}); remove it and run python -m vqjax.main with --config again."
+    ) from None
 
 
 def save(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -225,13 +307,17 @@ def of_run(workdir: pathlib.Path) -> ConfigDict:
   """The resolved config of a run. Raises UserError where `workdir` holds none."""
   file = pathlib.Path(workdir) / "config.json"
   if not file.is_file():
-    raise UserError(f"--workdir={workdir}: holds no run (no config.json). Train one with python -m vqjax.main.")
+    raise UserError(
+      f"--workdir={workdir}: holds no run (no config.json). Train one with python -m vqjax.main."
+    )
   return complete(read_json(file))
 
 
 def spec_of(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes and types of a batch's arrays; what is no array (captions) is left out."""
-  return {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items() if isinstance(v, np.ndarray)}
+  return {
+    k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items() if isinstance(v, np.ndarray)
+  }
 
 
 def save_spec(spec: Mapping[str, jax.ShapeDtypeStruct], workdir: pathlib.Path) -> None:
@@ -239,25 +325,37 @@ def save_spec(spec: Mapping[str, jax.ShapeDtypeStruct], workdir: pathlib.Path) -
 
 
 def read_spec(workdir: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct] | None:
-  """The batches that the run in `workdir` was built for, with one row, or None where it has not started."""
+  """The batches that the run in `workdir` was built for, with one row, or None where it has not
+  started.
+  """
   file = pathlib.Path(workdir) / "batch.json"
   if not file.exists():
     return None
-  return {k: jax.ShapeDtypeStruct((1, *shape), dtype) for k, (shape, dtype) in read_json(file).items()}
+  return {
+    k: jax.ShapeDtypeStruct((1, *shape), dtype) for k, (shape, dtype) in read_json(file).items()
+  }
 
 
 def check_same(saved: ConfigDict, new: ConfigDict, within: Sequence[str] = ("",)) -> None:
-  """Raises UserError naming the first field in which a continued run would differ from what its checkpoints were made with.
+  """Raises UserError naming the first field in which a continued run would differ from what its
+  checkpoints were made with.
 
   `within` holds the beginnings of the paths that matter.
   """
   old, now = flatten(complete(saved)), flatten(complete(new))
   # Outer fields and names first: another model differs in all the rest.
-  for path in sorted(old.keys() | now.keys(), key=lambda path: (path.count("."), not path.endswith(".name"), path)):
-    if old.get(path) != now.get(path) and path.startswith(tuple(within)) and not any(path == f or path.startswith(f + ".") for f in _FREE):
+  for path in sorted(
+    old.keys() | now.keys(), key=lambda path: (path.count("."), not path.endswith(".name"), path)
+  ):
+    if (
+      old.get(path) != now.get(path)
+      and path.startswith(tuple(within))
+      and not any(path == f or path.startswith(f + ".") for f in _FREE)
+    ):
       raise UserError(
-          f"config.{path}: this workdir was trained with {old.get(path)!r}, the config says {now.get(path)!r}. "
-          "Restore the value, or start in a new --workdir.")
+        f"config.{path}: this workdir was trained with {old.get(path)!r}, the config says {now.get(path)!r}. "
+        "Restore the value, or start in a new --workdir."
+      )
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The one exception for what a user can mend: commands print it as a single line, without a traceback."""
+"""The one exception for what a user can mend: commands print it as a single line, without a
+traceback.
+"""
 
 from __future__ import annotations
 

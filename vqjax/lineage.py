@@ -1,4 +1,6 @@
-"""Which tokenizer belongs to a run: the frozen one it began with, and the one that made the codes it reads."""
+"""Which tokenizer belongs to a run: the frozen one it began with, and the one that made the codes
+it reads.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from vqjax.errors import UserError
 
 
 def check_frozen(run: Any, frozen: Any, workdir: pathlib.Path, begin: bool = False) -> None:
-  """Ties a run to the tokenizer that it began with: with `begin` its hash is written into the workdir, where there is none.
+  """Ties a run to the tokenizer that it began with: with `begin` its hash is written into the
+  workdir, where there is none.
 
   Raises:
     UserError: another one lies at that place by now.
@@ -24,8 +27,9 @@ def check_frozen(run: Any, frozen: Any, workdir: pathlib.Path, begin: bool = Fal
   for field, value in now.items():
     if then.get(field) != value:
       raise UserError(
-          f"config.{field}: its weights have changed since {workdir} began ({then.get(field)} then, {value} now); "
-          "bring them back, or start in a new --workdir.")
+        f"config.{field}: its weights have changed since {workdir} began ({then.get(field)} then, {value} now); "
+        "bring them back, or start in a new --workdir."
+      )
   if begin and jax.process_index() == 0 and not file.exists():
     configuration.write_json(file, now)
 
@@ -37,5 +41,6 @@ def check_codes(run: Any, frozen: Any) -> None:
   if made_by != (own := run.task.identity(frozen)["tokenizer"]):
     path, tokenizer = run.config["data"]["path"], run.config["tokenizer"]
     raise UserError(
-        f"config.data.path: the codes in {path} were made by tokenizer {made_by}, config.tokenizer={tokenizer} is {own}; "
-        "write them again with python -m vqjax.tokenize.")
+      f"config.data.path: the codes in {path} were made by tokenizer {made_by}, config.tokenizer={tokenizer} is {own}; "
+      "write them again with python -m vqjax.tokenize."
+    )

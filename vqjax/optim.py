@@ -1,4 +1,6 @@
-"""Optimizers: a config's sub-dict to a schedule and an optax chain, one per player, told apart by the top-level key."""
+"""Optimizers: a config's sub-dict to a schedule and an optax chain, one per player, told apart by
+the top-level key.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,12 @@ from vqjax.errors import UserError
 class Optimizer:
   """One player's optimizer: Adam(W), Lion or Adafactor under a warm-up and a schedule.
 
-  `lr` is the peak learning rate; `warmup` steps rise to it linearly from zero, then `schedule` leads to `end_lr` at the end of
-  training: steps as training counts them, whether or not several are accumulated into one update. `clip` bounds the global
-  gradient norm (0: no bound). Weight decay is decoupled and scaled by the learning rate (arXiv 1711.05101), whichever the
-  optimizer; it acts on matrices and kernels alone: norms, biases, embeddings and codebooks are left alone. Lion does not read
-  `eps`; Adafactor (arXiv 1804.04235) reads none of `b1`, `b2` and `eps`.
+  `lr` is the peak learning rate; `warmup` steps rise to it linearly from zero, then `schedule`
+  leads to `end_lr` at the end of training: steps as training counts them, whether or not several
+  are accumulated into one update. `clip` bounds the global gradient norm (0: no bound). Weight
+  decay is decoupled and scaled by the learning rate (arXiv 1711.05101), whichever the optimizer; it
+  acts on matrices and kernels alone: norms, biases, embeddings and codebooks are left alone. Lion
+  does not read `eps`; Adafactor (arXiv 1804.04235) reads none of `b1`, `b2` and `eps`.
   """
 
   name: Literal["adamw", "lion", "adafactor"] = "adamw"
@@ -38,23 +41,34 @@ class Optimizer:
   def learning_rate(self, total_steps: int) -> optax.Schedule:
     rest = max(1, total_steps - self.warmup)
     after = {
-        "constant": lambda: optax.constant_schedule(self.lr),
-        "cosine": lambda: optax.cosine_decay_schedule(self.lr, rest, self.end_lr / self.lr),
-        "linear": lambda: optax.linear_schedule(self.lr, self.end_lr, rest),
+      "constant": lambda: optax.constant_schedule(self.lr),
+      "cosine": lambda: optax.cosine_decay_schedule(self.lr, rest, self.end_lr / self.lr),
+      "linear": lambda: optax.linear_schedule(self.lr, self.end_lr, rest),
     }[self.schedule]()
-    return optax.join_schedules([optax.linear_schedule(0.0, self.lr, self.warmup), after], [self.warmup]) if self.warmup else after
+    return (
+      optax.join_schedules([optax.linear_schedule(0.0, self.lr, self.warmup), after], [self.warmup])
+      if self.warmup
+      else after
+    )
 
   def chain(self, total_steps: int, accumulate: int) -> optax.GradientTransformation:
     by_step = self.learning_rate(total_steps)
-    lr = lambda update: by_step((update + 1) * accumulate - 1)  # an update comes with the last of its steps
+    lr = lambda update: by_step(
+      (update + 1) * accumulate - 1
+    )  # an update comes with the last of its steps
     if self.name == "adamw":
-      core = optax.adamw(lr, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_decayed)
+      core = optax.adamw(
+        lr, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_decayed
+      )
     elif self.name == "lion":
       core = optax.lion(lr, self.b1, self.b2, weight_decay=self.weight_decay, mask=_decayed)
     else:
-      # optax.adafactor's own weight decay does not follow the learning rate. Without one it leaves the updates unscaled.
+      # optax.adafactor's own weight decay does not follow the learning rate. Without one it leaves
+      # the updates unscaled.
       decay = optax.add_decayed_weights(-self.weight_decay, mask=_decayed)
-      core = optax.chain(optax.adafactor(None), decay, optax.scale_by_learning_rate(lr, flip_sign=False))
+      core = optax.chain(
+        optax.adafactor(None), decay, optax.scale_by_learning_rate(lr, flip_sign=False)
+      )
     return optax.chain(optax.clip_by_global_norm(self.clip), core) if self.clip else core
 
 
@@ -62,20 +76,29 @@ _UNREAD = {"adamw": (), "lion": ("eps",), "adafactor": ("b1", "b2", "eps")}
 
 
 def _decayed(params: Any) -> Any:
-  return jax.tree_util.tree_map_with_path(lambda path, p: getattr(path[-1], "key", "") == "kernel" and p.ndim > 1, params)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, p: getattr(path[-1], "key", "") == "kernel" and p.ndim > 1, params
+  )
 
 
-def make(optim: Mapping[str, Any], optim_disc: Mapping[str, Any] | None, total_steps: int, accumulate: int) -> optax.GradientTransformation:
+def make(
+  optim: Mapping[str, Any], optim_disc: Mapping[str, Any] | None, total_steps: int, accumulate: int
+) -> optax.GradientTransformation:
   """The transformation for params {"model": …, "disc": …}.
 
   Raises:
-    UserError: unknown field or wrong type in either sub-dict, or a field that the chosen optimizer does not read.
+    UserError: unknown field or wrong type in either sub-dict, or a field that the chosen optimizer
+      does not read.
   """
   players = {
-      "model": _one(optim, "config.optim").chain(total_steps, accumulate),
-      "disc": _one(optim if optim_disc is None else optim_disc, "config.optim_disc").chain(total_steps, accumulate),
+    "model": _one(optim, "config.optim").chain(total_steps, accumulate),
+    "disc": _one(optim if optim_disc is None else optim_disc, "config.optim_disc").chain(
+      total_steps, accumulate
+    ),
   }
-  tx = optax.partition(players, lambda params: {k: jax.tree.map(lambda _: k, v) for k, v in params.items()})
+  tx = optax.partition(
+    players, lambda params: {k: jax.tree.map(lambda _: k, v) for k, v in params.items()}
+  )
   return optax.MultiSteps(tx, accumulate).gradient_transformation() if accumulate > 1 else tx
 
 
@@ -86,5 +109,7 @@ def _one(fields: Mapping[str, Any], path: str) -> Optimizer:
     raise UserError(f"{path}.lr: {optimizer.lr} is not positive.")
   for field in _UNREAD[optimizer.name]:
     if (value := getattr(optimizer, field)) != getattr(Optimizer, field):
-      raise UserError(f"{path}.{field}: {value} is given, but {optimizer.name} does not read it; remove it.")
+      raise UserError(
+        f"{path}.{field}: {value} is given, but {optimizer.name} does not read it; remove it."
+      )
   return optimizer

@@ -9,10 +9,12 @@ import jax
 
 
 class Signals:
-  """SIGTERM and the first Ctrl-C ask the loop to save and leave; the second Ctrl-C interrupts at once.
+  """SIGTERM and the first Ctrl-C ask the loop to save and leave; the second Ctrl-C interrupts at
+  once.
 
-  On several processes SIGTERM belongs to jax.distributed, whose notifier finds the step at which all of them stop; a handler of
-  our own would take it away. Ctrl-C, which tells nobody of a common step, interrupts as ever: the newest checkpoint remains.
+  On several processes SIGTERM belongs to jax.distributed, whose notifier finds the step at which
+  all of them stop; a handler of our own would take it away. Ctrl-C, which tells nobody of a common
+  step, interrupts as ever: the newest checkpoint remains.
   """
 
   def __init__(self) -> None:
@@ -35,6 +37,7 @@ class Signals:
   def requested(self, step: int) -> bool:
     if jax.process_count() > 1:  # every process must stop at the same step
       from jax.experimental import multihost_utils
+
       return bool(multihost_utils.reached_preemption_sync_point(step))
     return self._asked
 

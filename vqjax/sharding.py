@@ -1,4 +1,6 @@
-"""Placement: a mesh from the config, path rules to shardings for any tree, host batches to global arrays."""
+"""Placement: a mesh from the config, path rules to shardings for any tree, host batches to global
+arrays.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,11 @@ class Axes:
   tensor: int = 1
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A mesh with axes (data, fsdp, tensor) over all devices; a single -1 takes what the others leave.
+def make_mesh(
+  data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """A mesh with axes (data, fsdp, tensor) over all devices; a single -1 takes what the others
+  leave.
 
   Raises:
     UserError: the sizes do not multiply to the number of devices.
@@ -39,17 +44,22 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
   if sizes.count(-1) == 1 and given > 0:
     sizes[sizes.index(-1)] = len(devices) // given
   if np.prod(sizes) != len(devices) or min(sizes) < 1:
-    raise UserError(f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not make {len(devices)} devices; use -1 for one of them.")
-  # Auto axes: under the default (explicit) ones linen's initialisers and the codebook gather do not trace.
+    raise UserError(
+      f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not make {len(devices)} devices; use -1 for one of them."
+    )
+  # Auto axes: under the default (explicit) ones linen's initialisers and the codebook gather do not
+  # trace.
   return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def shardings(rules: Sequence[tuple[str, Any]], mesh: Mesh, tree: Any) -> Any:
-  """NamedSharding for every leaf of an abstract tree, by the first rule whose regex is found in the leaf's path.
+  """NamedSharding for every leaf of an abstract tree, by the first rule whose regex is found in the
+  leaf's path.
 
-  A rule's second part is a mesh axis (the leaf's largest dimension that divides evenly is split over it, if any), or a
-  tuple of mesh axes or None for the leaf's last dimensions, e.g. ("codebook", ("tensor", None)). Applied to a whole
-  training state, so that moments and averages follow their parameters.
+  A rule's second part is a mesh axis (the leaf's largest dimension that divides evenly is split
+  over it, if any), or a tuple of mesh axes or None for the leaf's last dimensions, e.g.
+  ("codebook", ("tensor", None)). Applied to a whole training state, so that moments and averages
+  follow their parameters.
 
   Raises:
     UserError: what is no rule, a path that no rule matches, an unknown axis.
@@ -62,7 +72,9 @@ def shardings(rules: Sequence[tuple[str, Any]], mesh: Mesh, tree: Any) -> Any:
     for pattern, axes in rules:
       if re.search(pattern, name):
         return NamedSharding(mesh, _spec(axes, leaf.shape, mesh, name))
-    raise UserError(f"config.sharding: no rule matches {name}; end the rules with ('.*', 'fsdp') or ('.*', ()).")
+    raise UserError(
+      f"config.sharding: no rule matches {name}; end the rules with ('.*', 'fsdp') or ('.*', ())."
+    )
 
   return jax.tree_util.tree_map_with_path(place, tree)
 
@@ -75,7 +87,9 @@ def _check_rule(rule: Any) -> None:
       return
   except (TypeError, ValueError, re.error):
     pass
-  raise UserError(f"config.sharding: {rule!r} is no rule (regex, axes); for example (('.*', 'fsdp'),).")
+  raise UserError(
+    f"config.sharding: {rule!r} is no rule (regex, axes); for example (('.*', 'fsdp'),)."
+  )
 
 
 def path_name(path: Any) -> str:
@@ -84,17 +98,26 @@ def path_name(path: Any) -> str:
 
 
 def _spec(axes: Any, shape: tuple[int, ...], mesh: Mesh, name: str) -> PartitionSpec:
-  if unknown := set(a for a in ([axes] if isinstance(axes, str) else axes) if a is not None) - set(AXES):
-    raise UserError(f"config.sharding: {unknown.pop()!r} (for {name}) is not a mesh axis. Known: {', '.join(AXES)}.")
+  if unknown := set(a for a in ([axes] if isinstance(axes, str) else axes) if a is not None) - set(
+    AXES
+  ):
+    raise UserError(
+      f"config.sharding: {unknown.pop()!r} (for {name}) is not a mesh axis. Known: {', '.join(AXES)}."
+    )
   if isinstance(axes, str):
     size = mesh.shape[axes]
     fitting = [d for d, n in enumerate(shape) if n % size == 0 and n >= size]
-    if size == 1 or not fitting or np.prod(shape) < 1024:  # a few bytes are cheaper everywhere than gathered
+    if (
+      size == 1 or not fitting or np.prod(shape) < 1024
+    ):  # a few bytes are cheaper everywhere than gathered
       return PartitionSpec()
     largest = max(fitting, key=lambda d: shape[d])
     return PartitionSpec(*(axes if d == largest else None for d in range(len(shape))))
-  axes = tuple(axes)[-len(shape):] if shape else ()
-  fits = (a if a is None or n % mesh.shape[a] == 0 else None for a, n in zip(axes, shape[len(shape) - len(axes):]))
+  axes = tuple(axes)[-len(shape) :] if shape else ()
+  fits = (
+    a if a is None or n % mesh.shape[a] == 0 else None
+    for a, n in zip(axes, shape[len(shape) - len(axes) :])
+  )
   return PartitionSpec(*([None] * (len(shape) - len(axes))), *fits)
 
 
@@ -107,25 +130,38 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def local_batch_size(batch_size: int, mesh: Mesh) -> int:
-  """The part of a batch that this process loads. Raises UserError where devices or processes do not divide it."""
+  """The part of a batch that this process loads.
+
+  Raises UserError where devices or processes do not divide it.
+  """
   ways = mesh.shape["data"] * mesh.shape["fsdp"]
   if ways % jax.process_count():
-    raise UserError(f"config.mesh: data*fsdp={ways} does not split over {jax.process_count()} processes; lower tensor.")
+    raise UserError(
+      f"config.mesh: data*fsdp={ways} does not split over {jax.process_count()} processes; lower tensor."
+    )
   if batch_size % ways or batch_size % jax.process_count():
     down = batch_size // ways * ways
     choices = f"{down} or {down + ways}" if down else f"{ways}"
-    raise UserError(f"config.batch_size: {batch_size} is not divisible by the {ways} devices that share it; take {choices}.")
+    raise UserError(
+      f"config.batch_size: {batch_size} is not divisible by the {ways} devices that share it; take {choices}."
+    )
   return batch_size // jax.process_count()
 
 
 def to_global(batch: Any, mesh: Mesh) -> Any:
   """This process's part of a host batch to global arrays, split over the batch axis."""
   sharding = batch_sharding(mesh)
-  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
+  )
 
 
 def spread(tree: Any, mesh: Mesh) -> Any:
-  """Arrays that every process holds whole to global ones: their rows split over the devices where they divide evenly."""
+  """Arrays that every process holds whole to global ones: their rows split over the devices where
+  they divide evenly.
+  """
   ways = mesh.shape["data"] * mesh.shape["fsdp"]
-  place = lambda x: batch_sharding(mesh) if np.ndim(x) and x.shape[0] % ways == 0 else replicated(mesh)
+  place = lambda x: (
+    batch_sharding(mesh) if np.ndim(x) and x.shape[0] % ways == 0 else replicated(mesh)
+  )
   return jax.tree.map(lambda x: jax.device_put(x, place(x)), tree)

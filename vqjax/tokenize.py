@@ -1,7 +1,8 @@
 """Tokenize: python -m vqjax.tokenize --workdir=TOKENIZER --output=DIR [--data=PATH] [--shard=8192]
 
-Writes the codes of both splits of the tokenizer's data (or of --data), with labels and layouts, as .npy shards and a manifest that
-names the tokenizer's weights. A prior reads them with --config.data.name=codes --config.data.path=DIR, and refuses another's.
+Writes the codes of both splits of the tokenizer's data (or of --data), with labels and layouts, as
+.npy shards and a manifest that names the tokenizer's weights. A prior reads them with
+--config.data.name=codes --config.data.path=DIR, and refuses another's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from vqjax.errors import UserError
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=pathlib.Path, help="a trained or converted tokenizer")
+  parser.add_argument(
+    "--workdir", required=True, type=pathlib.Path, help="a trained or converted tokenizer"
+  )
   parser.add_argument("--output", required=True, type=pathlib.Path)
   parser.add_argument("--data", metavar="PATH")
   parser.add_argument("--batch_size", type=int, default=64)
@@ -33,7 +36,9 @@ def main(argv: Sequence[str]) -> None:
 
   model = api.load(args.workdir)
   if model.config.task == "prior":
-    raise UserError(f"--workdir={args.workdir}: is a prior; give its tokenizer, {model.config.tokenizer}.")
+    raise UserError(
+      f"--workdir={args.workdir}: is a prior; give its tokenizer, {model.config.tokenizer}."
+    )
   if args.data:
     model.config.data = data.resolve(args.data)
   args.output.mkdir(parents=True, exist_ok=True)
@@ -42,14 +47,22 @@ def main(argv: Sequence[str]) -> None:
   splits = {}
   for split in ("train", "eval"):
     splits[split] = list(_write(model, split, args.output, args.batch_size, args.shard))
-    print(f"{split}: {sum(s['examples'] for s in splits[split])} examples in {len(splits[split])} shard(s)")
+    print(
+      f"{split}: {sum(s['examples'] for s in splits[split])} examples in {len(splits[split])} shard(s)"
+    )
   manifest = {
-      "tokenizer": model.identity, "workdir": str(args.workdir.absolute()), "data": model.config.data.to_dict(),
-      "class_names": list(data.class_names(model.config.data)), "splits": splits}
+    "tokenizer": model.identity,
+    "workdir": str(args.workdir.absolute()),
+    "data": model.config.data.to_dict(),
+    "class_names": list(data.class_names(model.config.data)),
+    "splits": splits,
+  }
   (args.output / codes.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _write(model: Any, split: str, output: pathlib.Path, batch_size: int, shard: int) -> Iterator[dict[str, Any]]:
+def _write(
+  model: Any, split: str, output: pathlib.Path, batch_size: int, shard: int
+) -> Iterator[dict[str, Any]]:
   rows: dict[str, list[np.ndarray]] = {}
   number = 0
   for fields in _codes(model, split, batch_size):
@@ -63,17 +76,26 @@ def _write(model: Any, split: str, output: pathlib.Path, batch_size: int, shard:
 
 
 def _codes(model: Any, split: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-  """Fields of the unpadded rows of each batch: ids (ids1, ids2 … for finer levels), label and layout where the data has them."""
+  """Fields of the unpadded rows of each batch: ids (ids1, ids2 … for finer levels), label and
+  layout where the data has them.
+  """
   from vqjax import data
 
-  for batch, mask in data.eval_batches(model.config.data, model.config.ops, batch_size, split=split):
+  for batch, mask in data.eval_batches(
+    model.config.data, model.config.ops, batch_size, split=split
+  ):
     ids = model.predict("encode", image=batch["image"])["ids"]
-    fields = {f"ids{i or ''}": np.asarray(v) for i, v in enumerate(ids if isinstance(ids, tuple) else (ids,))}
+    fields = {
+      f"ids{i or ''}": np.asarray(v)
+      for i, v in enumerate(ids if isinstance(ids, tuple) else (ids,))
+    }
     fields |= {k: batch[k] for k in ("label", "layout") if k in batch}
     yield {k: v[mask > 0] for k, v in fields.items()}
 
 
-def _save(rows: dict[str, list[np.ndarray]], output: pathlib.Path, split: str, number: int) -> dict[str, Any]:
+def _save(
+  rows: dict[str, list[np.ndarray]], output: pathlib.Path, split: str, number: int
+) -> dict[str, Any]:
   files = {}
   for name, values in rows.items():
     array = np.stack(values)

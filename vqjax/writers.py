@@ -1,4 +1,6 @@
-"""What a run leaves to read: JSON lines, TensorBoard events, picture grids, and the progress on the terminal."""
+"""What a run leaves to read: JSON lines, TensorBoard events, picture grids, and the progress on the
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -26,52 +28,81 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def grid(rows: Sequence[np.ndarray], gap: int = 2, enlarge: int = 64) -> np.ndarray:
-  """Rows of `[N, H, W, C]` images (uint8 or [-1, 1]) to one uint8 RGB picture; images under `enlarge` pixels are magnified."""
+  """Rows of `[N, H, W, C]` images (uint8 or [-1, 1]) to one uint8 RGB picture; images under
+  `enlarge` pixels are magnified.
+  """
   rows = [to_uint8(np.asarray(r)) for r in rows]
   height, width = max(r.shape[1] for r in rows), max(r.shape[2] for r in rows)
   scale = max(1, enlarge // max(height, width))
   columns = max(len(r) for r in rows)
-  sheet = np.full(((height * scale + gap) * len(rows) - gap, (width * scale + gap) * columns - gap, 3), 255, np.uint8)
+  sheet = np.full(
+    ((height * scale + gap) * len(rows) - gap, (width * scale + gap) * columns - gap, 3),
+    255,
+    np.uint8,
+  )
   for i, row in enumerate(rows):
     for j, image in enumerate(row):
       image = np.repeat(np.repeat(image, scale, 0), scale, 1)
       top, left = i * (height * scale + gap), j * (width * scale + gap)
-      sheet[top:top + image.shape[0], left:left + image.shape[1]] = image  # one channel broadcasts to three
+      sheet[top : top + image.shape[0], left : left + image.shape[1]] = (
+        image  # one channel broadcasts to three
+      )
   return sheet
 
 
 def check_picture(path: pathlib.Path) -> None:
   """Raises UserError where the suffix names no picture format that can be written."""
   if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-    raise UserError(f"{path}: {path.suffix or 'no suffix'} is no picture format; end the name in .png.")
+    raise UserError(
+      f"{path}: {path.suffix or 'no suffix'} is no picture format; end the name in .png."
+    )
 
 
 def save_image(path: pathlib.Path, image: np.ndarray) -> None:
-  """Writes a uint8 `[H, W, 1 or 3]` picture; the suffix names the format. Raises like `check_picture`."""
+  """Writes a uint8 `[H, W, 1 or 3]` picture; the suffix names the format.
+
+  Raises like `check_picture`.
+  """
   check_picture(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
 
 
 def save_gif(path: pathlib.Path, sheets: Sequence[np.ndarray], seconds: float = 4.0) -> None:
-  """Writes uint8 RGB pictures as an endless animation that takes about `seconds` and rests on the last picture."""
+  """Writes uint8 RGB pictures as an endless animation that takes about `seconds` and rests on the
+  last picture.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
   frames = [Image.fromarray(sheet) for sheet in sheets]
   each = max(20, int(1000 * seconds / len(frames)))
-  frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:], loop=0, duration=[each] * (len(frames) - 1) + [each + 1500])
+  frames[0].save(
+    path,
+    format="GIF",
+    save_all=True,
+    append_images=frames[1:],
+    loop=0,
+    duration=[each] * (len(frames) - 1) + [each + 1500],
+  )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   """A Markdown table with aligned columns, the first to the left, the others to the right."""
   cells = [list(map(str, row)) for row in [head, *rows]]
   widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-  line = lambda row: "| " + " | ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))) + " |"
+  line = lambda row: (
+    "| "
+    + " | ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths)))
+    + " |"
+  )
   rule = "|" + "|".join("-" * (w + 1) + ("-" if not i else ":") for i, w in enumerate(widths)) + "|"
   return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
 
 
 class Writer:
-  """Metrics and pictures of one run. On a resumed run, lines past the restored step are dropped first: they will come again."""
+  """Metrics and pictures of one run.
+
+  On a resumed run, lines past the restored step are dropped first: they will come again.
+  """
 
   def __init__(self, workdir: pathlib.Path, step: int):
     from tensorboardX import SummaryWriter  # imports slowly, and only the first process writes
@@ -79,13 +110,19 @@ class Writer:
     self.workdir = workdir
     self._file = workdir / "metrics.jsonl"
     if self._file.exists():
-      lines = itertools.takewhile(lambda line: _step_of(line) <= step, self._file.read_bytes().splitlines(keepends=True))
-      os.truncate(self._file, sum(map(len, lines)))  # in one go: a run that is killed here still has its metrics
+      lines = itertools.takewhile(
+        lambda line: _step_of(line) <= step, self._file.read_bytes().splitlines(keepends=True)
+      )
+      os.truncate(
+        self._file, sum(map(len, lines))
+      )  # in one go: a run that is killed here still has its metrics
     self._lines = self._file.open("a")
     self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
   def scalars(self, step: int, values: Mapping[str, float], **also: Any) -> None:
-    """Appends {"step": …, **values} to metrics.jsonl and to the events; `also` goes to the events alone (timings)."""
+    """Appends {"step": …, **values} to metrics.jsonl and to the events; `also` goes to the events
+    alone (timings).
+    """
     self._lines.write(json.dumps({"step": step} | {k: float(v) for k, v in values.items()}) + "\n")
     self._lines.flush()
     for name, value in {**values, **also}.items():
@@ -109,19 +146,30 @@ def _step_of(line: bytes) -> float:
 
 
 class Progress:
-  """A bar with loss, images/s and time left on a terminal; plain lines, one per logging interval, elsewhere."""
+  """A bar with loss, images/s and time left on a terminal; plain lines, one per logging interval,
+  elsewhere.
+  """
 
   def __init__(self, start: int, total: int, batch_size: int, stream: Any = sys.stderr):
     from tqdm import tqdm
 
     self._total, self._batch, self._stream = total, batch_size, stream
     # Its own rate and time left would count evaluation in.
-    self._bar = tqdm(initial=start, total=total, unit="step", dynamic_ncols=True, file=stream, disable=not stream.isatty(),
-                     bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]")
+    self._bar = tqdm(
+      initial=start,
+      total=total,
+      unit="step",
+      dynamic_ncols=True,
+      file=stream,
+      disable=not stream.isatty(),
+      bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+    )
     self.restart(start)
 
   def restart(self, step: int) -> None:
-    """Begins an interval after `step`: what took time until now (evaluation, saving) is no part of it."""
+    """Begins an interval after `step`: what took time until now (evaluation, saving) is no part of
+    it.
+    """
     self._last_step, self._last_time = step, time.monotonic()
 
   def report(self, step: int, metrics: Mapping[str, float]) -> float:
@@ -132,14 +180,20 @@ class Progress:
     left = str(datetime.timedelta(seconds=round(seconds * (self._total - step))))
     shown = {"loss": f"{metrics['loss/total']:.4f}", "images/s": f"{rate:.0f}", "left": left}
     if self._bar.disable:
-      print(f"step {step}/{self._total}  " + "  ".join(f"{k} {v}" for k, v in shown.items()), file=self._stream, flush=True)
+      print(
+        f"step {step}/{self._total}  " + "  ".join(f"{k} {v}" for k, v in shown.items()),
+        file=self._stream,
+        flush=True,
+      )
     else:
       self._bar.n = step
       self._bar.set_postfix(shown)
     return rate
 
   def say(self, text: str) -> None:
-    self._bar.write(text, file=self._stream) if not self._bar.disable else print(text, file=self._stream, flush=True)
+    self._bar.write(text, file=self._stream) if not self._bar.disable else print(
+      text, file=self._stream, flush=True
+    )
 
   def close(self) -> None:
     self._bar.close()

@@ -1,4 +1,6 @@
-"""The contract of every autoencoder, with several quantizers, plus what is particular to each architecture."""
+"""The contract of every autoencoder, with several quantizers, plus what is particular to each
+architecture.
+"""
 
 import functools
 
@@ -13,15 +15,23 @@ from vqjax.nn import losses
 
 # Sizes that compile in seconds. A new architecture without an entry is tested at its defaults.
 TINY = {
-    "dvae": dict(hidden=8, groups=3, blocks_per_group=1),
-    "resnet": dict(ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(8,), resolution=16, z_channels=6,
-                   dropout=0.1),
-    "vit": dict(patch=4, width=16, depth=1, heads=2, mlp_width=24),
-    "vqvae": dict(hidden=8, residual_hidden=4, residual_blocks=1),
-    "vqvae2": dict(hidden=8, residual_hidden=4, residual_blocks=1),
+  "dvae": dict(hidden=8, groups=3, blocks_per_group=1),
+  "resnet": dict(
+    ch=8,
+    ch_mult=(1, 2),
+    num_res_blocks=1,
+    attn_resolutions=(8,),
+    resolution=16,
+    z_channels=6,
+    dropout=0.1,
+  ),
+  "vit": dict(patch=4, width=16, depth=1, heads=2, mlp_width=24),
+  "vqvae": dict(hidden=8, residual_hidden=4, residual_blocks=1),
+  "vqvae2": dict(hidden=8, residual_hidden=4, residual_blocks=1),
 }
 FSQ = dict(name="fsq", levels=(5, 4, 3))
-# Codes of unit length before any training, and no revival: latents of a fresh model are too small for most quantizers.
+# Codes of unit length before any training, and no revival: latents of a fresh model are too small
+# for most quantizers.
 VQ = dict(name="vq", codebook_size=16, dim=4, codebook_init="normal", revive=0.0)
 
 
@@ -37,7 +47,9 @@ def shape_of(model, x, train=False):
   rngs = {name: jax.random.key(0) for name in ("params", "codes", "dropout")}
   variables = jax.eval_shape(functools.partial(model.init, train=False), rngs, x)
   return jax.eval_shape(
-      lambda v: model.apply(v, x, train=train, rngs=rngs, mutable=["stats", "intermediates"])[0], variables)
+    lambda v: model.apply(v, x, train=train, rngs=rngs, mutable=["stats", "intermediates"])[0],
+    variables,
+  )
 
 
 def grids(model, height, width):
@@ -49,15 +61,24 @@ def grids(model, height, width):
 def initialised(name, dtype="float32"):
   model = make(name, dtype=dtype)
   size = 2 * model.factor, 3 * model.factor
-  variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), image(0, *size))
+  variables = jax.jit(functools.partial(model.init, train=False))(
+    jax.random.key(0), image(0, *size)
+  )
   return model, variables, image(1, *size)
 
 
 @pytest.mark.parametrize("name", names("autoencoders"))
-@pytest.mark.parametrize("quantizer", [
-    FSQ, VQ, dict(name="gaussian", dim=4),
+@pytest.mark.parametrize(
+  "quantizer",
+  [
+    FSQ,
+    VQ,
+    dict(name="gaussian", dim=4),
     dict(name="gumbel", codebook_size=16, dim=4, projection="none"),
-    dict(name="residual", quantizer=dict(name="ema", codebook_size=8, dim=4), depth=2)], ids=lambda q: q["name"])
+    dict(name="residual", quantizer=dict(name="ema", codebook_size=8, dim=4), depth=2),
+  ],
+  ids=lambda q: q["name"],
+)
 def test_shapes(name, quantizer):
   model = make(name, quantizer)
   for height, width in ((model.factor, 3 * model.factor), (4 * model.factor, 2 * model.factor)):
@@ -93,13 +114,19 @@ def test_tokens_round_trip(name):
   @jax.jit
   def run(variables, x):
     ids = model.apply(variables, x, method="tokens")
-    return model.apply(variables, x, train=False), ids, model.apply(variables, ids, method="from_tokens")
+    return (
+      model.apply(variables, x, train=False),
+      ids,
+      model.apply(variables, ids, method="from_tokens"),
+    )
 
   (recon, quantized), ids, decoded = run(variables, x)
   jax.tree.map(np.testing.assert_array_equal, quantized.ids, ids)
   np.testing.assert_allclose(decoded, recon, rtol=1e-5, atol=1e-5)
   # Decoding what encode and the quantizer gave is the same as the whole call.
-  np.testing.assert_allclose(model.apply(variables, quantized.z, method="decode"), recon, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    model.apply(variables, quantized.z, method="decode"), recon, rtol=1e-4, atol=1e-5
+  )
 
 
 @pytest.mark.parametrize("name", names("autoencoders"))
@@ -111,9 +138,15 @@ def test_gradients_reach_every_parameter(name):
     def loss(params):
       rngs = {"codes": jax.random.key(2), "dropout": jax.random.key(3)}
       (recon, quantized), sown = model.apply(
-          variables | {"params": params}, x, train=True, step=jnp.int32(3), rngs=rngs,
-          mutable=["stats", "intermediates"])
+        variables | {"params": params},
+        x,
+        train=True,
+        step=jnp.int32(3),
+        rngs=rngs,
+        mutable=["stats", "intermediates"],
+      )
       return losses.reconstruction("l2", recon, x) + quantized.loss, (recon, sown["intermediates"])
+
     (_, (recon, sown)), grads = jax.value_and_grad(loss, has_aux=True)(params)
     cotangent = jax.grad(lambda recon: losses.reconstruction("l2", recon, x))(recon)
     return grads, cotangent, sown
@@ -125,11 +158,18 @@ def test_gradients_reach_every_parameter(name):
     if "'k']['bias'" not in jax.tree_util.keystr(path):
       assert np.abs(grad).max() > 0, jax.tree_util.keystr(path)
   # The last layer alone, from its sown input, has the gradient that the whole model gives it.
-  params, grads = (functools.reduce(lambda t, key: t[key], model.last_layer, t) for t in (variables["params"], grads))
+  params, grads = (
+    functools.reduce(lambda t, key: t[key], model.last_layer, t)
+    for t in (variables["params"], grads)
+  )
   assert grads.keys() == {"kernel", "bias"}
   (h,) = sown["last_input"]
   np.testing.assert_allclose(
-      losses.last_layer_gradient(h, params["kernel"], cotangent), grads["kernel"], rtol=1e-3, atol=1e-6)
+    losses.last_layer_gradient(h, params["kernel"], cotangent),
+    grads["kernel"],
+    rtol=1e-3,
+    atol=1e-6,
+  )
 
 
 @pytest.mark.parametrize("name", names("autoencoders"))
@@ -149,7 +189,9 @@ def test_bfloat16(name):
 def test_vqvae2_levels():
   model = make("vqvae2", dict(name="vq", codebook_size=16, dim=4), levels=3)
   assert model.factor == 16 and model.grid(32, 48) == ((2, 3), (4, 6), (8, 12))
-  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image(0, 16, 16))
+  variables = jax.eval_shape(
+    lambda x: model.init(jax.random.key(0), x, train=False), image(0, 16, 16)
+  )
   books = {k for k in variables["params"] if k.startswith("quantizer")}
   assert books == {"quantizer_top", "quantizer_middle", "quantizer_bottom"}
   _, quantized = shape_of(model, image(0, 16, 16))
@@ -160,22 +202,42 @@ def test_vqvae2_fine_codes_depend_on_coarse_ones():
   model, variables, x = initialised("vqvae2")
   top, bottom = model.apply(variables, x, method="encode")
   context = jax.tree_util.tree_map_with_path(
-      lambda path, p: p + 1.0 if "context_bottom" in jax.tree_util.keystr(path) and p.ndim == 1 else p, variables)
+    lambda path, p: (
+      p + 1.0 if "context_bottom" in jax.tree_util.keystr(path) and p.ndim == 1 else p
+    ),
+    variables,
+  )
   other_top, other_bottom = model.apply(context, x, method="encode")
   np.testing.assert_array_equal(top, other_top)
   assert np.abs(bottom - other_bottom).max() > 1e-3
 
 
 def test_resnet_has_attention_where_published():
-  model = build("autoencoders", dict(name="resnet", quantizer=dict(name="vq", codebook_size=1024, dim=256)))
-  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), jnp.zeros((1, 256, 256, 3)))
-  attention = {k for part in ("encoder", "decoder") for k in variables["params"][part] if "attn" in k}
-  assert attention == {"down_4_attn_0", "down_4_attn_1", "mid_attn_1", "up_4_attn_0", "up_4_attn_1", "up_4_attn_2"}
+  model = build(
+    "autoencoders", dict(name="resnet", quantizer=dict(name="vq", codebook_size=1024, dim=256))
+  )
+  variables = jax.eval_shape(
+    lambda x: model.init(jax.random.key(0), x, train=False), jnp.zeros((1, 256, 256, 3))
+  )
+  attention = {
+    k for part in ("encoder", "decoder") for k in variables["params"][part] if "attn" in k
+  }
+  assert attention == {
+    "down_4_attn_0",
+    "down_4_attn_1",
+    "mid_attn_1",
+    "up_4_attn_0",
+    "up_4_attn_1",
+    "up_4_attn_2",
+  }
 
 
 @pytest.mark.parametrize("name,fields", [("resnet", dict(ch_mult=(1,), resolution=4)), ("vit", {})])
 def test_remat_changes_no_value(name, fields):
-  model, again = (make(name, remat=remat, quantizer=dict(name="identity", dim=2), **fields) for remat in (False, True))
+  model, again = (
+    make(name, remat=remat, quantizer=dict(name="identity", dim=2), **fields)
+    for remat in (False, True)
+  )
   x = image(0, 4, 4)
   rngs = {"params": jax.random.key(0), "dropout": jax.random.key(3)}
   params = jax.jit(functools.partial(model.init, train=False))(rngs, x)
@@ -183,7 +245,11 @@ def test_remat_changes_no_value(name, fields):
   def gradient(model):
     return jax.jit(jax.grad(lambda p: model.apply(p, x, train=True, rngs=rngs)[0].sum()))(params)
 
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), gradient(model), gradient(again))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
+    gradient(model),
+    gradient(again),
+  )
 
 
 def test_vit_positions():
@@ -191,18 +257,32 @@ def test_vit_positions():
   x = image(0, 16, 16)
   variables = jax.eval_shape(lambda x: learned.init(jax.random.key(0), x, train=False), x)
   assert variables["params"]["encoder"]["positions"].shape == (4, 4, 16)
-  other = jax.eval_shape(lambda v, x: learned.apply(v, x, train=False)[0], variables, image(0, 8, 24))
+  other = jax.eval_shape(
+    lambda v, x: learned.apply(v, x, train=False)[0], variables, image(0, 8, 24)
+  )
   assert other.shape == (2, 8, 24, 3)
   # Sines and cosines of the row's angle fill one half of the channels, of the column's the other.
   from vqjax.autoencoders import vit
+
   table = vit.sincos(3, 5, 16)
   assert table.shape == (3, 5, 16)
-  np.testing.assert_allclose(table[2, 1, :4], np.sin(2 * 10_000.0 ** (-np.arange(4) / 4)), rtol=1e-6)
-  np.testing.assert_allclose(table[2, 1, 12:], np.cos(1 * 10_000.0 ** (-np.arange(4) / 4)), rtol=1e-6)
+  np.testing.assert_allclose(
+    table[2, 1, :4], np.sin(2 * 10_000.0 ** (-np.arange(4) / 4)), rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    table[2, 1, 12:], np.cos(1 * 10_000.0 ** (-np.arange(4) / 4)), rtol=1e-6
+  )
 
 
-@pytest.mark.parametrize("name,field,value", [
-    ("vqvae", "downsamples", 0), ("vqvae2", "levels", 4), ("vqvae2", "downsamples", 0), ("vit", "heads", 3)])
+@pytest.mark.parametrize(
+  "name,field,value",
+  [
+    ("vqvae", "downsamples", 0),
+    ("vqvae2", "levels", 4),
+    ("vqvae2", "downsamples", 0),
+    ("vit", "heads", 3),
+  ],
+)
 def test_impossible_fields_are_named(name, field, value):
   with pytest.raises(UserError, match=field):
     make(name, **{field: value})

@@ -32,11 +32,15 @@ def test_hold_out_is_one_in_ten_and_never_empty():
   assert 0.09 < hold_out([str(i) for i in range(20_000)]).mean() < 0.115
   assert hold_out(["a", "b"]).sum() == 1
   many = [str(i) for i in range(100)]
-  np.testing.assert_array_equal(hold_out(many)[:50], hold_out(many[:50]))  # more data does not move examples
+  np.testing.assert_array_equal(
+    hold_out(many)[:50], hold_out(many[:50])
+  )  # more data does not move examples
 
 
 def test_splits_named_in_the_file(tmp_path):
-  train, held = load(tmp_path / "a.npz", x_train=IMAGES[:30], y_train=np.zeros(30, int), x_test=IMAGES[30:])
+  train, held = load(
+    tmp_path / "a.npz", x_train=IMAGES[:30], y_train=np.zeros(30, int), x_test=IMAGES[30:]
+  )
   assert (len(train), len(held)) == (30, 10) and "label" in train[0] and "label" not in held[0]
   test = np.arange(40) % 4 == 0
   for key in ({"test": test}, {"split": np.where(test, "val", "train")}):
@@ -56,8 +60,9 @@ def test_captions(tmp_path):
   texts = [f"picture {i}" for i in range(40)]
   train, _ = load(tmp_path / "a.npz", images=IMAGES, captions=np.array(texts))
   assert train[0]["text"] == "picture 0"
-  (tmp_path / "captions.json").write_text(json.dumps(
-      [{"caption": t, "split": "test" if i < 5 else "train"} for i, t in enumerate(texts)]))
+  (tmp_path / "captions.json").write_text(
+    json.dumps([{"caption": t, "split": "test" if i < 5 else "train"} for i, t in enumerate(texts)])
+  )
   train, held = load(tmp_path / "b.npz", images=IMAGES)
   assert len(held) == 5 and train[0]["text"] == "picture 5"
   (tmp_path / "captions.json").write_text(json.dumps(texts[:3]))
@@ -65,11 +70,16 @@ def test_captions(tmp_path):
     load(tmp_path / "c.npz", images=IMAGES)
 
 
-@pytest.mark.parametrize("images,wanted", [
-    (np.float32([0, 0.5, 1]), [0, 128, 255]), (np.float64([-1, 0, 1]), [0, 128, 255]),
-    (np.float32([0, 7.2, 255]), [0, 7, 255]), (np.int64([0, 7, 255]), [0, 7, 255]),
+@pytest.mark.parametrize(
+  "images,wanted",
+  [
+    (np.float32([0, 0.5, 1]), [0, 128, 255]),
+    (np.float64([-1, 0, 1]), [0, 128, 255]),
+    (np.float32([0, 7.2, 255]), [0, 7, 255]),
+    (np.int64([0, 7, 255]), [0, 7, 255]),
     (np.array([False, True, True]), [0, 255, 255]),
-])
+  ],
+)
 def test_ranges(images, wanted):
   out = arrays.to_uint8(images.reshape(1, 3, 1), "f")
   assert out.dtype == np.uint8
@@ -81,7 +91,9 @@ def test_alpha_lies_on_white():
   np.testing.assert_array_equal(out, [[[[10, 20, 30], [255, 255, 255]]]])
 
 
-@pytest.mark.parametrize("content,message", [
+@pytest.mark.parametrize(
+  "content,message",
+  [
     (dict(audio=np.zeros(9), rate=np.zeros(1)), "has no images.*found audio, rate"),
     (dict(images=IMAGES[0, 0]), r"shape \[6, 3\]"),
     (dict(images=IMAGES.transpose(0, 3, 1, 2)), "channels last"),
@@ -95,17 +107,24 @@ def test_alpha_lies_on_white():
     (dict(images=IMAGES, test=np.zeros(3, bool)), r"split has shape \[3\]"),
     (dict(images=IMAGES, test=np.zeros(40, bool)), "no examples for the eval split"),
     (dict(images=IMAGES, captions=np.array(["a"] * 40, object)), "not as objects"),
-])
+  ],
+)
 def test_wrong_contents(tmp_path, content, message):
   with pytest.raises(UserError, match=message) as e:
     load(tmp_path / "a.npz", **content)
   assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("name,content", [
-    ("a.npz", b""), ("a.npz", b"PK\x03\x04 nonsense"), ("a.npy", b"\x93NUMPY"), ("a.npz", b"hello"),
+@pytest.mark.parametrize(
+  "name,content",
+  [
+    ("a.npz", b""),
+    ("a.npz", b"PK\x03\x04 nonsense"),
+    ("a.npy", b"\x93NUMPY"),
+    ("a.npz", b"hello"),
     ("a.txt", b"hello"),
-])
+  ],
+)
 def test_files_that_lie(tmp_path, name, content):
   (tmp_path / name).write_bytes(content)
   with pytest.raises(UserError, match=name) as e:
@@ -145,13 +164,19 @@ def test_idx(tmp_path):
   assert arrays.Source(str(tmp_path)).class_names() == ("a", "b")
 
 
-@pytest.mark.parametrize("damage,message", [
+@pytest.mark.parametrize(
+  "damage,message",
+  [
     (lambda b: b[:-20], "cut short|cannot be read"),
-    (lambda b: gzip.compress(gzip.decompress(b)[:-7]), r"header says 900 bytes \[30, 5, 6\], but 893 follow"),
+    (
+      lambda b: gzip.compress(gzip.decompress(b)[:-7]),
+      r"header says 900 bytes \[30, 5, 6\], but 893 follow",
+    ),
     (lambda b: gzip.compress(b"\x00\x00\x0d" + gzip.decompress(b)[3:]), "is not an IDX file"),
     (lambda b: b"plain text", "cannot be read"),
     (lambda b: gzip.compress(b""), "nothing"),
-])
+  ],
+)
 def test_damaged_idx(tmp_path, damage, message):
   write_idx(tmp_path)
   file = tmp_path / "train-images-idx3-ubyte.gz"
@@ -171,7 +196,9 @@ def test_real_files(real_data):
   train, held = load(real_data / "fashion_mnist")
   assert (len(train), len(held)) == (60_000, 10_000)
   pixels = train.columns["image"]
-  assert pixels.shape[1:] == (28, 28, 1) and round(float(pixels.mean()), 4) == 72.9404  # as published
+  assert (
+    pixels.shape[1:] == (28, 28, 1) and round(float(pixels.mean()), 4) == 72.9404
+  )  # as published
   assert np.bincount(train.columns["label"]).tolist() == [6_000] * 10
   assert arrays.Source(str(real_data / "fashion_mnist")).class_names()[0] == "T-shirt/top"
   train, held = load(real_data / "emoji" / "emoji64.npz")

@@ -28,7 +28,10 @@ def test_plain_folder_is_split_by_name(tmp_path):
   assert sorted(train.names + held.names) == sorted(f"{i}.png" for i in range(60))
   assert 0 < len(held) < 15 and train.classes == ()
   for i in (0, 5):
-    assert train[i]["image"][0, 0, 0] == int(train.names[i].split(".")[0]) and train[i].keys() == {"image", "name"}
+    assert train[i]["image"][0, 0, 0] == int(train.names[i].split(".")[0]) and train[i].keys() == {
+      "image",
+      "name",
+    }
 
 
 @pytest.mark.parametrize("evaluation", ["eval", "validation", "valid", "val", "Test"])
@@ -38,8 +41,13 @@ def test_split_folders_and_classes(tmp_path, evaluation):
   write(tmp_path / evaluation / "a" / "3.webp")
   write(tmp_path / evaluation / "c" / "4.bmp")
   train, held = load(tmp_path)
-  assert train.names == ("train/a/deep/2.jpg", "train/b/1.png") and train.classes == held.classes == ("a", "b", "c")
-  assert [train[i]["label"] for i in range(2)] == [0, 1] and [held[i]["label"] for i in range(2)] == [0, 2]
+  assert train.names == (
+    "train/a/deep/2.jpg",
+    "train/b/1.png",
+  ) and train.classes == held.classes == ("a", "b", "c")
+  assert [train[i]["label"] for i in range(2)] == [0, 1] and [
+    held[i]["label"] for i in range(2)
+  ] == [0, 2]
 
 
 def test_train_folder_alone_is_held_out_from(tmp_path, caplog):
@@ -48,7 +56,9 @@ def test_train_folder_alone_is_held_out_from(tmp_path, caplog):
   write(tmp_path / "other" / "x.png")
   with caplog.at_level(logging.WARNING):
     train, held = load(tmp_path)
-  assert len(train) + len(held) == 30 and all(n.startswith("train/") for n in train.names + held.names)
+  assert len(train) + len(held) == 30 and all(
+    n.startswith("train/") for n in train.names + held.names
+  )
   assert "1 images outside train" in caplog.text
 
 
@@ -69,7 +79,8 @@ def test_captions(tmp_path, kind, split):
       csv.writer(f).writerows([("file_name", "text"), *texts.items()])
   elif kind == "jsonl":
     (tmp_path / split / "metadata.jsonl").write_text(
-        "\n".join(json.dumps({"file_name": n, "text": t}) for n, t in texts.items()) + "\n\n")
+      "\n".join(json.dumps({"file_name": n, "text": t}) for n, t in texts.items()) + "\n\n"
+    )
   else:
     for name, text in texts.items():
       (tmp_path / split / name).with_suffix(".txt").write_text(text + "\n")
@@ -79,11 +90,14 @@ def test_captions(tmp_path, kind, split):
       assert files[i]["text"] == texts[files.names[i].removeprefix(split)]
 
 
-@pytest.mark.parametrize("file,content,message", [
+@pytest.mark.parametrize(
+  "file,content,message",
+  [
     ("metadata.csv", "name,text\na.png,x\n", "entry 1 needs file_name and text"),
     ("metadata.jsonl", '{"file_name": "a.png", "text": "x"}\n{"file_name"\n', "entry 2 needs"),
     ("metadata.csv", "file_name,text\nelsewhere.png,x\n", "no caption names an image"),
-])
+  ],
+)
 def test_bad_captions(tmp_path, file, content, message):
   write(tmp_path / "a.png")
   (tmp_path / file).write_text(content)

@@ -1,4 +1,6 @@
-"""Batches of sources with random access: order, process split, resuming, exact evaluation, and no TensorFlow."""
+"""Batches of sources with random access: order, process split, resuming, exact evaluation, and no
+TensorFlow.
+"""
 
 import subprocess
 import sys
@@ -18,8 +20,13 @@ SHAPES = {"name": "shapes", "size": 16, "num_train": 37, "num_eval": 23}
 def arrays(tmp_path):
   """23 + 37 pictures whose label says which they are."""
   rng = np.random.default_rng(0)
-  np.savez(tmp_path / "a.npz", x_train=rng.integers(0, 256, (37, 9, 12, 3), np.uint8), y_train=np.arange(37),
-           x_test=rng.integers(0, 256, (23, 9, 12, 3), np.uint8), y_test=np.arange(23))
+  np.savez(
+    tmp_path / "a.npz",
+    x_train=rng.integers(0, 256, (37, 9, 12, 3), np.uint8),
+    y_train=np.arange(37),
+    x_test=rng.integers(0, 256, (23, 9, 12, 3), np.uint8),
+    y_test=np.arange(23),
+  )
   return {"name": "arrays", "path": str(tmp_path / "a.npz")}
 
 
@@ -39,7 +46,11 @@ def test_batches_have_the_documented_types():
   assert batch["image"].shape == (5, 16, 16, 3) and batch["image"].dtype == np.uint8
   assert batch["label"].shape == (5,) and batch["label"].dtype == np.int32
   assert batch["layout"].shape == (5, 16, 16) and batch["layout"].dtype == np.uint8
-  assert batch["attributes"].shape == (5, 3, 6) and isinstance(batch["text"], list) and len(batch["text"]) == 5
+  assert (
+    batch["attributes"].shape == (5, 3, 6)
+    and isinstance(batch["text"], list)
+    and len(batch["text"]) == 5
+  )
   assert batch.keys() == {"image", "label", "text", "layout", "attributes"}
 
 
@@ -75,11 +86,17 @@ def test_the_same_picture_is_cropped_anew_in_the_next_epoch(arrays):
 
 
 @pytest.mark.parametrize("config", ["arrays", "shapes"])
-@pytest.mark.parametrize("count,batch_size,limit", [(1, 8, None), (2, 5, None), (3, 8, 10), (2, 16, 1), (1, 23, None)])
+@pytest.mark.parametrize(
+  "count,batch_size,limit", [(1, 8, None), (2, 5, None), (3, 8, 10), (2, 16, 1), (1, 23, None)]
+)
 def test_evaluation_is_exact(arrays, config, count, batch_size, limit):
   config = arrays if config == "arrays" else SHAPES
-  parts = [list(data.eval_batches(config, {}, batch_size, process_index=i, process_count=count, limit=limit))
-           for i in range(count)]
+  parts = [
+    list(
+      data.eval_batches(config, {}, batch_size, process_index=i, process_count=count, limit=limit)
+    )
+    for i in range(count)
+  ]
   assert len({len(p) for p in parts}) == 1
   for batch, mask in sum(parts, []):
     assert batch["image"].shape[0] == batch_size == mask.size and mask.dtype == np.float32
@@ -122,15 +139,21 @@ def test_examples_without_an_image_pass_the_ops():
   class Numbers(Holes):
     def __getitem__(self, index):
       return {"ids": np.full((2, 3), index, np.int32), "name": f"codes {index}"}
+
   ((batch, mask),) = memory.eval_batches(memory.Loader(Numbers(), ops.Ops(size=8)), 10)
-  assert batch.keys() == {"ids"} and batch["ids"][:, 0, 0].tolist() == list(range(10)) and mask.all()
+  assert (
+    batch.keys() == {"ids"} and batch["ids"][:, 0, 0].tolist() == list(range(10)) and mask.all()
+  )
 
 
 def test_unlike_shapes_are_named():
   class Unlike(Holes):
     def __getitem__(self, index):
       return {"image": np.zeros((2, 2 + index // 9, 1), np.uint8), "name": f"picture {index}"}
-  with pytest.raises(UserError, match=r"picture 9: is 3x2x1, others are 2x2x1; set config\.ops\.size"):
+
+  with pytest.raises(
+    UserError, match=r"picture 9: is 3x2x1, others are 2x2x1; set config\.ops\.size"
+  ):
     list(memory.eval_batches(memory.Loader(Unlike(), ops.Ops()), 4))
 
 
@@ -139,14 +162,17 @@ def test_an_error_in_the_background_reaches_the_caller(arrays):
     take(arrays, {"size": 10, "crop": "random"}, 4, 1)
 
 
-@pytest.mark.parametrize("config,message", [
+@pytest.mark.parametrize(
+  "config,message",
+  [
     ({"path": "x"}, "has no 'name'"),
     ({"name": "shape"}, "Did you mean 'shapes'"),
     ({"name": "shapes", "sise": 32}, r"config\.data\(shapes\)\.sise: unknown field.*'size'"),
     ({"name": "shapes", "size": 32.0}, "is a float, not int"),
     ({"name": "shapes", "size": 8}, "outside 16 to 256"),
     ({"name": "folder"}, r"config\.data\(folder\): needs path"),
-])
+  ],
+)
 def test_bad_config(config, message):
   with pytest.raises(UserError, match=message):
     data.train_stream(config, {}, 4, seed=0)
@@ -184,7 +210,9 @@ def test_a_split_without_a_readable_example_is_an_error():
 
 
 def test_training_batches_are_made_by_several_threads_and_come_in_order(monkeypatch):
-  """The batches of steps 0 and 1 wait for each other, those of steps 2 and 3 as well; the earlier one is finished last."""
+  """The batches of steps 0 and 1 wait for each other, those of steps 2 and 3 as well; the earlier
+  one is finished last.
+  """
   monkeypatch.setattr(memory.os, "cpu_count", lambda: 2)
   meet = threading.Barrier(2)
   finished = [threading.Event() for _ in range(20)]

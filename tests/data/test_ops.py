@@ -1,4 +1,6 @@
-"""Ops on images: windows against hand-computed boxes and PIL, decoding of every colour mode, purity in the seed."""
+"""Ops on images: windows against hand-computed boxes and PIL, decoding of every colour mode, purity
+in the seed.
+"""
 
 import io
 
@@ -24,16 +26,22 @@ def encoded(image, kind="png", **kwargs):
 def test_center_is_pil_on_the_shorter_side_then_the_centre(height, width):
   image, side = picture(height, width), min(height, width)
   for size in (side // 2, side, 2 * side):
-    whole = Image.fromarray(image).resize((width * size // side, height * size // side), Image.Resampling.BICUBIC)
+    whole = Image.fromarray(image).resize(
+      (width * size // side, height * size // side), Image.Resampling.BICUBIC
+    )
     left, top = (whole.width - size) // 2, (whole.height - size) // 2
     out = ops.apply(ops.Ops(size=size), {"image": image})["image"]
-    wanted = np.asarray(whole).astype(int)[top:top + size, left:left + size]
-    np.testing.assert_allclose(out.astype(int), wanted, atol=1)  # a box is rounded once more on the way
+    wanted = np.asarray(whole).astype(int)[top : top + size, left : left + size]
+    np.testing.assert_allclose(
+      out.astype(int), wanted, atol=1
+    )  # a box is rounded once more on the way
 
 
 def test_center_of_odd_remainders_cuts_whole_pixels():
   image = picture(5, 8)
-  np.testing.assert_array_equal(ops.apply(ops.Ops(size=5), {"image": image})["image"], image[:, 1:6])
+  np.testing.assert_array_equal(
+    ops.apply(ops.Ops(size=5), {"image": image})["image"], image[:, 1:6]
+  )
   np.testing.assert_array_equal(ops.resize(image, 5, 8), image)
   assert ops.resize(image[..., :1], 3, 11).shape == (3, 11, 1)
 
@@ -49,9 +57,11 @@ def test_random_is_a_window_at_full_resolution_and_central_in_evaluation():
   image = np.arange(7 * 9, dtype=np.uint8).reshape(7, 9, 1)
   corners = set()
   for counter in range(200):
-    out = ops.apply(ops.Ops(size=4, crop="random"), {"image": image}, ops.generator(0, counter))["image"]
+    out = ops.apply(ops.Ops(size=4, crop="random"), {"image": image}, ops.generator(0, counter))[
+      "image"
+    ]
     top, left = divmod(int(out[0, 0, 0]), 9)
-    np.testing.assert_array_equal(out, image[top:top + 4, left:left + 4])
+    np.testing.assert_array_equal(out, image[top : top + 4, left : left + 4])
     corners.add((top, left))
   assert corners == {(y, x) for y in range(4) for x in range(6)}
   out = ops.apply(ops.Ops(size=4, crop="random"), {"image": image})["image"]
@@ -59,13 +69,17 @@ def test_random_is_a_window_at_full_resolution_and_central_in_evaluation():
 
 
 def test_too_small_for_the_window_says_what_and_how():
-  with pytest.raises(UserError, match=r"cat/3\.png: is 9x7.*size=8.*Lower size to 7.*crop='center'"):
+  with pytest.raises(
+    UserError, match=r"cat/3\.png: is 9x7.*size=8.*Lower size to 7.*crop='center'"
+  ):
     ops.apply(ops.Ops(size=8, crop="random"), {"image": picture(7, 9), "name": "cat/3.png"})
 
 
 def test_none_accepts_one_size_only():
   image = picture(8, 8)
-  np.testing.assert_array_equal(ops.apply(ops.Ops(size=8, crop="none"), {"image": image})["image"], image)
+  np.testing.assert_array_equal(
+    ops.apply(ops.Ops(size=8, crop="none"), {"image": image})["image"], image
+  )
   with pytest.raises(UserError, match="is 9x8, not size=8"):
     ops.apply(ops.Ops(size=8, crop="none"), {"image": picture(8, 9)})
 
@@ -84,7 +98,10 @@ def test_random_resized_windows_have_the_area_and_aspect_asked_for():
 
 def test_flip_in_half_of_training_and_never_in_evaluation():
   image = picture(5, 5)
-  outs = [ops.apply(ops.Ops(flip=True), {"image": image}, ops.generator(0, c))["image"] for c in range(200)]
+  outs = [
+    ops.apply(ops.Ops(flip=True), {"image": image}, ops.generator(0, c))["image"]
+    for c in range(200)
+  ]
   flipped = sum((o == image[:, ::-1]).all() for o in outs)
   assert 70 < flipped < 130 and flipped + sum((o == image).all() for o in outs) == 200
   np.testing.assert_array_equal(ops.apply(ops.Ops(flip=True), {"image": image})["image"], image)
@@ -112,10 +129,14 @@ def test_channels():
 def test_generator_is_pure_and_streams_differ():
   draw = lambda *a: ops.generator(*a).random(4).tolist()  # noqa: E731
   assert draw(1, 2, 3) == draw(1, 2, 3)
-  assert len({tuple(draw(*a)) for a in [(1, 2, 3), (2, 1, 3), (1, 2, 0), (1, 3, 3), (-1, 2, 3)]}) == 5
+  assert (
+    len({tuple(draw(*a)) for a in [(1, 2, 3), (2, 1, 3), (1, 2, 0), (1, 3, 3), (-1, 2, 3)]}) == 5
+  )
 
 
-@pytest.mark.parametrize("config,message", [
+@pytest.mark.parametrize(
+  "config,message",
+  [
     ({"sise": 3}, r"config\.ops\.sise: unknown field.*size"),
     ({"size": "3"}, "not int"),
     ({"crop": "centre"}, r"config\.ops\.crop"),
@@ -123,7 +144,8 @@ def test_generator_is_pure_and_streams_differ():
     ({"crop": "random"}, "needs a size"),
     ({"channels": 4}, "channels: 4"),
     ({"min_area": 0.0}, "min_area"),
-])
+  ],
+)
 def test_bad_config(config, message):
   with pytest.raises(UserError, match=message):
     ops.from_config(config)
@@ -133,16 +155,25 @@ def rgb(r, g, b, size=(6, 4)):
   return Image.new("RGB", size, (r, g, b))
 
 
-@pytest.mark.parametrize("mode,colour", [
-    ("1", (255, 255, 255)), ("L", (90, 90, 90)), ("P", (200, 40, 90)), ("RGB", (200, 40, 90)), ("CMYK", (200, 40, 90)),
+@pytest.mark.parametrize(
+  "mode,colour",
+  [
+    ("1", (255, 255, 255)),
+    ("L", (90, 90, 90)),
+    ("P", (200, 40, 90)),
+    ("RGB", (200, 40, 90)),
+    ("CMYK", (200, 40, 90)),
     ("YCbCr", (200, 40, 90)),
-])
+  ],
+)
 def test_decode_modes(mode, colour):
   kind = "jpeg" if mode in ("CMYK", "YCbCr") else "png"
   image = rgb(*colour).convert(mode) if mode != "P" else rgb(*colour).quantize(4)
   out = ops.decode(encoded(image, kind))
   assert out.dtype == np.uint8 and out.shape == (4, 6, 3)
-  np.testing.assert_allclose(out, np.broadcast_to(colour, (4, 6, 3)), atol=3 if kind == "jpeg" else 0)
+  np.testing.assert_allclose(
+    out, np.broadcast_to(colour, (4, 6, 3)), atol=3 if kind == "jpeg" else 0
+  )
 
 
 def test_decode_sixteen_bit_grey():

@@ -1,4 +1,6 @@
-"""tf.data streams of folders and TFDS: order, process split, exact resuming in a fresh process, errors in one line."""
+"""tf.data streams of folders and TFDS: order, process split, exact resuming in a fresh process,
+errors in one line.
+"""
 
 import json
 import os
@@ -25,11 +27,16 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
 
   def _info(self):
-    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
-        "image": tfds.features.Image(shape=(None, None, 3)),
-        "label": tfds.features.ClassLabel(num_classes=50),
-        "text": tfds.features.Text(),
-    }))
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(
+        {
+          "image": tfds.features.Image(shape=(None, None, 3)),
+          "label": tfds.features.ClassLabel(num_classes=50),
+          "text": tfds.features.Text(),
+        }
+      ),
+    )
 
   def _split_generators(self, dl_manager):
     return {"train": self._generate_examples(50), "test": self._generate_examples(13)}
@@ -82,7 +89,11 @@ def same(a, b):
 def test_deterministic_batches(config):
   a, b, c = take(config, 6, 12), take(config, 6, 12), take(config, 6, 12, seed=1)
   assert all(map(same, a, b)) and not any(map(same, a, c))
-  assert a[0]["image"].shape == (6, 7, 7, 3) and a[0]["image"].dtype == np.uint8 and a[0]["label"].dtype == np.int32
+  assert (
+    a[0]["image"].shape == (6, 7, 7, 3)
+    and a[0]["image"].dtype == np.uint8
+    and a[0]["label"].dtype == np.int32
+  )
   for text, label in zip(a[0]["text"], a[0]["label"]):
     assert text == f"picture {label}"
 
@@ -98,8 +109,11 @@ def test_folder_processes_share_what_one_would_read(folder):
   whole = take(folder, 8, 5)
   parts = [take(folder, 4, 5, process_index=i, process_count=2) for i in range(2)]
   for all_of_it, *halves in zip(whole, *parts):
-    assert same(all_of_it, {k: sum((list(h[k]) for h in halves), []) for k in all_of_it} | {
-        k: np.concatenate([h[k] for h in halves]) for k in ("image", "label")})
+    assert same(
+      all_of_it,
+      {k: sum((list(h[k]) for h in halves), []) for k in all_of_it}
+      | {k: np.concatenate([h[k] for h in halves]) for k in ("image", "label")},
+    )
 
 
 def test_tfds_processes_have_parts_of_their_own(tiny):
@@ -131,8 +145,12 @@ def test_resumes_exactly_in_a_fresh_process(tiny, folder, tmp_path):
     wanted.append([[b["text"], b["image"].tolist()] for b, _ in zip(stream, range(15))])
     stream.close()
   done = subprocess.run(
-      [sys.executable, "-c", RESUME, json.dumps(jobs)], capture_output=True, text=True, timeout=180,
-      env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    [sys.executable, "-c", RESUME, json.dumps(jobs)],
+    capture_output=True,
+    text=True,
+    timeout=180,
+    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+  )
   assert done.returncode == 0, done.stderr[-2000:]
   assert [json.loads(line) for line in done.stdout.splitlines()[-2:]] == wanted
 
@@ -144,18 +162,36 @@ def test_restoring_with_another_number_of_processes_says_so(tiny, tmp_path):
     stream.restore(tmp_path)
 
 
-@pytest.mark.parametrize("count,batch_size,limit", [(1, 4, None), (2, 4, None), (3, 4, None), (2, 3, 5), (1, 13, None)])
+@pytest.mark.parametrize(
+  "count,batch_size,limit", [(1, 4, None), (2, 4, None), (3, 4, None), (2, 3, 5), (1, 13, None)]
+)
 def test_tfds_evaluation_is_exact(tiny, count, batch_size, limit):
-  parts = [list(data.eval_batches(tiny, {"size": 9}, batch_size, process_index=i, process_count=count, limit=limit))
-           for i in range(count)]
+  parts = [
+    list(
+      data.eval_batches(
+        tiny, {"size": 9}, batch_size, process_index=i, process_count=count, limit=limit
+      )
+    )
+    for i in range(count)
+  ]
   assert len({len(p) for p in parts}) == 1
   order = [b["label"].tolist() for b, _ in data.eval_batches(tiny, {"size": 9}, 1)]
-  seen = [[label] for step in zip(*parts) for b, m in step for label, ok in zip(b["label"].tolist(), m) if ok]
+  seen = [
+    [label]
+    for step in zip(*parts)
+    for b, m in step
+    for label, ok in zip(b["label"].tolist(), m)
+    if ok
+  ]
   assert seen == order[:limit] and sorted(sum(order, [])) == list(range(13))
 
 
 def test_folder_evaluation_masks_what_cannot_be_read(folder):
-  seen = [x for b, m in data.eval_batches(folder, {"size": 9}, 7, split="train") for x in b["label"][m > 0]]
+  seen = [
+    x
+    for b, m in data.eval_batches(folder, {"size": 9}, 7, split="train")
+    for x in b["label"][m > 0]
+  ]
   assert seen == sorted(set(range(40)) - {3, 17})
 
 
@@ -184,12 +220,15 @@ def test_small_images_in_the_pipeline(tmp_path):
     take({"name": "folder", "path": str(tmp_path)}, 8, 20, {"size": 6, "crop": "random"})
 
 
-@pytest.mark.parametrize("fields,message", [
+@pytest.mark.parametrize(
+  "fields,message",
+  [
     ({"dataset": "cifar"}, "TFDS knows no 'cifar'"),
     ({"dataset": "mnist"}, "is not prepared in .*no network.*--data=PATH"),
     ({"dataset": "mnist:99.0.0"}, "99.0.0"),
     ({"dataset": ""}, "config.data.dataset"),
-])
+  ],
+)
 def test_missing_datasets_are_one_quick_line(tmp_path, fields, message, monkeypatch):
   monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no network, wherever the test runs
   start = time.monotonic()
@@ -199,9 +238,13 @@ def test_missing_datasets_are_one_quick_line(tmp_path, fields, message, monkeypa
 
 
 def test_missing_splits_and_features(tiny):
-  with pytest.raises(UserError, match=r"config\.data\.eval_split: tiny has no split 'valid'; it has"):
+  with pytest.raises(
+    UserError, match=r"config\.data\.eval_split: tiny has no split 'valid'; it has"
+  ):
     data.num_examples({**tiny, "eval_split": "valid"}, "eval")
-  with pytest.raises(UserError, match=r"config\.data\.image: tiny has no image feature 'label'; it has image"):
+  with pytest.raises(
+    UserError, match=r"config\.data\.image: tiny has no image feature 'label'; it has image"
+  ):
     data.train_stream({**tiny, "image": "label"}, {}, 4, seed=0)
   with pytest.raises(UserError, match="fewer examples than processes"):
     data.train_stream(tiny, {}, 4, seed=0, process_count=51)

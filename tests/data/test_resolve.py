@@ -27,22 +27,35 @@ def test_every_kind(tmp_path, monkeypatch):
     content = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2]) + bytes(8)
     (tmp_path / "mnist" / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
   monkeypatch.chdir(tmp_path)
-  for path, name, resolved in [("photos", "folder", "photos"), ("a.npz", "arrays", "a.npz"),
-                               ("mnist", "arrays", "mnist"), ("./packed", "arrays", "packed/b.npy")]:
+  for path, name, resolved in [
+    ("photos", "folder", "photos"),
+    ("a.npz", "arrays", "a.npz"),
+    ("mnist", "arrays", "mnist"),
+    ("./packed", "arrays", "packed/b.npy"),
+  ]:
     config = data.resolve(path)
-    assert config == {"name": name, "path": str(tmp_path / resolved)} and pathlib.Path(config["path"]).is_absolute()
+    assert (
+      config == {"name": name, "path": str(tmp_path / resolved)}
+      and pathlib.Path(config["path"]).is_absolute()
+    )
     assert data.num_examples(config, "train") > 0
 
 
-@pytest.mark.parametrize("make,message", [
+@pytest.mark.parametrize(
+  "make,message",
+  [
     (lambda p: None, "does not exist"),
     (lambda p: p.with_name("thinh").mkdir(), "does not exist. Did you mean 'thinh'"),
     (lambda p: p.mkdir(), "is empty of data"),
     (lambda p: p.write_text("x"), "is not a folder of images, an .npz"),
-    (lambda p: (p.mkdir(), np.save(p / "a.npy", 0), np.save(p / "b.npy", 0)), "name one of a.npy, b.npy"),
+    (
+      lambda p: (p.mkdir(), np.save(p / "a.npy", 0), np.save(p / "b.npy", 0)),
+      "name one of a.npy, b.npy",
+    ),
     (lambda p: (p.mkdir(), np.save(p / "a.npy", np.zeros(3))), r"has shape \[3\]"),
     (lambda p: (p.mkdir(), (p / "train-images-idx3-ubyte.gz").write_bytes(b"x")), "cannot be read"),
-])
+  ],
+)
 def test_everything_else_is_one_line(tmp_path, make, message):
   make(tmp_path / "thing")
   with pytest.raises(UserError, match=message) as e:
@@ -51,8 +64,13 @@ def test_everything_else_is_one_line(tmp_path, make, message):
 
 
 def test_real_data(real_data):
-  kinds = {"fashion_mnist": "arrays", "emoji": "arrays", "nuclei_layout": "arrays", "photos256": "folder",
-           "sign_digits64": "folder"}
+  kinds = {
+    "fashion_mnist": "arrays",
+    "emoji": "arrays",
+    "nuclei_layout": "arrays",
+    "photos256": "folder",
+    "sign_digits64": "folder",
+  }
   assert {k: data.resolve(str(real_data / k))["name"] for k in kinds} == kinds
   with pytest.raises(UserError, match="has no images"):
     data.resolve(str(real_data / "fsdd"))

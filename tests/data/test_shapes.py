@@ -1,4 +1,6 @@
-"""Drawn scenes: determinism, and that label, caption, layout and attributes all say what the picture shows."""
+"""Drawn scenes: determinism, and that label, caption, layout and attributes all say what the
+picture shows.
+"""
 
 import colorsys
 import re
@@ -18,10 +20,16 @@ def scenes():
 @pytest.mark.parametrize("size", [16, 33, 256])
 def test_pure_in_seed_and_index_at_any_size(size):
   a, b, c, d = (shapes.draw(size, *k) for k in [(0, 5), (0, 5), (1, 5), (0, 6)])
-  assert a["image"].shape == (size, size, 3) and a["image"].dtype == np.uint8 and a["layout"].shape == (size, size)
+  assert (
+    a["image"].shape == (size, size, 3)
+    and a["image"].dtype == np.uint8
+    and a["layout"].shape == (size, size)
+  )
   np.testing.assert_array_equal(a["image"], b["image"])
   assert (a["image"] != c["image"]).any() and (a["image"] != d["image"]).any()
-  np.testing.assert_array_equal(a["attributes"], shapes.draw(64, 0, 5)["attributes"])  # one scene at every size
+  np.testing.assert_array_equal(
+    a["attributes"], shapes.draw(64, 0, 5)["attributes"]
+  )  # one scene at every size
 
 
 def test_caption_agrees_with_attributes(scenes):
@@ -61,7 +69,9 @@ def test_pixels_have_the_named_colour(scenes):
     main = scene["attributes"][0]
     if sum(t[0] == main[0] for t in scene["attributes"]) == 1:
       mean = scene["image"][scene["layout"] == main[0]].mean(0) / 255
-      hue, wanted = (colorsys.rgb_to_hsv(*c)[0] for c in (mean, list(shapes.COLORS.values())[int(main[1])]))
+      hue, wanted = (
+        colorsys.rgb_to_hsv(*c)[0] for c in (mean, list(shapes.COLORS.values())[int(main[1])])
+      )
       assert min(abs(hue - wanted), 1 - abs(hue - wanted)) < 0.06
 
 
@@ -92,15 +102,26 @@ def test_sizes_and_grounds_restrict_what_is_drawn():
   scenes = [source.examples("train")[i] for i in range(60)]
   words = re.findall("small|medium|large", " ".join(s["text"] for s in scenes))
   assert set(words) == {"small", "large"}
-  assert all("large" in s["text"] for s in scenes if s["attributes"][1, 0] == 0)  # alone, it is not the small one
+  assert all(
+    "large" in s["text"] for s in scenes if s["attributes"][1, 0] == 0
+  )  # alone, it is not the small one
   for scene in scenes:  # along every line of the ground colours of a plain gradient change evenly
     line = scene["image"][0].astype(int)[scene["layout"][:6].max(0) == 0]
     if len(line) == 32:
       assert np.abs(np.diff(line, 2, axis=0)).max() <= 2
 
 
-@pytest.mark.parametrize("fields", [
-    {"size": 8}, {"max_objects": 4}, {"num_eval": 0}, {"sizes": ("huge",)}, {"sizes": ()}, {"grounds": ("plain", "plaid")}])
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"size": 8},
+    {"max_objects": 4},
+    {"num_eval": 0},
+    {"sizes": ("huge",)},
+    {"sizes": ()},
+    {"grounds": ("plain", "plaid")},
+  ],
+)
 def test_bad_fields(fields):
   with pytest.raises(UserError, match=next(iter(fields))):
     shapes.Source(**fields)

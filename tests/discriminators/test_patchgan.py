@@ -52,7 +52,9 @@ def test_matches_taming(published):
       mine = stats["batch_stats"][f"main_{layer}"][kind.removeprefix("running_")]
       np.testing.assert_allclose(mine, values[name], rtol=1e-4, atol=1e-6)
   real, _ = disc.apply(variables | stats, values["real"], train=False)
-  np.testing.assert_allclose(real, values["logits_real_eval_after_two_train_calls"], rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    real, values["logits_real_eval_after_two_train_calls"], rtol=1e-4, atol=1e-5
+  )
   assert [f.shape for f in features] == [(2, 16, 16, 16), (2, 8, 8, 32), (2, 7, 7, 64)]
 
 
@@ -65,7 +67,8 @@ def test_group_norm_matches_torch():
   params = jax.tree.map(np.asarray, variables["params"])
   h = torch.tensor(x).permute(0, 3, 1, 2)
   conv = lambda h, p, stride: torch.nn.functional.conv2d(
-      h, torch.tensor(p["kernel"]).permute(3, 2, 0, 1), torch.tensor(p["bias"]), stride, padding=1)
+    h, torch.tensor(p["kernel"]).permute(3, 2, 0, 1), torch.tensor(p["bias"]), stride, padding=1
+  )
   h = torch.nn.functional.leaky_relu(conv(h, params["main_0"], 2), 0.2)
   h = torch.nn.functional.group_norm(conv(h, params["main_2"], 1), 32)
   h = conv(torch.nn.functional.leaky_relu(h, 0.2), params["main_5"], 1)
@@ -84,20 +87,28 @@ def test_batch_statistics_are_of_the_global_batch():
   (logits, _), stats = run(variables, sharded)
   (expected, _), expected_stats = run(variables, x)
   np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), stats, expected_stats)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), stats, expected_stats
+  )
 
 
 def test_bfloat16_keeps_statistics_and_logits_in_float32():
   disc = patchgan.Model(channels=4, n_layers=1, dtype="bfloat16")
   (logits, features), variables = jax.eval_shape(
-      lambda: disc.init_with_output(jax.random.key(0), jnp.zeros((2, 8, 8, 3)), train=True))
+    lambda: disc.init_with_output(jax.random.key(0), jnp.zeros((2, 8, 8, 3)), train=True)
+  )
   assert logits.dtype == jnp.float32 and {f.dtype for f in features} == {jnp.dtype("bfloat16")}
   assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
 def test_names_the_image_that_leaves_no_patch():
   with pytest.raises(UserError, match="at least 24 pixels"):
-    jax.eval_shape(lambda: patchgan.Model().init(jax.random.key(0), jnp.zeros((1, 16, 32, 3)), train=True))
+    jax.eval_shape(
+      lambda: patchgan.Model().init(jax.random.key(0), jnp.zeros((1, 16, 32, 3)), train=True)
+    )
   logits, _ = jax.eval_shape(
-      lambda: patchgan.Model().init_with_output(jax.random.key(0), jnp.zeros((1, 24, 24, 3)), train=True)[0])
+    lambda: patchgan.Model().init_with_output(
+      jax.random.key(0), jnp.zeros((1, 24, 24, 3)), train=True
+    )[0]
+  )
   assert logits.shape == (1, 1, 1, 1)

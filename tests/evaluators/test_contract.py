@@ -1,4 +1,6 @@
-"""What every evaluator promises: the fields, purity under jit, and figures that padding and batching do not move."""
+"""What every evaluator promises: the fields, purity under jit, and figures that padding and
+batching do not move.
+"""
 
 import jax
 import numpy as np
@@ -9,7 +11,10 @@ from vqjax.nn import perceptual
 
 NEEDS = {"codes": {"codebook_sizes": (7,)}, "layouts": {"classes": 4}}
 RECONSTRUCTION = [
-    name for name in build.names("evaluators") if build.module("evaluators", name).Measure.needs == "reconstruct"]
+  name
+  for name in build.names("evaluators")
+  if build.module("evaluators", name).Measure.needs == "reconstruct"
+]
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +23,11 @@ def lpips_path(tmp_path_factory):
   weights = {}
   for name, shape in perceptual.shapes().items():
     scale = np.sqrt(2 / np.prod(shape[:-1])) if len(shape) == 4 else 0.1
-    weights[name] = np.abs(rng.standard_normal(shape) * scale).astype(np.float32) if "linear" in name else (
-        rng.standard_normal(shape) * scale).astype(np.float32)
+    weights[name] = (
+      np.abs(rng.standard_normal(shape) * scale).astype(np.float32)
+      if "linear" in name
+      else (rng.standard_normal(shape) * scale).astype(np.float32)
+    )
   path = tmp_path_factory.mktemp("lpips") / "weights.npz"
   np.savez(path, **weights)
   return str(path)
@@ -47,7 +55,9 @@ def run(measure, batch, out, size):
   for start in range(0, count, size):
     index = np.arange(start, start + size)
     take = lambda tree: {k: v[index % count] for k, v in tree.items()}
-    total = evaluators.add(total, update(frozen, take(batch), take(out), (index < count).astype(np.float32)))
+    total = evaluators.add(
+      total, update(frozen, take(batch), take(out), (index < count).astype(np.float32))
+    )
   return measure.result(total)
 
 
@@ -89,7 +99,9 @@ def test_sharded_batches_give_the_same_sums(name, lpips_path):
   batch, out = data(4)
   mask = np.array([1, 1, 1, 0], np.float32)
   mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-  sharded = jax.device_put((batch, out, mask), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+  sharded = jax.device_put(
+    (batch, out, mask), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+  )
   update = jax.jit(measure.update)
   got, expected = update((), *sharded), update((), batch, out, mask)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)

@@ -9,13 +9,17 @@ from vqjax.evaluators import distortion
 def figures(image, recon):
   measure = distortion.Measure()
   mask = np.ones(len(image), np.float32)
-  return measure.result(evaluators.add(None, measure.update((), {"image": image}, {"image": recon}, mask)))
+  return measure.result(
+    evaluators.add(None, measure.update((), {"image": image}, {"image": recon}, mask))
+  )
 
 
 def test_values_by_hand():
   """Off by 51 levels of 255 is an error of 0.2; by 25.5 after rounding 26."""
   image = np.full((2, 4, 4, 1), 100, np.uint8)
-  recon = np.stack([np.full((4, 4, 1), 151 / 127.5 - 1), np.full((4, 4, 1), 125.6 / 127.5 - 1)]).astype(np.float32)
+  recon = np.stack(
+    [np.full((4, 4, 1), 151 / 127.5 - 1), np.full((4, 4, 1), 125.6 / 127.5 - 1)]
+  ).astype(np.float32)
   mse = np.array([0.2**2, (26 / 255) ** 2])
   got = figures(image, recon)
   np.testing.assert_allclose(got["mse"], mse.mean(), rtol=1e-5)

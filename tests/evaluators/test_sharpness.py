@@ -29,7 +29,9 @@ def test_a_wave_lies_in_its_band():
   energy = np.asarray(sharpness.band_energy(x, (0.0625, 0.125, 0.25)))[0]
   assert energy[2] > 0.99 * energy.sum()
   window = np.outer(np.hanning(66)[1:-1], np.hanning(66)[1:-1])
-  np.testing.assert_allclose(energy.sum(), ((x[0, :, :, 0] - x.mean()) ** 2 * window**2).sum(), rtol=1e-4)
+  np.testing.assert_allclose(
+    energy.sum(), ((x[0, :, :, 0] - x.mean()) ** 2 * window**2).sum(), rtol=1e-4
+  )
 
 
 def test_halved_contrast_has_a_quarter_of_the_energy(image):

@@ -19,8 +19,12 @@ def brute_force(x, y):
       for c in range(x.shape[2]):
         a, b = x[i : i + 11, j : j + 11, c], y[i : i + 11, j : j + 11, c]
         ma, mb = (weights * a).sum(), (weights * b).sum()
-        va, vb, cov = ((weights * u).sum() for u in ((a - ma) ** 2, (b - mb) ** 2, (a - ma) * (b - mb)))
-        values.append((2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4)))
+        va, vb, cov = (
+          (weights * u).sum() for u in ((a - ma) ** 2, (b - mb) ** 2, (a - ma) * (b - mb))
+        )
+        values.append(
+          (2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4))
+        )
   return np.mean(values)
 
 

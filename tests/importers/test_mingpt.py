@@ -16,7 +16,9 @@ torch = pytest.importorskip("torch")
 
 @pytest.fixture(scope="module")
 def state(golden):
-  return torch.load(golden / "taming_mingpt.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+  return torch.load(golden / "taming_mingpt.ckpt", map_location="cpu", weights_only=True)[
+    "state_dict"
+  ]
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +28,16 @@ def expected(golden):
 
 @pytest.fixture(scope="module")
 def imported(state, golden):
-  """(model, variables, codes): the first token of a sequence is the condition, shown as token codes + c."""
+  """(model, variables, codes): the first token of a sequence is the condition, shown as token codes
+  + c.
+  """
   heads = json.loads((golden / "meta_models.json").read_text())["taming_mingpt"]["n_head"]
   config, params = mingpt.read(state, heads=heads)
-  return build.build("priors", config), {"params": jax.tree.map(jnp.asarray, params)}, config["out_size"]
+  return (
+    build.build("priors", config),
+    {"params": jax.tree.map(jnp.asarray, params)},
+    config["out_size"],
+  )
 
 
 def test_params_are_exactly_the_model(imported):
@@ -42,8 +50,12 @@ def test_params_are_exactly_the_model(imported):
 def test_logits_and_cross_entropy(imported, expected):
   model, variables, codes = imported
   tokens = jnp.asarray(expected["ids"], jnp.int32)
-  following = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)))  # What logits 30 are about is not given, and nobody sees it.
-  logits = jax.jit(lambda v: model.apply(v, following, codes + tokens[:, :1], train=False))(variables)
+  following = jnp.pad(
+    tokens[:, 1:], ((0, 0), (0, 1))
+  )  # What logits 30 are about is not given, and nobody sees it.
+  logits = jax.jit(lambda v: model.apply(v, following, codes + tokens[:, :1], train=False))(
+    variables
+  )
   np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
   nats = -jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), tokens[:, 1:, None], axis=-1)
   np.testing.assert_allclose(nats.mean(), expected["cross_entropy"], rtol=1e-5)
@@ -66,11 +78,23 @@ def test_greedy_continuation_with_the_cache(imported, expected):
 def test_what_the_tensors_tell(state):
   config, params = mingpt.read(state, heads=4, grid=(4, 4), prefix=16, codes=40)
   assert config == dict(
-      name="transformer", vocab_size=136, out_size=40, grid=(4, 4), causal=True, layers=2, width=32, heads=4,
-      hidden=128, max_prefix=16)
+    name="transformer",
+    vocab_size=136,
+    out_size=40,
+    grid=(4, 4),
+    causal=True,
+    layers=2,
+    width=32,
+    heads=4,
+    hidden=128,
+    max_prefix=16,
+  )
   assert params["embed"]["table"].shape == (136, 32) and params["position_table"].shape == (31, 32)
   np.testing.assert_array_equal(params["embed"]["table"][40:], state["transformer.tok_emb.weight"])
-  assert mingpt.read(state, heads=4, prefix=17)[0]["grid"] == (4, 4)  # 33 places: one is left unused.
+  assert mingpt.read(state, heads=4, prefix=17)[0]["grid"] == (
+    4,
+    4,
+  )  # 33 places: one is left unused.
 
 
 def without(name):

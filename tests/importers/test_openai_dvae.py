@@ -47,10 +47,19 @@ def test_either_order_of_files(files):
 
 
 def test_sizes_are_read_from_the_tensors():
-  config = dict(name="dvae", hidden=8, groups=3, blocks_per_group=2, channels=1, out_channels=2,
-                quantizer=dict(name="gumbel", codebook_size=10, dim=6, projection="none"))
+  config = dict(
+    name="dvae",
+    hidden=8,
+    groups=3,
+    blocks_per_group=2,
+    channels=1,
+    out_channels=2,
+    quantizer=dict(name="gumbel", codebook_size=10, dim=6, projection="none"),
+  )
   model = build("autoencoders", config)
-  shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), np.zeros((1, 8, 8, 1), np.float32))
+  shapes = jax.eval_shape(
+    lambda x: model.init(jax.random.key(0), x, train=False), np.zeros((1, 8, 8, 1), np.float32)
+  )
   state = {"decoder.blocks.input.w": np.zeros((6, 10, 1, 1), np.float32)}
   for path, leaf in jax.tree.leaves_with_path(shapes["params"]):
     keys = tuple(p.key for p in path)
@@ -58,7 +67,9 @@ def test_sizes_are_read_from_the_tensors():
       shape = leaf.shape if leaf.ndim == 1 else (leaf.shape[3], leaf.shape[2], *leaf.shape[:2])
       state[openai_dvae._name(keys)] = np.zeros(shape, np.float32)
   read, _ = openai_dvae.read(state, {})
-  assert {k: v for k, v in read.items() if k != "quantizer"} == {k: v for k, v in config.items() if k != "quantizer"}
+  assert {k: v for k, v in read.items() if k != "quantizer"} == {
+    k: v for k, v in config.items() if k != "quantizer"
+  }
   assert (read["quantizer"]["codebook_size"], read["quantizer"]["dim"]) == (10, 6)
 
 
@@ -66,6 +77,8 @@ def test_faults_are_named(files):
   state = openai_dvae.join(*files)
   name = "decoder.blocks.group_2.block_1.res_path.conv_3.w"
   with pytest.raises(UserError, match=f"missing: '{name}'; unexpected: 'encoder.more'"):
-    openai_dvae.read({k: v for k, v in state.items() if k != name} | {"encoder.more": np.zeros(1)}, {})
+    openai_dvae.read(
+      {k: v for k, v in state.items() if k != name} | {"encoder.more": np.zeros(1)}, {}
+    )
   with pytest.raises(UserError, match=f"misshapen: '{name}'"):
     openai_dvae.read(state | {name: state[name][1:]}, {})

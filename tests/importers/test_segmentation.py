@@ -1,4 +1,6 @@
-"""A transformer of taming given segmentation maps: three workdirs that compute what its equations, written out in PyTorch, do."""
+"""A transformer of taming given segmentation maps: three workdirs that compute what its equations,
+written out in PyTorch, do.
+"""
 
 import numpy as np
 import pytest
@@ -16,13 +18,31 @@ LABELS, CODES, LAYOUT_CODES, WIDTH = 5, 12, 7, 16
 
 
 def autoencoder(channels, codes, seed):
-  """Random tensors under taming's names. The names are checked against its own checkpoints in test_taming."""
-  config = dict(name="resnet", ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), resolution=8, z_channels=8,
-                channels=channels, out_channels=channels, quantizer=dict(name="vq", codebook_size=codes, dim=4))
+  """Random tensors under taming's names.
+
+  The names are checked against its own checkpoints in test_taming.
+  """
+  config = dict(
+    name="resnet",
+    ch=32,
+    ch_mult=(1, 1),
+    num_res_blocks=1,
+    attn_resolutions=(),
+    resolution=8,
+    z_channels=8,
+    channels=channels,
+    out_channels=channels,
+    quantizer=dict(name="vq", codebook_size=codes, dim=4),
+  )
   rng = np.random.default_rng(seed)
-  take = lambda collection, path, shape: reader.book_stats(path, shape) if collection == "stats" else (
-      0.3 * rng.standard_normal(shape) + (path[-1] == "scale"))
-  variables = reader.fill(build("autoencoders", config), np.zeros((1, 8, 8, channels), np.float32), take)
+  take = lambda collection, path, shape: (
+    reader.book_stats(path, shape)
+    if collection == "stats"
+    else (0.3 * rng.standard_normal(shape) + (path[-1] == "scale"))
+  )
+  variables = reader.fill(
+    build("autoencoders", config), np.zeros((1, 8, 8, channels), np.float32), take
+  )
   return {k: torch.from_numpy(v) for k, v in taming.write(config, variables).items()}
 
 
@@ -33,13 +53,21 @@ def state():
   state = {f"first_stage_model.{k}": v for k, v in autoencoder(3, CODES, 1).items()}
   state |= {f"cond_stage_model.{k}": v for k, v in autoencoder(LABELS, LAYOUT_CODES, 2).items()}
   state["cond_stage_model.colorize"] = torch.randn(3, LABELS, 1, 1)
-  return state | {f"transformer.{k}": torch.from_numpy(rng.normal(0, 0.3, s).astype(np.float32)) for k, s in shapes.items()}
+  return state | {
+    f"transformer.{k}": torch.from_numpy(rng.normal(0, 0.3, s).astype(np.float32))
+    for k, s in shapes.items()
+  }
 
 
 def save(state, path):
   torch.save({"state_dict": state}, path)
-  return ["--source=taming_transformer", f"--checkpoint={path}", f"--workdir={path.with_suffix('')}",
-          "--option=heads=2", "--option=resolution=8"]
+  return [
+    "--source=taming_transformer",
+    f"--checkpoint={path}",
+    f"--workdir={path.with_suffix('')}",
+    "--option=heads=2",
+    "--option=resolution=8",
+  ]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +85,13 @@ class Theirs:
 
   def conv(self, x, name, **options):
     weight = self.state[f"{name}.weight"]
-    return F.conv2d(x, weight, self.state[f"{name}.bias"], padding=options.pop("padding", weight.shape[-1] // 2), **options)
+    return F.conv2d(
+      x,
+      weight,
+      self.state[f"{name}.bias"],
+      padding=options.pop("padding", weight.shape[-1] // 2),
+      **options,
+    )
 
   def norm(self, x, name):
     return F.group_norm(x, 32, self.state[f"{name}.weight"], self.state[f"{name}.bias"], eps=1e-6)
@@ -65,21 +99,29 @@ class Theirs:
   def block(self, x, name):
     h = self.conv(F.silu(self.norm(x, f"{name}.norm1")), f"{name}.conv1")
     h = self.conv(F.silu(self.norm(h, f"{name}.norm2")), f"{name}.conv2")
-    return h + (self.conv(x, f"{name}.nin_shortcut") if f"{name}.nin_shortcut.weight" in self.state else x)
+    return h + (
+      self.conv(x, f"{name}.nin_shortcut") if f"{name}.nin_shortcut.weight" in self.state else x
+    )
 
   def mid(self, x, name):
     x = self.block(x, f"{name}.mid.block_1")
     h = self.norm(x, f"{name}.mid.attn_1.norm")
     q, k, v = (self.conv(h, f"{name}.mid.attn_1.{part}").flatten(2) for part in "qkv")
     h = v @ torch.softmax(q.transpose(1, 2) @ k / q.shape[1] ** 0.5, -1).transpose(1, 2)
-    return self.block(x + self.conv(h.view_as(x), f"{name}.mid.attn_1.proj_out"), f"{name}.mid.block_2")
+    return self.block(
+      x + self.conv(h.view_as(x), f"{name}.mid.attn_1.proj_out"), f"{name}.mid.block_2"
+    )
 
   def ids(self, x):
     h = self.block(self.conv(x, "encoder.conv_in"), "encoder.down.0.block.0")
     h = self.conv(F.pad(h, (0, 1, 0, 1)), "encoder.down.0.downsample.conv", stride=2, padding=0)
     h = self.mid(self.block(h, "encoder.down.1.block.0"), "encoder")
-    h = self.conv(self.conv(F.silu(self.norm(h, "encoder.norm_out")), "encoder.conv_out"), "quant_conv")
-    return torch.cdist(h.permute(0, 2, 3, 1), self.state["quantize.embedding.weight"][None]).argmin(-1)
+    h = self.conv(
+      self.conv(F.silu(self.norm(h, "encoder.norm_out")), "encoder.conv_out"), "quant_conv"
+    )
+    return torch.cdist(h.permute(0, 2, 3, 1), self.state["quantize.embedding.weight"][None]).argmin(
+      -1
+    )
 
   def decode(self, ids):
     z = self.state["quantize.embedding.weight"][ids].permute(0, 3, 1, 2)
@@ -97,10 +139,15 @@ class Theirs:
     x = s["tok_emb.weight"][tokens] + s["pos_emb"][:, :length]
     for i in range(2):
       h = layer_norm(x, f"blocks.{i}.ln1")
-      q, k, v = (dense(h, f"blocks.{i}.attn.{part}").unflatten(-1, (2, -1)).transpose(1, 2) for part in ("query", "key", "value"))
+      q, k, v = (
+        dense(h, f"blocks.{i}.attn.{part}").unflatten(-1, (2, -1)).transpose(1, 2)
+        for part in ("query", "key", "value")
+      )
       h = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
       x = x + dense(h, f"blocks.{i}.attn.proj")
-      x = x + dense(F.gelu(dense(layer_norm(x, f"blocks.{i}.ln2"), f"blocks.{i}.mlp.0")), f"blocks.{i}.mlp.2")
+      x = x + dense(
+        F.gelu(dense(layer_norm(x, f"blocks.{i}.ln2"), f"blocks.{i}.mlp.0")), f"blocks.{i}.mlp.2"
+      )
     return F.linear(layer_norm(x, "ln_f"), s["head.weight"])
 
 
@@ -111,7 +158,9 @@ def pair():
 
 
 def close(ours, theirs):
-  np.testing.assert_allclose(ours, np.asarray(theirs), rtol=1e-4, atol=1e-4 * np.abs(np.asarray(theirs)).max())
+  np.testing.assert_allclose(
+    ours, np.asarray(theirs), rtol=1e-4, atol=1e-4 * np.abs(np.asarray(theirs)).max()
+  )
 
 
 @torch.no_grad()
@@ -123,7 +172,9 @@ def test_maps_go_through_their_tokenizer(state, workdir, pair):
   np.testing.assert_array_equal(model.encode(pair[1]), ids)
   params, stats, _ = model.state
   autoencoder = model.run.task.predict["decode"].__self__.model
-  logits = autoencoder.apply({"params": params["model"], **stats["model"]}, ids.numpy(), method="from_tokens")
+  logits = autoencoder.apply(
+    {"params": params["model"], **stats["model"]}, ids.numpy(), method="from_tokens"
+  )
   close(logits, theirs.decode(ids).permute(0, 2, 3, 1))
   np.testing.assert_array_equal(model.decode(ids.numpy()), theirs.decode(ids).argmax(1))
 
@@ -131,7 +182,9 @@ def test_maps_go_through_their_tokenizer(state, workdir, pair):
 @torch.no_grad()
 def test_probabilities_of_the_image_given_the_map(state, workdir, pair):
   image, layout = pair
-  first, cond, transformer = (Theirs(state, f"{name}.") for name in ("first_stage_model", "cond_stage_model", "transformer"))
+  first, cond, transformer = (
+    Theirs(state, f"{name}.") for name in ("first_stage_model", "cond_stage_model", "transformer")
+  )
   ids = first.ids(torch.from_numpy(image).permute(0, 3, 1, 2))
   given = cond.ids(F.one_hot(torch.from_numpy(layout), LABELS).permute(0, 3, 1, 2).float())
   tokens = torch.cat([given.flatten(1), ids.flatten(1)], 1)
@@ -144,22 +197,58 @@ def test_probabilities_of_the_image_given_the_map(state, workdir, pair):
 
 
 def test_a_file_of_the_tokenizer_alone_there_and_back(state, tmp_path):
-  cond = {k.removeprefix("cond_stage_model."): v for k, v in state.items() if k.startswith("cond_stage_model.")}
+  cond = {
+    k.removeprefix("cond_stage_model."): v
+    for k, v in state.items()
+    if k.startswith("cond_stage_model.")
+  }
   torch.save({"state_dict": cond}, tmp_path / "maps.ckpt")
-  convert.main(["--source=taming_vqgan", f"--checkpoint={tmp_path / 'maps.ckpt'}", f"--workdir={tmp_path / 'run'}", "--option=resolution=8"])
-  convert.main(["--target=taming_vqgan", f"--checkpoint={tmp_path / 'back.ckpt'}", f"--workdir={tmp_path / 'run'}"])
+  convert.main(
+    [
+      "--source=taming_vqgan",
+      f"--checkpoint={tmp_path / 'maps.ckpt'}",
+      f"--workdir={tmp_path / 'run'}",
+      "--option=resolution=8",
+    ]
+  )
+  convert.main(
+    [
+      "--target=taming_vqgan",
+      f"--checkpoint={tmp_path / 'back.ckpt'}",
+      f"--workdir={tmp_path / 'run'}",
+    ]
+  )
   back = torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"]
   assert back.keys() == cond.keys() and back["colorize"].shape == cond["colorize"].shape
   for name in cond.keys() - {"colorize"}:
     np.testing.assert_array_equal(back[name], cond[name], err_msg=name)
 
 
-@pytest.mark.parametrize("change, option, message", [
-    (lambda s: {k: v for k, v in s.items() if not k.endswith("colorize")}, [], "cond_stage_model is no VQSegmentationModel"),
-    (lambda s: s | {"cond_stage_model.encoder.conv_in.weight": torch.zeros(32, 3, 3, 3)}, [], "cond_stage_model is no VQSegmentationModel"),
-    (lambda s: {k: v for k, v in s.items() if k != "transformer.pos_emb"}, [], "'transformer.pos_emb' is missing"),
-    (dict, ["--option=labels=3"], "--option labels: 3, but the checkpoint's condition is a segmentation map"),
-])
+@pytest.mark.parametrize(
+  "change, option, message",
+  [
+    (
+      lambda s: {k: v for k, v in s.items() if not k.endswith("colorize")},
+      [],
+      "cond_stage_model is no VQSegmentationModel",
+    ),
+    (
+      lambda s: s | {"cond_stage_model.encoder.conv_in.weight": torch.zeros(32, 3, 3, 3)},
+      [],
+      "cond_stage_model is no VQSegmentationModel",
+    ),
+    (
+      lambda s: {k: v for k, v in s.items() if k != "transformer.pos_emb"},
+      [],
+      "'transformer.pos_emb' is missing",
+    ),
+    (
+      dict,
+      ["--option=labels=3"],
+      "--option labels: 3, but the checkpoint's condition is a segmentation map",
+    ),
+  ],
+)
 def test_refusals_are_one_line(state, change, option, message, tmp_path):
   with pytest.raises(UserError, match=message) as e:
     convert.main(save(change(state), tmp_path / "bad.ckpt") + option)

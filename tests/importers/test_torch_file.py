@@ -26,10 +26,16 @@ class Touch:
     return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("content", [
-    {"w": WEIGHT}, {"state_dict": {"w": WEIGHT}, "global_step": 3},
-    collections.OrderedDict(w=torch.nn.Parameter(WEIGHT)), {"w": WEIGHT.bfloat16()}],
-    ids=["plain", "lightning", "parameter", "bfloat16"])
+@pytest.mark.parametrize(
+  "content",
+  [
+    {"w": WEIGHT},
+    {"state_dict": {"w": WEIGHT}, "global_step": 3},
+    collections.OrderedDict(w=torch.nn.Parameter(WEIGHT)),
+    {"w": WEIGHT.bfloat16()},
+  ],
+  ids=["plain", "lightning", "parameter", "bfloat16"],
+)
 def test_state_dicts(tmp_path, content):
   torch.save(content, tmp_path / "file.ckpt")
   state = torch_file.load(tmp_path / "file.ckpt")
@@ -54,7 +60,9 @@ def test_numpy_and_safetensors(tmp_path):
 def package(monkeypatch):
   """A package that is there while saving, as the author's was, and not while reading."""
   module = types.ModuleType("authors_package")
-  exec("import torch\nclass Net(torch.nn.Module):\n  pass\nclass Callback:\n  pass", module.__dict__)
+  exec(
+    "import torch\nclass Net(torch.nn.Module):\n  pass\nclass Callback:\n  pass", module.__dict__
+  )
   monkeypatch.setitem(sys.modules, "authors_package", module)
   return module
 
@@ -70,7 +78,9 @@ def test_objects_of_unknown_classes_are_passed_over(tmp_path, package, monkeypat
 
 def test_whole_modules(tmp_path, package, monkeypatch):
   net = package.Net()
-  net.blocks = torch.nn.Sequential(collections.OrderedDict(input=torch.nn.Conv2d(1, 2, 3), relu=torch.nn.ReLU()))
+  net.blocks = torch.nn.Sequential(
+    collections.OrderedDict(input=torch.nn.Conv2d(1, 2, 3), relu=torch.nn.ReLU())
+  )
   net.register_buffer("scale", torch.ones(1))
   expected = {name: x.numpy() for name, x in net.state_dict().items()}
   torch.save(net, tmp_path / "encoder.pkl")
@@ -83,8 +93,11 @@ def test_whole_modules(tmp_path, package, monkeypatch):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_nothing_is_executed(tmp_path, zipped):
-  torch.save({"state_dict": {"w": WEIGHT}, "more": Touch(tmp_path / "made")}, tmp_path / "evil.ckpt",
-             _use_new_zipfile_serialization=zipped)
+  torch.save(
+    {"state_dict": {"w": WEIGHT}, "more": Touch(tmp_path / "made")},
+    tmp_path / "evil.ckpt",
+    _use_new_zipfile_serialization=zipped,
+  )
   try:
     assert torch_file.load(tmp_path / "evil.ckpt").keys() == {"w"}
   except UserError as e:
@@ -96,8 +109,12 @@ def test_faults_are_one_line(tmp_path):
   (tmp_path / "noise.ckpt").write_bytes(b"no such format" * 20)
   (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
   torch.save({"state_dict": {}}, tmp_path / "empty.ckpt")
-  for name, message in (("absent.ckpt", "no file"), ("noise.ckpt", "cannot read"), ("cut.safetensors", "cannot read"),
-                        ("empty.ckpt", "no tensors")):
+  for name, message in (
+    ("absent.ckpt", "no file"),
+    ("noise.ckpt", "cannot read"),
+    ("cut.safetensors", "cannot read"),
+    ("empty.ckpt", "no tensors"),
+  ):
     with pytest.raises(UserError, match=message) as caught:
       torch_file.load(tmp_path / name)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,6 @@
-"""Attention against a sum written out; rotary positions by their property; caches against the uncached result."""
+"""Attention against a sum written out; rotary positions by their property; caches against the
+uncached result.
+"""
 
 import re
 import types
@@ -23,7 +25,9 @@ def written_out(q, k, v, mask):
   out = np.zeros(q.shape)
   for b, i, n in np.ndindex(q.shape[:3]):
     seen = [j for j in range(k.shape[1]) if mask[i][j]]
-    scores = np.array([q[b, i, n].astype(np.float64) @ k[b, j, n] for j in seen]) / np.sqrt(q.shape[-1])
+    scores = np.array([q[b, i, n].astype(np.float64) @ k[b, j, n] for j in seen]) / np.sqrt(
+      q.shape[-1]
+    )
     weights = np.exp(scores - scores.max())
     out[b, i, n] = weights / weights.sum() @ v[b, seen, n]
   return out
@@ -43,15 +47,27 @@ def test_masks(mask, seen):
 def test_softmax_is_float32_in_bfloat16():
   q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in arrays(0, *[(1, 4, 2, 8)] * 3))
   cache = attention.init_cache(1, 4, 2, 8, "bfloat16", "fused")
-  for text in (jax.make_jaxpr(attention.attend)(q, k, v), jax.make_jaxpr(attention.attend_cache)(q[:, 0], cache, 2)):
+  for text in (
+    jax.make_jaxpr(attention.attend)(q, k, v),
+    jax.make_jaxpr(attention.attend_cache)(q[:, 0], cache, 2),
+  ):
     kinds = re.findall(r":(\w+)\[[\d,]*\] = exp ", str(text))
     assert kinds and set(kinds) == {"f32"}
 
 
 def test_rotary_angles_on_a_grid():
   """Rows turn the first half of the pairs, columns the second."""
-  assert attention.rotary_table((2, 3), 4).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
-  np.testing.assert_allclose(attention.rotary_table((3,), 4, base=100.0), [[0, 0], [1, 0.1], [2, 0.2]], rtol=1e-6)
+  assert attention.rotary_table((2, 3), 4).tolist() == [
+    [0, 0],
+    [0, 1],
+    [0, 2],
+    [1, 0],
+    [1, 1],
+    [1, 2],
+  ]
+  np.testing.assert_allclose(
+    attention.rotary_table((3,), 4, base=100.0), [[0, 0], [1, 0.1], [2, 0.2]], rtol=1e-6
+  )
 
 
 def test_rotary_scores_depend_on_the_offset_alone():
@@ -62,7 +78,10 @@ def test_rotary_scores_depend_on_the_offset_alone():
   np.testing.assert_allclose(np.linalg.norm(turned_q, axis=-1), np.linalg.norm(q), rtol=1e-5)
   np.testing.assert_allclose(scores[0, 1, 2, 3], scores[2, 3, 4, 5], rtol=1e-4)
   np.testing.assert_allclose(scores[4, 0, 1, 2], scores[3, 3, 0, 5], rtol=1e-4)
-  assert abs(scores[0, 0, 0, 1] - scores[0, 0, 1, 0]) > 1e-3 and abs(scores[0, 0, 0, 1] - scores[0, 1, 0, 0]) > 1e-3
+  assert (
+    abs(scores[0, 0, 0, 1] - scores[0, 0, 1, 0]) > 1e-3
+    and abs(scores[0, 0, 0, 1] - scores[0, 1, 0, 0]) > 1e-3
+  )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -70,7 +89,9 @@ def test_cache_equals_causal_attention(layout):
   """Two positions at once, then one by one at a traced index; what lies beyond is never read."""
   q, k, v = arrays(2, *[(2, 6, 3, 4)] * 3)
   expected = written_out(q, k, v, np.tri(6))
-  cache = jax.tree.map(lambda x: jnp.full_like(x, 9.0), attention.init_cache(2, 6, 3, 4, layout=layout))
+  cache = jax.tree.map(
+    lambda x: jnp.full_like(x, 9.0), attention.init_cache(2, 6, 3, 4, layout=layout)
+  )
   cache = attention.update_cache(cache, k[:, :2], v[:, :2], 0)
 
   @jax.jit
@@ -79,7 +100,7 @@ def test_cache_equals_causal_attention(layout):
     return attention.attend_cache(q[:, 0], cache, index + 1), cache
 
   for i in range(2, 6):
-    out, cache = step(cache, q[:, i:i + 1], k[:, i:i + 1], v[:, i:i + 1], i)
+    out, cache = step(cache, q[:, i : i + 1], k[:, i : i + 1], v[:, i : i + 1], i)
     np.testing.assert_allclose(out, expected[:, i], atol=1e-5)
 
 
@@ -110,4 +131,7 @@ def test_choices_follow_the_devices_that_a_program_is_compiled_for():
     assert attention.default_layout() == "fused" and tiles() == 1
     jaxpr = jax.make_jaxpr(lambda z: codebook.nearest(z, z[:64]))(z)
     assert "scan" not in str(jaxpr)
-  assert tiles() == here == 2**16 // (512 * jax.device_count()) and attention.default_layout() == "keys_last"
+  assert (
+    tiles() == here == 2**16 // (512 * jax.device_count())
+    and attention.default_layout() == "keys_last"
+  )

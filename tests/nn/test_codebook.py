@@ -1,4 +1,6 @@
-"""Codebook search, statistics and placement against brute force; bounded memory; sharded equals unsharded."""
+"""Codebook search, statistics and placement against brute force; bounded memory; sharded equals
+unsharded.
+"""
 
 import math
 import re
@@ -19,9 +21,11 @@ def normal(seed, *shape):
 @pytest.mark.parametrize("positions,tile", [(64, None), (61, 16), (64, 16), (5, 16), (1, None)])
 def test_nearest_is_the_brute_force_nearest(positions, tile):
   z, codes = np.asarray(normal(0, positions, 5)), np.asarray(normal(1, 23, 5))
-  distances = ((z[:, None].astype(np.float64) - codes[None])**2).sum(-1)
+  distances = ((z[:, None].astype(np.float64) - codes[None]) ** 2).sum(-1)
   np.testing.assert_array_equal(codebook.nearest(z, codes, tile=tile), distances.argmin(-1))
-  np.testing.assert_array_equal(codebook.nearest(z, codes, metric="dot", tile=tile), (z @ codes.T).argmax(-1))
+  np.testing.assert_array_equal(
+    codebook.nearest(z, codes, metric="dot", tile=tile), (z @ codes.T).argmax(-1)
+  )
 
 
 def test_ties_go_to_the_lower_id():
@@ -32,7 +36,10 @@ def test_ties_go_to_the_lower_id():
 @pytest.mark.parametrize("sums", [codebook._sums_by_scatter, codebook._sums_by_matmul])
 def test_both_ways_to_sum_per_code(sums, monkeypatch):
   monkeypatch.setattr(codebook, "TILE_ELEMENTS", 64)  # several tiles, the last one ragged
-  ids, x = np.asarray(jax.random.randint(jax.random.key(0), (101,), 0, 7)), np.asarray(normal(1, 101, 3))
+  ids, x = (
+    np.asarray(jax.random.randint(jax.random.key(0), (101,), 0, 7)),
+    np.asarray(normal(1, 101, 3)),
+  )
   expected = np.zeros((9, 3))
   np.add.at(expected, ids, x)
   np.testing.assert_allclose(sums(ids, x, size=9), expected, rtol=1e-5, atol=1e-6)
@@ -62,7 +69,7 @@ def test_streamed_entropies_and_their_gradient(metric, monkeypatch):
   z, codes = normal(0, 37, 3), normal(1, 11, 3)
 
   def whole(z, codes):
-    logits = -jnp.sum((z[:, None] - codes[None])**2, -1) if metric == "l2" else z @ codes.T
+    logits = -jnp.sum((z[:, None] - codes[None]) ** 2, -1) if metric == "l2" else z @ codes.T
     p = jax.nn.softmax(logits / 0.7)
     h = lambda p: -jnp.sum(p * jnp.log(p), -1)
     return jnp.mean(h(p)) - h(jnp.mean(p, 0))
@@ -86,7 +93,9 @@ def test_bit_entropies_against_all_codes(group_bits):
     np.testing.assert_allclose(of_mean, h(jnp.mean(p, 0)), rtol=1e-4)
   else:  # the sum over parts of the code, marginalised by hand
     joint = np.asarray(jnp.mean(p, 0)).reshape(8, 4)
-    np.testing.assert_allclose(of_mean, h(jnp.asarray(joint.sum(1))) + h(jnp.asarray(joint.sum(0))), rtol=1e-4)
+    np.testing.assert_allclose(
+      of_mean, h(jnp.asarray(joint.sum(1))) + h(jnp.asarray(joint.sum(0))), rtol=1e-4
+    )
     assert of_mean >= h(jnp.mean(p, 0)) - 1e-6
 
 
@@ -112,7 +121,7 @@ def test_kmeans_finds_separate_clusters():
   centers = 10.0 * normal(0, 8, 4)
   z = (centers[None] + 0.01 * normal(1, 64, 8, 4)).reshape(-1, 4)
   codes = book.kmeans(jax.random.key(2), z, 32)
-  gap = jnp.min(jnp.sum((codes[None] - centers[:, None])**2, -1), axis=1)
+  gap = jnp.min(jnp.sum((codes[None] - centers[:, None]) ** 2, -1), axis=1)
   assert np.max(gap) < 0.1
 
 
@@ -157,14 +166,20 @@ def test_memory_of_a_large_search_and_its_penalty():
 def test_sums_by_matmul_of_a_large_book_stay_bounded():
   n, k, d = 65_536, 16_384, 64
   f = lambda ids, x: codebook._sums_by_matmul(ids, x, size=k)
-  memory = compiled(f, ((n,), jnp.int32), ((n, d), jnp.float32)).memory_analysis().temp_size_in_bytes
+  memory = (
+    compiled(f, ((n,), jnp.int32), ((n, d), jnp.float32)).memory_analysis().temp_size_in_bytes
+  )
   assert memory < 2 * 4 * codebook.TILE_ELEMENTS * jax.device_count() < 4 * n * k / 4
 
 
 def collectives(executable):
   """(operation, elements of the largest result) of the collectives of a compiled function."""
-  found = re.findall(r"= \(?(.*?)\)? (all-gather|all-reduce|all-to-all|collective-permute)\(", executable.as_text())
-  size = lambda text: max(math.prod(map(int, filter(None, s.split(",")))) for s in re.findall(r"\[([\d,]*)\]", text))
+  found = re.findall(
+    r"= \(?(.*?)\)? (all-gather|all-reduce|all-to-all|collective-permute)\(", executable.as_text()
+  )
+  size = lambda text: max(
+    math.prod(map(int, filter(None, s.split(",")))) for s in re.findall(r"\[([\d,]*)\]", text)
+  )
   return [(op, size(shapes)) for shapes, op in found]
 
 
@@ -178,7 +193,9 @@ def test_search_of_sharded_positions_stays_on_the_device(monkeypatch):
   z, codes = normal(0, 512, 8), normal(1, 32, 8)
   run = jax.jit(codebook.nearest).lower(on_mesh(P("data"), z), on_mesh(P(), codes)).compile()
   assert "while" in run.as_text() and collectives(run) == []
-  np.testing.assert_array_equal(run(on_mesh(P("data"), z), on_mesh(P(), codes)), codebook.nearest(z, codes))
+  np.testing.assert_array_equal(
+    run(on_mesh(P("data"), z), on_mesh(P(), codes)), codebook.nearest(z, codes)
+  )
 
 
 def test_search_in_a_sharded_codebook_does_not_gather_it(monkeypatch):

@@ -17,7 +17,9 @@ def test_group_norm_is_exact(mean, shape):
   x = (rng.normal(size=shape) + mean + rng.normal(size=shape[-1]) * 3).astype(np.float32)
   scale, bias = rng.normal(size=(2, shape[-1])).astype(np.float32)
   groups = x.astype(np.float64).reshape(2, -1, 4, 3)
-  expected = (groups - groups.mean((1, 3), keepdims=True)) / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-6)
+  expected = (groups - groups.mean((1, 3), keepdims=True)) / np.sqrt(
+    groups.var((1, 3), keepdims=True) + 1e-6
+  )
   expected = expected.reshape(shape) * scale + bias
   out = jax.jit(layers.group_norm, static_argnums=(3, 4))(x, scale, bias, 4, 1e-6)
   np.testing.assert_allclose(out, expected, atol=2e-5 if mean == 0 else 1e-3)
@@ -37,41 +39,64 @@ def test_group_norm_gradient():
   g = jax.random.normal(jax.random.key(1), x.shape)
   reference = nn.GroupNorm(4, epsilon=1e-6, use_fast_variance=False)
   params = {"scale": jnp.arange(1.0, 9.0), "bias": jnp.ones(8)}
-  ours = jax.grad(lambda x, p: jnp.sum(g * layers.group_norm(x, p["scale"], p["bias"], 4, 1e-6)), argnums=(0, 1))
+  ours = jax.grad(
+    lambda x, p: jnp.sum(g * layers.group_norm(x, p["scale"], p["bias"], 4, 1e-6)), argnums=(0, 1)
+  )
   flax = jax.grad(lambda x, p: jnp.sum(g * reference.apply({"params": p}, x)), argnums=(0, 1))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours(x, params), flax(x, params))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+    ours(x, params),
+    flax(x, params),
+  )
 
 
 @pytest.mark.parametrize(
-    "height,width,dtype", [(8, 6, "float32"), (5, 3, "float32"), (1, 1, "float32"), (6, 4, "bfloat16")])
+  "height,width,dtype",
+  [(8, 6, "float32"), (5, 3, "float32"), (1, 1, "float32"), (6, 4, "bfloat16")],
+)
 def test_kernel_gradient_by_strips(height, width, dtype):
-  x, g = (jax.random.normal(jax.random.key(i), (2, height, width, c)).astype(dtype) for i, c in enumerate((5, 4)))
+  x, g = (
+    jax.random.normal(jax.random.key(i), (2, height, width, c)).astype(dtype)
+    for i, c in enumerate((5, 4))
+  )
   padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
   windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
   expected = np.einsum("bhwcrs,bhwd->rscd", windows, np.asarray(g, np.float64))
   out = jax.jit(layers._kernel_gradient_by_strips)(x, g)
   assert out.dtype == dtype
-  np.testing.assert_allclose(out.astype(jnp.float32), expected, rtol=1e-5 if dtype == "float32" else 1e-2, atol=1e-4)
+  np.testing.assert_allclose(
+    out.astype(jnp.float32), expected, rtol=1e-5 if dtype == "float32" else 1e-2, atol=1e-4
+  )
 
 
 @pytest.mark.parametrize("channels", [8, 128])  # the wide one takes the strips
 def test_conv3x3_gradients(channels):
-  x, kernel, g = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(
-      ((1, 16, 16, channels), (3, 3, channels, 2), (1, 16, 16, 2))))
+  x, kernel, g = (
+    jax.random.normal(jax.random.key(i), s)
+    for i, s in enumerate(((1, 16, 16, channels), (3, 3, channels, 2), (1, 16, 16, 2)))
+  )
 
   def plain(x, kernel):
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
   def run(f):
     out, pull = jax.vjp(f, x, kernel)
     return out, pull(g)
 
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), jax.jit(run, static_argnums=0)(
-      layers.conv3x3), jax.jit(run, static_argnums=0)(plain))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3),
+    jax.jit(run, static_argnums=0)(layers.conv3x3),
+    jax.jit(run, static_argnums=0)(plain),
+  )
 
 
 def test_conv3x3_has_second_derivatives():
-  x, kernel = jax.random.normal(jax.random.key(0), (1, 4, 4, 2)), jax.random.normal(jax.random.key(1), (3, 3, 2, 2))
+  x, kernel = (
+    jax.random.normal(jax.random.key(0), (1, 4, 4, 2)),
+    jax.random.normal(jax.random.key(1), (3, 3, 2, 2)),
+  )
 
   def penalty(kernel):
     return jnp.sum(jax.grad(lambda x: jnp.sum(layers.conv3x3(x, kernel) ** 2))(x) ** 2)
@@ -88,7 +113,9 @@ def test_attention_block_is_softmax_over_positions():
   p = variables["params"]
   h = layers.group_norm(x, p["norm"]["scale"], p["norm"]["bias"], 8, 1e-6).reshape(2, 12, 8)
   q, k, v, out = (
-      lambda h, n=n: h @ p[n]["kernel"][0, 0] + p[n]["bias"][None, None] for n in ("q", "k", "v", "proj_out"))
+    lambda h, n=n: h @ p[n]["kernel"][0, 0] + p[n]["bias"][None, None]
+    for n in ("q", "k", "v", "proj_out")
+  )
   weights = jax.nn.softmax(jnp.einsum("bic,bjc->bij", q(h), k(h)) / np.sqrt(8), axis=-1)
   expected = x + out(weights @ v(h)).reshape(x.shape)
   np.testing.assert_allclose(block.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
@@ -96,17 +123,26 @@ def test_attention_block_is_softmax_over_positions():
 
 def test_resampling():
   x = jnp.arange(6.0).reshape(1, 2, 3, 1)
-  np.testing.assert_array_equal(layers.double(x)[0, :, :, 0], np.repeat(np.repeat(x[0, :, :, 0], 2, 0), 2, 1))
-  # Zero padding at the bottom and the right only: the first output reads pixels 0..2, the last one 2..3 and a zero.
+  np.testing.assert_array_equal(
+    layers.double(x)[0, :, :, 0], np.repeat(np.repeat(x[0, :, :, 0], 2, 0), 2, 1)
+  )
+  # Zero padding at the bottom and the right only: the first output reads pixels 0..2, the last one
+  # 2..3 and a zero.
   ones = {"params": {"conv": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}}
   out = layers.Downsample().apply(ones, jnp.ones((1, 4, 4, 1)))
   np.testing.assert_array_equal(out[0, :, :, 0], [[9, 6], [6, 4]])
 
 
 def test_transposed_convolution_equals_flax_with_its_gradients():
-  x, g = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(2, 3, 5, 4), (2, 6, 10, 6)]))
+  x, g = (
+    jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(2, 3, 5, 4), (2, 6, 10, 6)])
+  )
   ours, theirs = layers.ConvTranspose(6, "float32"), nn.ConvTranspose(6, (4, 4), (2, 2))
   variables = ours.init(jax.random.key(2), x)
-  for a, b in zip(*(jax.vjp(lambda v, x, m=m: m.apply(v, x), variables, x)[1](g) for m in (ours, theirs))):
+  for a, b in zip(
+    *(jax.vjp(lambda v, x, m=m: m.apply(v, x), variables, x)[1](g) for m in (ours, theirs))
+  ):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), a, b)
-  np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-5, atol=1e-6
+  )

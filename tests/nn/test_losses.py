@@ -1,4 +1,6 @@
-"""Loss terms against other implementations' values, brute force, and the properties their papers claim."""
+"""Loss terms against other implementations' values, brute force, and the properties their papers
+claim.
+"""
 
 import json
 
@@ -21,8 +23,12 @@ def rng():
 def test_adversarial_losses_match_taming(golden):
   values = np.load(golden / "taming_discriminator.npz")
   real, fake = values["logits_real"], values["logits_fake"]
-  np.testing.assert_allclose(losses.discriminator_loss("hinge", real, fake), values["hinge"], rtol=1e-5)
-  np.testing.assert_allclose(losses.discriminator_loss("vanilla", real, fake), values["vanilla"], rtol=1e-5)
+  np.testing.assert_allclose(
+    losses.discriminator_loss("hinge", real, fake), values["hinge"], rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    losses.discriminator_loss("vanilla", real, fake), values["vanilla"], rtol=1e-5
+  )
   np.testing.assert_allclose(losses.generator_loss("vanilla", fake), values["g_loss"], rtol=1e-5)
   np.testing.assert_allclose(losses.generator_loss("hinge", fake), values["g_loss"], rtol=1e-5)
 
@@ -30,9 +36,13 @@ def test_adversarial_losses_match_taming(golden):
 def test_non_saturating_is_cross_entropy(rng):
   real, fake = rng.normal(size=(2, 3, 4, 4, 1)).astype(np.float32) * 3
   sigmoid = lambda v: 1 / (1 + np.exp(-v.astype(np.float64)))
-  np.testing.assert_allclose(losses.generator_loss("non_saturating", fake), -np.log(sigmoid(fake)).mean(), rtol=1e-5)
+  np.testing.assert_allclose(
+    losses.generator_loss("non_saturating", fake), -np.log(sigmoid(fake)).mean(), rtol=1e-5
+  )
   expected = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
-  np.testing.assert_allclose(losses.discriminator_loss("non_saturating", real, fake), expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    losses.discriminator_loss("non_saturating", real, fake), expected, rtol=1e-5
+  )
 
 
 def test_pixel_map_and_image_match_dalle(golden):
@@ -43,7 +53,9 @@ def test_pixel_map_and_image_match_dalle(golden):
 
 
 def test_logit_laplace_is_a_density(rng):
-  """exp(-loss) integrates to one over (0, 1), whatever mu and b are; the loss is a plain mean of such terms."""
+  """exp(-loss) integrates to one over (0, 1), whatever mu and b are; the loss is a plain mean of
+  such terms.
+  """
   mu, log_b = 0.7, -0.4
   mapped = np.linspace(0.1, 0.9, 4001, dtype=np.float32)
   x = (mapped - 0.1) / 0.8 * 2 - 1
@@ -59,8 +71,12 @@ def test_logit_laplace_is_a_density(rng):
 
 def test_plain_reconstruction(rng):
   recon, x = rng.uniform(-1.5, 1.5, size=(2, 2, 3, 4, 3)).astype(np.float32)
-  np.testing.assert_allclose(losses.reconstruction("l1", recon, x), np.abs(recon - x).mean(), rtol=1e-6)
-  np.testing.assert_allclose(losses.reconstruction("l2", recon, x), ((recon - x) ** 2).mean(), rtol=1e-6)
+  np.testing.assert_allclose(
+    losses.reconstruction("l1", recon, x), np.abs(recon - x).mean(), rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    losses.reconstruction("l2", recon, x), ((recon - x) ** 2).mean(), rtol=1e-6
+  )
   np.testing.assert_array_equal(losses.to_image("l1", recon), np.clip(recon, -1, 1))
   assert [losses.out_channels(name, 3) for name in losses.RECONSTRUCTIONS] == [3, 3, 6, 3]
 
@@ -91,7 +107,10 @@ def test_lecam(rng):
   expected = {"real": 0.0, "fake": 0.0}
   for _ in range(3):
     loss, averages = losses.lecam(averages, real, fake, decay=0.9)
-    expected = {"real": 0.9 * expected["real"] + 0.1 * real.mean(), "fake": 0.9 * expected["fake"] + 0.1 * fake.mean()}
+    expected = {
+      "real": 0.9 * expected["real"] + 0.1 * real.mean(),
+      "fake": 0.9 * expected["fake"] + 0.1 * fake.mean(),
+    }
   np.testing.assert_allclose(averages["real"], expected["real"], rtol=1e-5)
   np.testing.assert_allclose(averages["fake"], expected["fake"], rtol=1e-5)
   want = ((real - expected["fake"]) ** 2).mean() + ((fake - expected["real"]) ** 2).mean()
@@ -105,7 +124,9 @@ def test_r1_of_a_known_function(rng):
   w = rng.normal(size=(4, 4, 3)).astype(np.float32)
   x = rng.normal(size=(5, 4, 4, 3)).astype(np.float32)
   quadratic = lambda x: 0.5 * (jnp.asarray(w)[None] * x**2).sum(axis=(1, 2, 3))[:, None]
-  np.testing.assert_allclose(losses.r1(quadratic, x), ((w * x) ** 2).sum(axis=(1, 2, 3)).mean(), rtol=1e-5)
+  np.testing.assert_allclose(
+    losses.r1(quadratic, x), ((w * x) ** 2).sum(axis=(1, 2, 3)).mean(), rtol=1e-5
+  )
   # It trains the discriminator: d/da of the penalty of a * x is 2 a |1|^2.
   slope = jax.grad(lambda a: losses.r1(lambda x: (a * x).sum(axis=(1, 2, 3)), x))(3.0)
   np.testing.assert_allclose(slope, 2 * 3.0 * 48, rtol=1e-5)
@@ -114,18 +135,20 @@ def test_r1_of_a_known_function(rng):
 def test_adaptive_weight_matches_taming(golden):
   case = json.loads((golden / "meta_models.json").read_text())["adaptive_weight"]
   nll, gan = jnp.full((4,), case["norm_nll"] / 2), jnp.full((4,), case["norm_g"] / 2)
-  np.testing.assert_allclose(losses.adaptive_weight(nll, gan), case["weight_before_disc_weight"], rtol=1e-5)
+  np.testing.assert_allclose(
+    losses.adaptive_weight(nll, gan), case["weight_before_disc_weight"], rtol=1e-5
+  )
   assert losses.adaptive_weight(1e6 * nll, 0 * gan) == 1e4
   assert (jax.grad(losses.adaptive_weight)(nll, gan) == 0).all()
 
 
 LAST_LAYERS = {
-    "3x3": nn.Conv(2, (3, 3), use_bias=False),
-    "1x1": nn.Conv(2, (1, 1), use_bias=False),
-    "valid": nn.Conv(2, (4, 4), padding="VALID", use_bias=False),
-    "transposed": nn.ConvTranspose(2, (4, 4), (2, 2), use_bias=False),
-    "dense": nn.Dense(2, use_bias=False),
-    "patches": nn.Dense(3 * 3 * 2, use_bias=False),
+  "3x3": nn.Conv(2, (3, 3), use_bias=False),
+  "1x1": nn.Conv(2, (1, 1), use_bias=False),
+  "valid": nn.Conv(2, (4, 4), padding="VALID", use_bias=False),
+  "transposed": nn.ConvTranspose(2, (4, 4), (2, 2), use_bias=False),
+  "dense": nn.Dense(2, use_bias=False),
+  "patches": nn.Dense(3 * 3 * 2, use_bias=False),
 }
 
 
@@ -137,7 +160,9 @@ def test_last_layer_gradient_is_that_of_the_model(rng, name):
 
   def image(kernel):
     y = layer.apply({"params": {"kernel": kernel}}, h)
-    return einops.rearrange(y, "b h w (p q c) -> b (h p) (w q) c", p=3, q=3) if name == "patches" else y
+    return (
+      einops.rearrange(y, "b h w (p q c) -> b (h p) (w q) c", p=3, q=3) if name == "patches" else y
+    )
 
   def loss(image):
     return jnp.sin(image * jnp.arange(image.size, dtype=jnp.float32).reshape(image.shape)).sum()

@@ -21,9 +21,13 @@ def states(golden):
   for name, shape in order:
     _, position, kind = name.split(".")
     scale = np.sqrt(2 / np.prod(shape[1:])) if kind == "weight" else 0.05
-    vgg[f"features.{position}.{kind}"] = (rng.standard_normal(shape).astype(np.float32) * scale).astype(np.float32)
+    vgg[f"features.{position}.{kind}"] = (
+      rng.standard_normal(shape).astype(np.float32) * scale
+    ).astype(np.float32)
   for g, width in enumerate((64, 128, 256, 512, 512)):
-    linear[f"lin{g}.model.1.weight"] = np.abs(rng.standard_normal((1, width, 1, 1)).astype(np.float32))
+    linear[f"lin{g}.model.1.weight"] = np.abs(
+      rng.standard_normal((1, width, 1, 1)).astype(np.float32)
+    )
   return vgg, linear
 
 
@@ -59,7 +63,9 @@ def test_bfloat16_is_close(weights, values):
 
 def test_gradients(weights, values):
   a, b = values["a"][:1, :16, :16], values["b"][:1, :16, :16]
-  gradient = jax.jit(jax.grad(lambda w, real, recon: perceptual.lpips(w, real, recon).sum(), argnums=(1, 2)))
+  gradient = jax.jit(
+    jax.grad(lambda w, real, recon: perceptual.lpips(w, real, recon).sum(), argnums=(1, 2))
+  )
   on_b, on_a = gradient(weights, b, a)
   assert jnp.isfinite(on_a).all() and (on_a != 0).any() and (on_b == 0).all()
   # Weights that switch every activation off: features of zeros, whose norm has no derivative.
@@ -77,7 +83,9 @@ def test_one_channel_is_repeated(weights, values):
   grey = values["a"][:1, :16, :16, :1]
   feature = jax.jit(lambda weights, x: perceptual.lpips_features(weights, x)[0])
   repeated = np.repeat(grey, 3, axis=-1)
-  np.testing.assert_allclose(feature(weights, grey), feature(weights, repeated), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    feature(weights, grey), feature(weights, repeated), rtol=1e-5, atol=1e-6
+  )
   with pytest.raises(UserError, match="at least 16 pixels, got 8x16"):
     perceptual.lpips_features(weights, grey[:, :8])
 
@@ -97,8 +105,10 @@ def test_unusable_files_are_told(tmp_path):
   with pytest.raises(UserError, match="not an .npz"):
     perceptual.load(tmp_path / "text.npz")
   empty = {name: np.zeros(shape, np.float32) for name, shape in perceptual.shapes().items()}
-  for change, message in (({"linear0": np.zeros(3)}, r"'linear0' has shape \(3,\), expected \(64,\)"),
-                          ({"linear9": np.zeros(3)}, "unexpected array 'linear9'")):
+  for change, message in (
+    ({"linear0": np.zeros(3)}, r"'linear0' has shape \(3,\), expected \(64,\)"),
+    ({"linear9": np.zeros(3)}, "unexpected array 'linear9'"),
+  ):
     np.savez(tmp_path / "wrong.npz", **(empty | change))
     with pytest.raises(UserError, match=message):
       perceptual.load(tmp_path / "wrong.npz")
@@ -109,7 +119,10 @@ def test_unusable_files_are_told(tmp_path):
 
 def test_importer_names_the_tensor(states):
   vgg, linear = states
-  assert importer.read(vgg | {"classifier.0.weight": np.zeros(1)}, linear).keys() == perceptual.shapes().keys()
+  assert (
+    importer.read(vgg | {"classifier.0.weight": np.zeros(1)}, linear).keys()
+    == perceptual.shapes().keys()
+  )
   with pytest.raises(UserError, match="features.5.weight' is missing"):
     importer.read({k: v for k, v in vgg.items() if k != "features.5.weight"}, linear)
   with pytest.raises(UserError, match="unexpected tensor 'lin5"):

@@ -1,4 +1,6 @@
-"""Every prior network: what each position sees, by gradient; shapes, types, holes, order of the batch."""
+"""Every prior network: what each position sees, by gradient; shapes, types, holes, order of the
+batch.
+"""
 
 import functools
 
@@ -9,25 +11,32 @@ import pytest
 
 from vqjax import build
 
-GRID, LENGTH, CODES, VOCAB = (2, 3), 6, 6, 14  # As many codes as places: distinct codes tell the places apart.
+GRID, LENGTH, CODES, VOCAB = (
+  (2, 3),
+  6,
+  6,
+  14,
+)  # As many codes as places: distinct codes tell the places apart.
 COMMON = dict(vocab_size=VOCAB, out_size=CODES, grid=GRID)
 SMALL = dict(width=16, heads=2, layers=2, max_prefix=2)
 LLAMA = dict(positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, hidden=24)
 VARIANTS = {
-    "transformer": {
-        "mingpt": SMALL,
-        "llama": SMALL | LLAMA | dict(qk_norm="rmsnorm"),
-        "bidirectional": SMALL | dict(causal=False),
-        "timed": SMALL | LLAMA | dict(causal=False, modulation="adaln", remat="block"),
-    },
-    "pixelcnn": {
-        "plain": dict(width=8, layers=3, kernel=3),
-        "coarser": dict(width=8, layers=3, kernel=3, prefix_grid=(1, 1)),
-    },
-    "pixelsnail": {
-        "plain": dict(width=8, heads=2, blocks=1, residuals=1, kernel=3),
-        "convolutions": dict(width=8, blocks=1, residuals=2, kernel=5, attention="none", prefix_grid=(1, 1)),
-    },
+  "transformer": {
+    "mingpt": SMALL,
+    "llama": SMALL | LLAMA | dict(qk_norm="rmsnorm"),
+    "bidirectional": SMALL | dict(causal=False),
+    "timed": SMALL | LLAMA | dict(causal=False, modulation="adaln", remat="block"),
+  },
+  "pixelcnn": {
+    "plain": dict(width=8, layers=3, kernel=3),
+    "coarser": dict(width=8, layers=3, kernel=3, prefix_grid=(1, 1)),
+  },
+  "pixelsnail": {
+    "plain": dict(width=8, heads=2, blocks=1, residuals=1, kernel=3),
+    "convolutions": dict(
+      width=8, blocks=1, residuals=2, kernel=5, attention="none", prefix_grid=(1, 1)
+    ),
+  },
 }
 CASES = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 IDS = jnp.array([[3, 0, 5, 1, 4, 2], [2, 2, 0, 1, 5, 5]])
@@ -42,9 +51,13 @@ def test_every_network_has_a_variant():
 def make(name, variant, **fields):
   """(model, params drawn wide, so that nothing is zero by initialisation)."""
   model = build.build("priors", dict(name=name) | VARIANTS[name][variant] | fields, **COMMON)
-  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), IDS, PREFIX, time_B=TIME, train=False))
+  shapes = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), IDS, PREFIX, time_B=TIME, train=False)
+  )
   rng = np.random.default_rng(0)
-  return model, jax.tree.map(lambda s: jnp.asarray(0.3 * rng.standard_normal(s.shape), s.dtype), shapes)
+  return model, jax.tree.map(
+    lambda s: jnp.asarray(0.3 * rng.standard_normal(s.shape), s.dtype), shapes
+  )
 
 
 @functools.cache
@@ -60,12 +73,17 @@ def logits(model, params, ids=IDS, prefix=PREFIX, time=TIME):
 def test_logits_are_float32_whatever_the_compute_type(name, variant):
   model, params = make(name, variant, dtype="bfloat16")
   out = logits(model, params)
-  assert out.dtype == jnp.float32 and (out == out.astype(jnp.bfloat16)).mean() < 0.2  # not rounded on the way
+  assert (
+    out.dtype == jnp.float32 and (out == out.astype(jnp.bfloat16)).mean() < 0.2
+  )  # not rounded on the way
 
 
 @pytest.mark.parametrize("name, variant", CASES)
 def test_what_each_position_sees(name, variant):
-  """d logits[i] / d embedding of token j, zero exactly where i may not see j. Every token stands for one place."""
+  """d logits[i] / d embedding of token j, zero exactly where i may not see j.
+
+  Every token stands for one place.
+  """
   model, params = make(name, variant)
   ids, prefix = IDS[:1], PREFIX[:1]
 
@@ -114,7 +132,9 @@ def test_a_hole_reads_the_null_vector(name, variant):
   assert np.abs(holes - logits(model, params, prefix=jnp.array([[8, 7]] * 2))).max() > 1e-3
 
 
-@pytest.mark.parametrize("name, variant", [c for c in CASES if "prefix_grid" not in VARIANTS[c[0]][c[1]]])
+@pytest.mark.parametrize(
+  "name, variant", [c for c in CASES if "prefix_grid" not in VARIANTS[c[0]][c[1]]]
+)
 def test_the_empty_prefix(name, variant):
   """None and a prefix of no tokens agree, with the same parameters."""
   model, params = make(name, variant)
@@ -126,7 +146,11 @@ def test_the_empty_prefix(name, variant):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_dropout_only_in_training(name):
   model, params = make(name, next(iter(VARIANTS[name])), dropout=0.5)
-  train = jax.jit(lambda seed: model.apply(params, IDS, PREFIX, train=True, rngs={"dropout": jax.random.key(seed)}))
+  train = jax.jit(
+    lambda seed: model.apply(
+      params, IDS, PREFIX, train=True, rngs={"dropout": jax.random.key(seed)}
+    )
+  )
   assert np.abs(train(0) - train(1)).max() > 1e-3
   plain, _ = make(name, next(iter(VARIANTS[name])))
   np.testing.assert_allclose(logits(model, params), logits(plain, params), atol=1e-6)

@@ -1,4 +1,6 @@
-"""PixelCNN and PixelSNAIL: the masks, no blind spot, the coarser grid where it belongs, and what they refuse."""
+"""PixelCNN and PixelSNAIL: the masks, no blind spot, the coarser grid where it belongs, and what
+they refuse.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,15 @@ from vqjax.errors import UserError
 from vqjax.priors import pixelcnn, pixelsnail
 
 NETWORKS = {
-    "pixelcnn": lambda **k: pixelcnn.Model(
-        **dict(vocab_size=20, out_size=16, grid=(4, 4), layers=4, width=8, kernel=3) | k),
-    "pixelsnail": lambda **k: pixelsnail.Model(
-        **dict(vocab_size=20, out_size=16, grid=(4, 4), blocks=1, residuals=2, width=8, heads=2, kernel=3) | k),
+  "pixelcnn": lambda **k: pixelcnn.Model(
+    **dict(vocab_size=20, out_size=16, grid=(4, 4), layers=4, width=8, kernel=3) | k
+  ),
+  "pixelsnail": lambda **k: pixelsnail.Model(
+    **dict(
+      vocab_size=20, out_size=16, grid=(4, 4), blocks=1, residuals=2, width=8, heads=2, kernel=3
+    )
+    | k
+  ),
 }
 
 
@@ -27,7 +34,9 @@ def gradient_by_place(model, prefix=None):
   ids = jnp.arange(16)[None]
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, prefix, train=False))
   rng = np.random.default_rng(0)
-  params = jax.tree.map(lambda s: jnp.asarray(0.3 * rng.standard_normal(s.shape), s.dtype), shapes)["params"]
+  params = jax.tree.map(lambda s: jnp.asarray(0.3 * rng.standard_normal(s.shape), s.dtype), shapes)[
+    "params"
+  ]
 
   def f(table):
     inner = params | {"embed": params["embed"] | {"table": table}}
@@ -45,11 +54,15 @@ def test_no_blind_spot(network):
 def test_pixelsnail_without_attention_sees_one_column_right_per_row_up():
   sees = gradient_by_place(NETWORKS["pixelsnail"](attention="none"))[:, :16].reshape(4, 4, 4, 4) > 0
   for r, c, other, column in np.ndindex(sees.shape):
-    assert sees[r, c, other, column] == (column < c if other == r else other < r and column <= c + r - other)
+    assert sees[r, c, other, column] == (
+      column < c if other == r else other < r and column <= c + r - other
+    )
 
 
 def test_coarser_grid_is_seen_where_it_lies():
-  """PixelCNN's condition is per position: the last code of the first row depends on the two coarse codes above it."""
+  """PixelCNN's condition is per position: the last code of the first row depends on the two coarse
+  codes above it.
+  """
   model = NETWORKS["pixelcnn"](prefix_grid=(2, 2), layers=1, kernel=1)
   sees = gradient_by_place(model, jnp.array([[16, 17, 18, 19]]))[:, 16:] > 0
   assert sees[0].tolist() == [True, False, False, False]
@@ -65,7 +78,9 @@ def test_a_class_and_a_coarser_grid_together(network):
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_one_axis(network):
-  assert ((gradient_by_place(network(grid=(16,), kernel=11))[:, :16] > 0) == np.tri(16, 16, -1)).all()
+  assert (
+    (gradient_by_place(network(grid=(16,), kernel=11))[:, :16] > 0) == np.tri(16, 16, -1)
+  ).all()
 
 
 @pytest.mark.parametrize("fields, message", [
@@ -79,5 +94,8 @@ def test_one_axis(network):
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_refuses(network, fields, message):
   with pytest.raises(UserError, match=message):
-    jax.eval_shape(lambda: network(**fields).init(
-        jax.random.key(0), jnp.zeros((1, 16), int), jnp.zeros((1, 3), int), train=False))
+    jax.eval_shape(
+      lambda: network(**fields).init(
+        jax.random.key(0), jnp.zeros((1, 16), int), jnp.zeros((1, 3), int), train=False
+      )
+    )

@@ -1,4 +1,6 @@
-"""The transformer: cached decoding, LlamaGen's block written out, remat, sizes, and what it refuses."""
+"""The transformer: cached decoding, LlamaGen's block written out, remat, sizes, and what it
+refuses.
+"""
 
 import functools
 
@@ -10,7 +12,9 @@ import pytest
 from vqjax.errors import UserError
 from vqjax.priors import transformer
 
-SMALL = functools.partial(transformer.Model, vocab_size=12, out_size=8, grid=(3, 4), layers=2, width=16, heads=2)
+SMALL = functools.partial(
+  transformer.Model, vocab_size=12, out_size=8, grid=(3, 4), layers=2, width=16, heads=2
+)
 LLAMA = dict(positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, hidden=24)
 STYLES = {"mingpt": {}, "llama": LLAMA, "llama_qk": LLAMA | dict(qk_norm="rmsnorm")}
 IDS = jnp.asarray(np.random.default_rng(0).integers(0, 8, (3, 12)))
@@ -52,17 +56,21 @@ def rms(x, scale):
 
 
 def llamagen(params, tokens, grid, heads):
-  """LlamaGen's network for one sequence in float64: a loop over layers; rotations as complex numbers."""
+  """LlamaGen's network for one sequence in float64: a loop over layers; rotations as complex
+  numbers.
+  """
   p = jax.tree.map(lambda x: np.asarray(x, np.float64), params["params"])
   x = p["embed"]["table"][tokens]
   h = x.shape[-1] // heads
   rows, columns = np.divmod(np.arange(len(tokens) - 1), grid[1])
   frequencies = 10_000.0 ** -(np.arange(h // 4) / (h // 4))
   phase = np.concatenate([rows[:, None] * frequencies, columns[:, None] * frequencies], axis=1)
-  turn = np.exp(1j * np.concatenate([np.zeros((1, h // 2)), phase]))  # The class token is not turned.
+  turn = np.exp(
+    1j * np.concatenate([np.zeros((1, h // 2)), phase])
+  )  # The class token is not turned.
 
   def rotate(y):
-    z = (y[..., :h // 2] + 1j * y[..., h // 2:]) * turn[:, None]
+    z = (y[..., : h // 2] + 1j * y[..., h // 2 :]) * turn[:, None]
     return np.concatenate([z.real, z.imag], axis=-1)
 
   for i in range(len(p["blocks"]["norm_1"]["scale"])):
@@ -71,7 +79,9 @@ def llamagen(params, tokens, grid, heads):
     q, k, v = ((y @ b[n]["kernel"]).reshape(len(x), heads, h) for n in ("query", "key", "value"))
     scores = np.einsum("inh,jnh->nij", rotate(q), rotate(k)) / np.sqrt(h)
     weights = np.exp(np.where(np.tri(len(x)), scores, -np.inf))
-    mixed = np.einsum("nij,jnh->inh", weights / weights.sum(-1, keepdims=True), v).reshape(len(x), -1)
+    mixed = np.einsum("nij,jnh->inh", weights / weights.sum(-1, keepdims=True), v).reshape(
+      len(x), -1
+    )
     x = x + mixed @ b["proj"]["kernel"]
     y = rms(x, b["norm_2"]["scale"])
     gate = y @ b["gate"]["kernel"]
@@ -92,14 +102,21 @@ def test_llamagen_block_written_out():
 def test_remat_changes_no_value_or_gradient():
   kept, again = SMALL(), SMALL(remat="block")
   params = wide(kept, IDS)
-  def loss(model):
-    return jax.jit(jax.value_and_grad(lambda p: jnp.square(model.apply(p, IDS, train=False)).mean()))(params)
 
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), loss(kept), loss(again))
+  def loss(model):
+    return jax.jit(
+      jax.value_and_grad(lambda p: jnp.square(model.apply(p, IDS, train=False)).mean())
+    )(params)
+
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), loss(kept), loss(again)
+  )
 
 
 def test_a_code_keeps_its_position_under_a_shorter_prefix():
-  """Of two leads, the shorter takes the last places of the table: code 0 stands in row max_prefix in both."""
+  """Of two leads, the shorter takes the last places of the table: code 0 stands in row max_prefix
+  in both.
+  """
   model = SMALL(max_prefix=3)
   params = wide(model, IDS)
   table = params["params"]["position_table"]
@@ -120,7 +137,16 @@ def test_time_moves_the_logits():
 def test_sizes_of_24_layers():
   """12 * layers * width^2 weights in the blocks, as every GPT; logits for the batch."""
   model = transformer.Model(
-      16_384 + 1_000, 16_384, (16, 16), layers=24, width=1024, heads=16, bias=False, dtype="bfloat16", remat="block")
+    16_384 + 1_000,
+    16_384,
+    (16, 16),
+    layers=24,
+    width=1024,
+    heads=16,
+    bias=False,
+    dtype="bfloat16",
+    remat="block",
+  )
   ids = jnp.zeros((2, 256), jnp.int32)
   params = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, train=False))
   leaves = jax.tree_util.tree_leaves_with_path(params["params"]["blocks"])

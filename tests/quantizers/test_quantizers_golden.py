@@ -39,7 +39,9 @@ def initial(q, z):
 
 def with_book(name, book, **fields):
   """A quantizer and its variables with this codebook in effect."""
-  q = quantizer(name, codebook_size=len(book), dim=book.shape[1], codebook_init="normal", revive=0.0, **fields)
+  q = quantizer(
+    name, codebook_size=len(book), dim=book.shape[1], codebook_init="normal", revive=0.0, **fields
+  )
   variables = initial(q, jnp.zeros((1, book.shape[1])))
   stats, params = dict(variables["stats"]), dict(variables.get("params", {}))
   if name == "ema":
@@ -50,7 +52,9 @@ def with_book(name, book, **fields):
 
 
 def test_ema_three_steps(data, meta):
-  q, variables = with_book("ema", data["codebook0"], decay=meta["ema"]["decay"], eps=meta["ema"]["eps"])
+  q, variables = with_book(
+    "ema", data["codebook0"], decay=meta["ema"]["decay"], eps=meta["ema"]["eps"]
+  )
   train = jax.jit(lambda v, z: q.apply(v, z, train=True, mutable=["stats"]))
   for i in range(3):
     out, state = train(variables, data[f"z{i}"])
@@ -93,8 +97,12 @@ def test_fsq(data, meta, case):
 def test_lfq(data, meta):
   m = meta["lfq"]
   fields = dict(
-      dim=m["dim"], entropy_weight=m["entropy_loss_weight"], diversity=m["diversity_gamma"],
-      commitment_weight=m["commitment_loss_weight"], temperature=1.0 / m["inv_temperature"])
+    dim=m["dim"],
+    entropy_weight=m["entropy_loss_weight"],
+    diversity=m["diversity_gamma"],
+    commitment_weight=m["commitment_loss_weight"],
+    temperature=1.0 / m["inv_temperature"],
+  )
   out = evaluate(quantizer("lfq", **fields), {}, data["lfq_z"])
   close(out.z, data["lfq_q"])
   np.testing.assert_array_equal(out.ids, data["lfq_idx"])
@@ -106,7 +114,9 @@ def test_residual(data):
   inner = dict(name="ema", codebook_size=books.shape[1], dim=books.shape[2])
   q = quantizer("residual", quantizer=inner, depth=len(books))
   variables = initial(q, data["z2"])
-  stats = {f"levels_{i}": {**variables["stats"][f"levels_{i}"], "codebook": b} for i, b in enumerate(books)}
+  stats = {
+    f"levels_{i}": {**variables["stats"][f"levels_{i}"], "codebook": b} for i, b in enumerate(books)
+  }
   out = evaluate(q, {"stats": stats}, data["z2"])
   np.testing.assert_array_equal(out.ids, data["rvq_idx"])
   close(out.z, data["rvq_q"])
@@ -123,7 +133,9 @@ def test_vq_of_taming(golden):
   np.testing.assert_array_equal(out.ids, data["indices"])
   close(out.z, data["quant"])
   close(out.loss, data["codebook_loss"])
-  loss = lambda book: q.apply({**variables, "params": {"codebook": book}}, data["pre_quant"], train=False).loss
+  loss = lambda book: (
+    q.apply({**variables, "params": {"codebook": book}}, data["pre_quant"], train=False).loss
+  )
   close(jax.jit(jax.grad(loss))(jnp.asarray(book)), data["grad_codebook"])
   legacy, _ = with_book("vq", book, codebook_weight=0.25, commitment_weight=1.0)
   close(evaluate(legacy, variables, data["pre_quant"]).loss, data["codebook_loss_legacy"])

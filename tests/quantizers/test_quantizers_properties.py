@@ -1,4 +1,6 @@
-"""What single quantizers promise: bijections, frequencies, schedules, gradients, recovery, sharding, memory."""
+"""What single quantizers promise: bijections, frequencies, schedules, gradients, recovery,
+sharding, memory.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +31,21 @@ def embed(q, variables, ids):
 
 
 def train_call(q, variables, z, key=0, step=None):
-  out, state = q.apply(variables, z, train=True, step=step, mutable=["stats"], rngs={"codes": jax.random.key(key)})
+  out, state = q.apply(
+    variables, z, train=True, step=step, mutable=["stats"], rngs={"codes": jax.random.key(key)}
+  )
   return out, {**variables, **state}
 
 
-@pytest.mark.parametrize("name,fields", [
-    ("fsq", dict(levels=(8, 5, 5, 5))), ("fsq", dict(levels=(2, 3, 4))), ("lfq", dict(dim=10)), ("bsq", dict(dim=9))])
+@pytest.mark.parametrize(
+  "name,fields",
+  [
+    ("fsq", dict(levels=(8, 5, 5, 5))),
+    ("fsq", dict(levels=(2, 3, 4))),
+    ("lfq", dict(dim=10)),
+    ("bsq", dict(dim=9)),
+  ],
+)
 def test_ids_and_codes_are_a_bijection_over_the_whole_book(name, fields):
   q = build.build("quantizers", dict(name=name, **fields))
   ids = jnp.arange(q.codebook_size)
@@ -53,13 +64,19 @@ def test_ids_and_codes_are_a_bijection_over_the_whole_book(name, fields):
 
 def test_order_of_bits_and_digits():
   lfq = build.build("quantizers", dict(name="lfq", dim=3))
-  np.testing.assert_array_equal(lfq.apply({}, jnp.array([4, 1]), method="embed"), [[1, -1, -1], [-1, -1, 1]])
+  np.testing.assert_array_equal(
+    lfq.apply({}, jnp.array([4, 1]), method="embed"), [[1, -1, -1], [-1, -1, 1]]
+  )
   fsq = build.build("quantizers", dict(name="fsq", levels=(3, 5)))
-  np.testing.assert_array_equal(fsq.apply({}, jnp.array([0, 1, 3]), method="embed"), [[-1, -1], [0, -1], [-1, -0.5]])
+  np.testing.assert_array_equal(
+    fsq.apply({}, jnp.array([0, 1, 3]), method="embed"), [[-1, -1], [0, -1], [-1, -0.5]]
+  )
 
 
 def test_bsq_codes_are_on_the_unit_sphere():
-  out = build.build("quantizers", dict(name="bsq", dim=18)).apply({}, normal(0, 50, 18), train=False)
+  out = build.build("quantizers", dict(name="bsq", dim=18)).apply(
+    {}, normal(0, 50, 18), train=False
+  )
   np.testing.assert_allclose(jnp.linalg.norm(out.z, axis=-1), 1.0, rtol=1e-5)
 
 
@@ -70,7 +87,7 @@ def test_gumbel_samples_follow_the_softmax(mode):
   q, variables = make("gumbel", z, codebook_size=5, dim=3, projection="none", mode=mode)
   out, _ = jax.jit(lambda v, z: train_call(q, v, z))(variables, z)
   expected = 40_000 * np.asarray(jax.nn.softmax(logits))
-  chi_square = np.sum((np.bincount(np.asarray(out.ids), minlength=5) - expected)**2 / expected)
+  chi_square = np.sum((np.bincount(np.asarray(out.ids), minlength=5) - expected) ** 2 / expected)
   assert chi_square < 18.5  # 99.9 % of draws with 4 degrees of freedom
   codes = embed(q, variables, out.ids)
   if mode == "soft":
@@ -82,13 +99,17 @@ def test_gumbel_samples_follow_the_softmax(mode):
 
 def test_gumbel_hard_has_the_gradient_of_the_one_hot_form():
   z, g = normal(0, 6, 5), normal(1, 6, 3)
-  q, variables = make("gumbel", z, codebook_size=5, dim=3, projection="none", mode="hard", temperature=0.5)
+  q, variables = make(
+    "gumbel", z, codebook_size=5, dim=3, projection="none", mode="hard", temperature=0.5
+  )
   key = q.apply({}, rngs={"codes": jax.random.key(0)}, method=lambda m: m.make_rng("codes"))
   noise = jax.random.gumbel(key, z.shape)
 
   def by_hand(codes, z):
     p = jax.nn.softmax((z + noise) / 0.5)
-    return jnp.sum((jax.nn.one_hot(jnp.argmax(z + noise, -1), 5) + p - jax.lax.stop_gradient(p)) @ codes * g)
+    return jnp.sum(
+      (jax.nn.one_hot(jnp.argmax(z + noise, -1), 5) + p - jax.lax.stop_gradient(p)) @ codes * g
+    )
 
   def ours(codes, z):
     return jnp.sum(train_call(q, {"params": {"codebook": codes}}, z)[0].z * g)
@@ -96,7 +117,9 @@ def test_gumbel_hard_has_the_gradient_of_the_one_hot_form():
   codes = variables["params"]["codebook"]
   actual, desired = (jax.jit(jax.grad(f, (0, 1)))(codes, z) for f in (ours, by_hand))
   np.testing.assert_allclose(actual[1], desired[1], rtol=1e-4, atol=1e-5)
-  np.testing.assert_allclose(actual[0], jax.nn.one_hot(jnp.argmax(z + noise, -1), 5).T @ g, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    actual[0], jax.nn.one_hot(jnp.argmax(z + noise, -1), 5).T @ g, rtol=1e-4, atol=1e-5
+  )
 
 
 def test_categorical_kl_is_the_sum_over_codes():
@@ -104,7 +127,9 @@ def test_categorical_kl_is_the_sum_over_codes():
   q, variables = make("gumbel", z, codebook_size=7, dim=2, projection="none", kl_weight=0.5)
   out = evaluate(q, variables, z)
   p = np.asarray(jax.nn.softmax(z), np.float64)
-  np.testing.assert_allclose(out.loss, 0.5 * np.mean([sum(pk * np.log(pk * 7) for pk in row) for row in p]), rtol=1e-5)
+  np.testing.assert_allclose(
+    out.loss, 0.5 * np.mean([sum(pk * np.log(pk * 7) for pk in row) for row in p]), rtol=1e-5
+  )
 
 
 def test_gaussian_kl_and_samples():
@@ -113,7 +138,7 @@ def test_gaussian_kl_and_samples():
   out, _ = train_call(q, variables, z)
   # KL(N(m, s²) || N(0, 1)) by numerical integration.
   x = np.linspace(-12, 12, 20_001)
-  density = lambda m, s: np.exp(-0.5 * ((x - m) / s)**2) / (s * np.sqrt(2 * np.pi))
+  density = lambda m, s: np.exp(-0.5 * ((x - m) / s) ** 2) / (s * np.sqrt(2 * np.pi))
   p, r = density(0.7, np.exp(-0.5)), density(0.0, 1.0)
   np.testing.assert_allclose(out.loss, 2.0 * np.sum(p * np.log(p / r)) * (x[1] - x[0]), rtol=1e-4)
   np.testing.assert_allclose([out.z.mean(), out.z.std()], [0.7, np.exp(-0.5)], atol=0.02)
@@ -124,10 +149,17 @@ def test_schedules():
   value = lambda shape, step: float(gumbel.schedule((1.0, 1 / 16, 100, shape), step))
   for shape in ("linear", "cosine", "exponential"):
     assert value(shape, 0) == 1.0
-    np.testing.assert_allclose([value(shape, 100), value(shape, 10**6), value(shape, None)], 1 / 16, rtol=1e-5)
-  np.testing.assert_allclose([value("linear", 50), value("cosine", 50), value("exponential", 50)],
-                             [17 / 32, 17 / 32, 0.25], rtol=1e-5)
-  np.testing.assert_allclose(value("cosine", 25), 1 / 16 + 15 / 16 * np.cos(np.pi / 8)**2, rtol=1e-5)
+    np.testing.assert_allclose(
+      [value(shape, 100), value(shape, 10**6), value(shape, None)], 1 / 16, rtol=1e-5
+    )
+  np.testing.assert_allclose(
+    [value("linear", 50), value("cosine", 50), value("exponential", 50)],
+    [17 / 32, 17 / 32, 0.25],
+    rtol=1e-5,
+  )
+  np.testing.assert_allclose(
+    value("cosine", 25), 1 / 16 + 15 / 16 * np.cos(np.pi / 8) ** 2, rtol=1e-5
+  )
   assert gumbel.schedule(0.3, 5) == jnp.float32(0.3)
 
 
@@ -153,7 +185,7 @@ def test_first_training_call_places_the_codes_and_uses_them(name, init):
   train = jax.jit(lambda v, z: train_call(q, v, z))
   first, after = train(variables, z)
   assert after["stats"]["initialised"] and first.metrics["usage"] > 0.9
-  assert np.mean((first.z - z)**2) < 0.6 * np.var(z)
+  assert np.mean((first.z - z) ** 2) < 0.6 * np.var(z)
   imported = {**variables, "stats": {**variables["stats"], "initialised": jnp.array(True)}}
   np.testing.assert_array_equal(evaluate(q, imported, z).ids, train(imported, z)[0].ids)
   codes = embed(q, imported, jnp.arange(32))
@@ -175,15 +207,22 @@ def usage_after_collapse(name, **fields):
       return out.loss, (new, out.metrics["usage"])
 
     grads, (new, usage) = jax.grad(loss, has_aux=True)(variables["params"])
-    return {**new, "params": jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], grads)}, usage
+    return {
+      **new,
+      "params": jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], grads),
+    }, usage
 
-  train = jax.jit(lambda variables, batches: jax.lax.scan(step, variables, (batches, jnp.arange(500))))
+  train = jax.jit(
+    lambda variables, batches: jax.lax.scan(step, variables, (batches, jnp.arange(500)))
+  )
   collapsed, before = train(variables, jnp.broadcast_to(same[None], (500, 256, 4)))
   _, after = train(collapsed, 2.0 + normal(3, 500, 256, 4))
   return before[-1], after[-1]
 
 
-@pytest.mark.parametrize("name,fields", [("vq", {}), ("ema", {}), ("simvq", {}), ("vq", dict(normalize="l2"))])
+@pytest.mark.parametrize(
+  "name,fields", [("vq", {}), ("ema", {}), ("simvq", {}), ("vq", dict(normalize="l2"))]
+)
 def test_usage_recovers_from_a_forced_collapse(name, fields):
   collapsed, recovered = usage_after_collapse(name, **fields)
   assert collapsed < 0.1 and recovered > 0.8
@@ -196,36 +235,53 @@ def test_without_revival_a_collapse_stays():
 
 def test_residual_passes_the_gradient_once_and_improves_with_depth():
   z = normal(0, 512, 4)
-  q, variables = make("residual", z, quantizer=dict(name="vq", codebook_size=32, dim=4, codebook_init="data"), depth=4)
+  q, variables = make(
+    "residual", z, quantizer=dict(name="vq", codebook_size=32, dim=4, codebook_init="data"), depth=4
+  )
   _, variables = jax.jit(lambda v: train_call(q, v, z))(variables)
   g = normal(1, 512, 4)
   pulled = jax.jit(lambda g: jax.vjp(lambda z: evaluate(q, variables, z).z, z)[1](g)[0])(g)
   np.testing.assert_allclose(pulled, g, rtol=1e-5, atol=1e-6)
   ids = evaluate(q, variables, z).ids
-  errors = [float(jnp.mean((z - embed(q, variables, ids[..., :n]))**2)) for n in range(1, 5)]
+  errors = [float(jnp.mean((z - embed(q, variables, ids[..., :n])) ** 2)) for n in range(1, 5)]
   assert errors == sorted(errors, reverse=True) and errors[-1] < 0.5 * errors[0]
 
 
-@pytest.mark.parametrize("inner", [
-    dict(name="fsq", levels=(5, 5, 5)), dict(name="vq", codebook_size=8, dim=3, estimator="rotation"), dict(name="ibq", codebook_size=8, dim=3),
-    dict(name="vq", codebook_size=8, dim=3, normalize="l2"), dict(name="lfq", dim=3), dict(name="bsq", dim=3)])
+@pytest.mark.parametrize(
+  "inner",
+  [
+    dict(name="fsq", levels=(5, 5, 5)),
+    dict(name="vq", codebook_size=8, dim=3, estimator="rotation"),
+    dict(name="ibq", codebook_size=8, dim=3),
+    dict(name="vq", codebook_size=8, dim=3, normalize="l2"),
+    dict(name="lfq", dim=3),
+    dict(name="bsq", dim=3),
+  ],
+)
 def test_residual_passes_the_gradient_once(inner):
   """By the first level's estimator: as many levels as one wants, the gradient is that of one."""
   z, g = normal(0, 16, 3), normal(1, 16, 3)
   q, variables = make("residual", z, quantizer=inner, depth=3, codebooks="shared")
   one, own = make("residual", z, quantizer=inner, depth=1, codebooks="shared")
-  pull = lambda q, variables: jax.jit(lambda g: jax.vjp(lambda z: evaluate(q, variables, z).z, z)[1](g)[0])(g)
+  pull = lambda q, variables: jax.jit(
+    lambda g: jax.vjp(lambda z: evaluate(q, variables, z).z, z)[1](g)[0]
+  )(g)
   assert jax.tree.structure(own) == jax.tree.structure(variables)
   np.testing.assert_allclose(pull(q, variables), pull(one, variables), rtol=1e-5, atol=1e-6)
 
 
 def test_residual_dropout_uses_a_prefix_of_the_levels():
-  z, inner = normal(0, 64, 3), dict(name="vq", codebook_size=8, dim=3, codebook_init="normal", revive=0.0)
+  z, inner = (
+    normal(0, 64, 3),
+    dict(name="vq", codebook_size=8, dim=3, codebook_init="normal", revive=0.0),
+  )
   q, variables = make("residual", z, quantizer=inner, depth=3, dropout=1.0)
   ids = evaluate(q, variables, z).ids
   prefixes = [np.asarray(embed(q, variables, ids[..., :n])) for n in (1, 2, 3)]
   outputs = jax.jit(jax.vmap(lambda key: train_call(q, variables, z, key)[0].z))(jnp.arange(12))
-  used = [next(n for n, p in enumerate(prefixes, 1) if np.allclose(out, p, atol=1e-5)) for out in outputs]
+  used = [
+    next(n for n, p in enumerate(prefixes, 1) if np.allclose(out, p, atol=1e-5)) for out in outputs
+  ]
   assert set(used) == {1, 2, 3}
 
 
@@ -237,16 +293,21 @@ def test_grouped_quantizes_every_group_by_its_own_book():
   single = build.build("quantizers", dict(name="vq", **inner))
   for i, part in enumerate(("parts_0", "parts_1")):
     own = {collection: tree[part] for collection, tree in variables.items()}
-    expected = evaluate(single, own, z[:, 3 * i:3 * i + 3])
+    expected = evaluate(single, own, z[:, 3 * i : 3 * i + 3])
     np.testing.assert_array_equal(out.ids[..., i], expected.ids)
-    np.testing.assert_allclose(out.z[:, 3 * i:3 * i + 3], expected.z)
+    np.testing.assert_allclose(out.z[:, 3 * i : 3 * i + 3], expected.z)
   shared, variables = make("grouped", z, quantizer=dict(name="vq", **inner), codebooks="shared")
   assert len(jax.tree.leaves(variables["params"])) == 1
 
 
-@pytest.mark.parametrize("name,fields", [
-    ("vq", dict(codebook_size=32, dim=8)), ("ema", dict(codebook_size=32, dim=8, codebook_init="data")),
-    ("ibq", dict(codebook_size=32, dim=8))])
+@pytest.mark.parametrize(
+  "name,fields",
+  [
+    ("vq", dict(codebook_size=32, dim=8)),
+    ("ema", dict(codebook_size=32, dim=8, codebook_init="data")),
+    ("ibq", dict(codebook_size=32, dim=8)),
+  ],
+)
 def test_sharded_batch_computes_what_one_device_computes(name, fields, monkeypatch):
   monkeypatch.setattr(ibq.codebook, "TILE_ELEMENTS", 32 * 16)
   z = normal(0, 16, 4, 4, 8)
@@ -258,7 +319,9 @@ def test_sharded_batch_computes_what_one_device_computes(name, fields, monkeypat
   many, state_many = step(place(variables, P()), place(z, P("data")))
   np.testing.assert_array_equal(one.ids, many.ids)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-  jax.tree.map(close, (one.z, one.loss, one.metrics, state_one), (many.z, many.loss, many.metrics, state_many))
+  jax.tree.map(
+    close, (one.z, one.loss, one.metrics, state_one), (many.z, many.loss, many.metrics, state_many)
+  )
   book = place(variables, P())
   if name in ("vq", "ibq"):
     book["params"] = {"codebook": place(variables["params"]["codebook"], P("data"))}
@@ -279,7 +342,12 @@ def memory(name, positions, **fields):
     return out.loss + jnp.sum(out.z**2), variables
 
   step = jax.jit(jax.grad(objective, (0, 1), has_aux=True))
-  return step.lower(variables.get("params", {}), z, variables).compile().memory_analysis().temp_size_in_bytes
+  return (
+    step.lower(variables.get("params", {}), z, variables)
+    .compile()
+    .memory_analysis()
+    .temp_size_in_bytes
+  )
 
 
 def test_large_books_never_meet_all_positions():

@@ -1,4 +1,6 @@
-"""The two-player loss: its gradients are those of the loss written out plainly, and every term is logged."""
+"""The two-player loss: its gradients are those of the loss written out plainly, and every term is
+logged.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +19,11 @@ def make(model="vqvae", **values):
   size = dict(hidden=8, residual_hidden=8, residual_blocks=1)
   if model == "vit":
     size = dict(patch=4, width=16, depth=1, heads=2, mlp_width=16, resolution=16)
-  base = dict(model=dict(name=model, quantizer=dict(name="vq", codebook_size=8, dim=4), **size),
-              disc=dict(name="patchgan", channels=8, n_layers=1),
-              loss=dict(reconstruction="l1", feature_weight=0.5, adversarial_start=5))
+  base = dict(
+    model=dict(name=model, quantizer=dict(name="vq", codebook_size=8, dim=4), **size),
+    disc=dict(name="patchgan", channels=8, n_layers=1),
+    loss=dict(reconstruction="l1", feature_weight=0.5, adversarial_start=5),
+  )
   return autoencode.make(configuration.complete(base | values), SPEC)
 
 
@@ -34,34 +38,55 @@ def test_gradients_equal_those_of_the_plain_loss(step):
   task = make()
   params, stats, batch = setup(task)
   key, step = jax.random.key(2), jnp.int32(step)
-  grads, (_, metrics) = jax.jit(jax.grad(task.loss, has_aux=True))(params, stats, {}, batch, key, step)
+  grads, (_, metrics) = jax.jit(jax.grad(task.loss, has_aux=True))(
+    params, stats, {}, batch, key, step
+  )
   run = task.predict["reconstruct"].__self__
   x = autoencode.to_float(batch["image"])
 
   def plain(params):
     (recon, q), _ = run.model.apply(
-        {"params": params["model"], **stats["model"]}, x, train=True, step=step, mutable=list(stats["model"]),
-        rngs={name: jax.random.fold_in(key, i) for i, name in enumerate(("codes", "dropout"))})
-    judge = lambda p, image: run.disc.apply({"params": p, **stats["disc"]}, image, train=True, mutable=["batch_stats"])[0]
+      {"params": params["model"], **stats["model"]},
+      x,
+      train=True,
+      step=step,
+      mutable=list(stats["model"]),
+      rngs={name: jax.random.fold_in(key, i) for i, name in enumerate(("codes", "dropout"))},
+    )
+    judge = lambda p, image: run.disc.apply(
+      {"params": p, **stats["disc"]}, image, train=True, mutable=["batch_stats"]
+    )[0]
     fixed = jax.lax.stop_gradient(params["disc"])
     logits, features = judge(fixed, recon)
     _, real = judge(fixed, x)
     on = jnp.where(step >= 5, 1.0, 0.0)
-    model_loss = q.loss + jnp.abs(recon - x).mean() + on * 0.5 * losses.feature_matching(real, features)
+    model_loss = (
+      q.loss + jnp.abs(recon - x).mean() + on * 0.5 * losses.feature_matching(real, features)
+    )
     model_loss += metrics["adversarial/scale"] * -logits.mean()
-    disc_loss = losses.discriminator_loss("hinge", judge(params["disc"], x)[0], judge(params["disc"], jax.lax.stop_gradient(recon))[0])
+    disc_loss = losses.discriminator_loss(
+      "hinge", judge(params["disc"], x)[0], judge(params["disc"], jax.lax.stop_gradient(recon))[0]
+    )
     return model_loss + disc_loss
 
   value, expected = jax.jit(jax.value_and_grad(plain))(params)
-  np.testing.assert_allclose(sum(v for k, v in metrics.items() if k.startswith("loss/")), value, rtol=1e-5)
+  np.testing.assert_allclose(
+    sum(v for k, v in metrics.items() if k.startswith("loss/")), value, rtol=1e-5
+  )
   for player in ("model", "disc"):
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(grads[player]), jax.tree.leaves(expected[player])):
-      np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-6, err_msg=player + jax.tree_util.keystr(path))
+    for (path, a), b in zip(
+      jax.tree_util.tree_leaves_with_path(grads[player]), jax.tree.leaves(expected[player])
+    ):
+      np.testing.assert_allclose(
+        a, b, rtol=2e-3, atol=1e-6, err_msg=player + jax.tree_util.keystr(path)
+      )
 
 
 @pytest.mark.parametrize("model", ["vqvae", "vit"])
 def test_adaptive_weight_is_the_ratio_at_the_last_layer(model):
-  """VQGAN's lambda from gradients of whole losses at the last kernel, taken through the whole model."""
+  """VQGAN's lambda from gradients of whole losses at the last kernel, taken through the whole
+  model.
+  """
   task = make(model, loss=dict(reconstruction="l2", adversarial_weight=1.0))
   params, stats, batch = setup(task)
   _, (_, metrics) = jax.jit(task.loss)(params, stats, {}, batch, jax.random.key(2), jnp.int32(0))
@@ -69,24 +94,37 @@ def test_adaptive_weight_is_the_ratio_at_the_last_layer(model):
 
   def term(name):
     def loss(model_params):
-      (recon, _), _ = run.model.apply({"params": model_params, **stats["model"]}, x, train=True, step=jnp.int32(0),
-                                      mutable=list(stats["model"]), rngs={"codes": jax.random.fold_in(jax.random.key(2), 0)})
+      (recon, _), _ = run.model.apply(
+        {"params": model_params, **stats["model"]},
+        x,
+        train=True,
+        step=jnp.int32(0),
+        mutable=list(stats["model"]),
+        rngs={"codes": jax.random.fold_in(jax.random.key(2), 0)},
+      )
       if name == "nll":
         return jnp.square(recon - x).mean()
-      (logits, _), _ = run.disc.apply({"params": params["disc"], **stats["disc"]}, recon, train=True, mutable=["batch_stats"])
+      (logits, _), _ = run.disc.apply(
+        {"params": params["disc"], **stats["disc"]}, recon, train=True, mutable=["batch_stats"]
+      )
       return -logits.mean()
+
     grads = jax.grad(loss)(params["model"])
     for part in run.model.last_layer:
       grads = grads[part]
     return float(jnp.linalg.norm(grads["kernel"].ravel()))
 
-  np.testing.assert_allclose(metrics["adversarial/scale"], term("nll") / (term("gan") + 1e-4), rtol=1e-3)
+  np.testing.assert_allclose(
+    metrics["adversarial/scale"], term("nll") / (term("gan") + 1e-4), rtol=1e-3
+  )
 
 
 def test_every_term_is_logged_weighted_and_not():
   task = make(loss=dict(feature_weight=0.5, lecam_weight=0.1, r1_weight=0.2, r1_every=2))
   params, stats, batch = setup(task)
-  _, (stats, metrics) = jax.jit(task.loss)(params, stats, {}, batch, jax.random.key(2), jnp.int32(2))
+  _, (stats, metrics) = jax.jit(task.loss)(
+    params, stats, {}, batch, jax.random.key(2), jnp.int32(2)
+  )
   for term in ("reconstruction", "features", "adversarial", "discriminator", "lecam", "r1"):
     assert {f"loss/{term}", f"raw/{term}"} <= metrics.keys()
   assert {"codes/usage", "codes/perplexity"} <= metrics.keys()
@@ -97,18 +135,28 @@ def test_every_term_is_logged_weighted_and_not():
 def test_the_discriminator_may_wait_for_its_start():
   task = make(loss=dict(adversarial_start=5, disc_from="adversarial_start"))
   params, stats, batch = setup(task)
-  grads, _ = jax.jit(jax.grad(task.loss, has_aux=True))(params, stats, {}, batch, jax.random.key(2), jnp.int32(4))
+  grads, _ = jax.jit(jax.grad(task.loss, has_aux=True))(
+    params, stats, {}, batch, jax.random.key(2), jnp.int32(4)
+  )
   assert all(not np.any(g) for g in jax.tree.leaves(grads["disc"]))
-  grads, _ = jax.jit(jax.grad(task.loss, has_aux=True))(params, stats, {}, batch, jax.random.key(2), jnp.int32(5))
+  grads, _ = jax.jit(jax.grad(task.loss, has_aux=True))(
+    params, stats, {}, batch, jax.random.key(2), jnp.int32(5)
+  )
   assert any(np.any(g) for g in jax.tree.leaves(grads["disc"]))
 
 
-@pytest.mark.parametrize("values, message", [
+@pytest.mark.parametrize(
+  "values, message",
+  [
     (dict(disc=None, loss=dict(feature_weight=1.0)), "config.disc: feature_weight"),
-    (dict(loss=dict(perceptual_weight=1.0)), "config.loss.perceptual_weight: 1.0 needs LPIPS weights"),
+    (
+      dict(loss=dict(perceptual_weight=1.0)),
+      "config.loss.perceptual_weight: 1.0 needs LPIPS weights",
+    ),
     (dict(loss=dict(reconstruction="l3")), "config.loss.reconstruction: 'l3'"),
     (dict(loss=dict(gan_weight=1.0)), "config.loss.gan_weight: unknown field"),
-])
+  ],
+)
 def test_bad_settings_are_one_line(values, message):
   with pytest.raises(UserError, match=message) as e:
     make(**values)
@@ -116,6 +164,8 @@ def test_bad_settings_are_one_line(values, message):
 
 
 def test_an_image_size_that_does_not_fit_is_one_line():
-  config = configuration.complete(dict(model=dict(name="vqvae", downsamples=3, quantizer=dict(name="vq"))))
+  config = configuration.complete(
+    dict(model=dict(name="vqvae", downsamples=3, quantizer=dict(name="vq")))
+  )
   with pytest.raises(UserError, match="12.*8"):
     autoencode.make(config, {"image": jax.ShapeDtypeStruct((4, 12, 16, 3), jnp.uint8)})

@@ -1,4 +1,6 @@
-"""A prior that is stopped and continued equals the uninterrupted one bit for bit, on images and on cached codes."""
+"""A prior that is stopped and continued equals the uninterrupted one bit for bit, on images and on
+cached codes.
+"""
 
 import os
 import signal
@@ -16,25 +18,59 @@ TRANSFORMER = dict(name="transformer", layers=1, width=16, heads=2, dropout=0.2)
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("tokenizer")
-  train.train(dict(
-      model=dict(name="vqvae", hidden=8, residual_hidden=8, residual_blocks=1, quantizer=dict(name="ema", codebook_size=8, dim=4)),
-      data=SHAPES, ops=dict(size=16, channels=3), batch_size=8, total_steps=2, save_every=2, eval_examples=8, preview=4), workdir)
+  train.train(
+    dict(
+      model=dict(
+        name="vqvae",
+        hidden=8,
+        residual_hidden=8,
+        residual_blocks=1,
+        quantizer=dict(name="ema", codebook_size=8, dim=4),
+      ),
+      data=SHAPES,
+      ops=dict(size=16, channels=3),
+      batch_size=8,
+      total_steps=2,
+      save_every=2,
+      eval_examples=8,
+      preview=4,
+    ),
+    workdir,
+  )
   return str(workdir)
 
 
 @pytest.fixture(scope="module")
 def sources(tokenizer, tmp_path_factory):
   folder = tmp_path_factory.mktemp("codes")
-  tokenize.main(["--workdir", tokenizer, "--output", str(folder), "--batch_size", "8", "--shard", "12"])
+  tokenize.main(
+    ["--workdir", tokenizer, "--output", str(folder), "--batch_size", "8", "--shard", "12"]
+  )
   return {"images": SHAPES, "codes": dict(name="codes", path=str(folder))}
 
 
 def config_of(tokenizer, source, scheme):
   # Three batches an epoch: runs stop inside one, between two log lines and two checkpoints.
-  return configuration.complete(dict(
-      task="prior", tokenizer=tokenizer, data=source, ops=dict(size=16, channels=3), model=TRANSFORMER, scheme=scheme,
-      condition=dict(labels=8, drop=0.3), batch_size=8, total_steps=8, log_every=3, save_every=5, eval_examples=8, preview=4,
-      keep=4, ema_decay=0.9, optim=dict(lr=1e-2, warmup=2, clip=1.0, weight_decay=0.01)))
+  return configuration.complete(
+    dict(
+      task="prior",
+      tokenizer=tokenizer,
+      data=source,
+      ops=dict(size=16, channels=3),
+      model=TRANSFORMER,
+      scheme=scheme,
+      condition=dict(labels=8, drop=0.3),
+      batch_size=8,
+      total_steps=8,
+      log_every=3,
+      save_every=5,
+      eval_examples=8,
+      preview=4,
+      keep=4,
+      ema_decay=0.9,
+      optim=dict(lr=1e-2, warmup=2, clip=1.0, weight_decay=0.01),
+    )
+  )
 
 
 def final_state(workdir):
@@ -58,7 +94,9 @@ class Crash(Exception):
 
 
 def crash(patch):
-  """Ends the run while it writes the log line of step 6, without any goodbye: the checkpoint of step 5 is the last."""
+  """Ends the run while it writes the log line of step 6, without any goodbye: the checkpoint of
+  step 5 is the last.
+  """
   write = writers.Writer.scalars
 
   def scalars(self, at, values, **also):
@@ -84,7 +122,9 @@ def terminate(patch):
 
 @pytest.fixture
 def compiled_once(monkeypatch):
-  """The runs of a test, which have one config, share their compiled functions: those take far longer than the steps."""
+  """The runs of a test, which have one config, share their compiled functions: those take far
+  longer than the steps.
+  """
   made = []
 
   def run(*args):
@@ -96,19 +136,24 @@ def compiled_once(monkeypatch):
 
 
 SCHEMES = {
-    "autoregressive": dict(name="autoregressive"),
-    "masked": dict(name="masked"),
-    "diffusion": dict(name="diffusion", timesteps=2),
+  "autoregressive": dict(name="autoregressive"),
+  "masked": dict(name="masked"),
+  "diffusion": dict(name="diffusion", timesteps=2),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source, scheme, stop", [
+@pytest.mark.parametrize(
+  "source, scheme, stop",
+  [
     ("images", "masked", crash),
     ("codes", "autoregressive", terminate),
     ("codes", "diffusion", crash),
-])
-def test_a_stopped_prior_continues_bit_for_bit(source, scheme, stop, tokenizer, sources, tmp_path, monkeypatch, compiled_once):
+  ],
+)
+def test_a_stopped_prior_continues_bit_for_bit(
+  source, scheme, stop, tokenizer, sources, tmp_path, monkeypatch, compiled_once
+):
   config = config_of(tokenizer, sources[source], SCHEMES[scheme])
   train.train(config, tmp_path / "whole")
   with monkeypatch.context() as patch:
@@ -117,6 +162,8 @@ def test_a_stopped_prior_continues_bit_for_bit(source, scheme, stop, tokenizer, 
       train.train(config, tmp_path / "stopped")
     except Crash:
       pass
-  assert max(map(int, os.listdir(tmp_path / "stopped" / "checkpoints"))) == (5 if stop is crash else 7)
+  assert max(map(int, os.listdir(tmp_path / "stopped" / "checkpoints"))) == (
+    5 if stop is crash else 7
+  )
   train.train(config, tmp_path / "stopped")
   assert_same_run(tmp_path / "whole", tmp_path / "stopped")

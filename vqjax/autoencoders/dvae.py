@@ -69,7 +69,9 @@ class Decoder(nn.Module):
     for group in range(self.groups):
       for i in range(self.blocks_per_group):
         name = f"group_{group + 1}_block_{i + 1}"
-        h = Block(self.hidden * 2 ** (self.groups - 1 - group), (1, 3, 3, 3), gain, self.dtype, name=name)(h)
+        h = Block(
+          self.hidden * 2 ** (self.groups - 1 - group), (1, 3, 3, 3), gain, self.dtype, name=name
+        )(h)
       if group < self.groups - 1:
         h = layers.double(h)
     h = nn.relu(h)
@@ -79,9 +81,10 @@ class Decoder(nn.Module):
 class Model(nn.Module):
   """DALL·E's autoencoder (arXiv 2102.12092, appendix A.1). The defaults are the published model's.
 
-  The published decoder starts with a 1 x 1 convolution of the one-hot codes. Its kernel is the codebook of quantizer
-  `gumbel` (dim=128, projection="none": the encoder's outputs are the logits), its bias is `input_bias` here, so that
-  published weights map one to one and any other quantizer fits as well.
+  The published decoder starts with a 1 x 1 convolution of the one-hot codes. Its kernel is the
+  codebook of quantizer `gumbel` (dim=128, projection="none": the encoder's outputs are the logits),
+  its bias is `input_bias` here, so that published weights map one to one and any other quantizer
+  fits as well.
 
   Attributes:
     quantizer: between encoder and decoder.
@@ -89,7 +92,8 @@ class Model(nn.Module):
     groups: of residual blocks; between two groups the grid is halved, or doubled.
     blocks_per_group: residual blocks in a group.
     channels: of the images.
-    out_channels: of the reconstruction; None means `channels`. The logit-Laplace likelihood needs twice as many.
+    out_channels: of the reconstruction; None means `channels`. The logit-Laplace likelihood needs
+      twice as many.
     dtype: compute dtype.
   """
 
@@ -117,7 +121,9 @@ class Model(nn.Module):
     self.decoder = Decoder(*shared, self.out_channels or self.channels, self.dtype)
 
   def encode(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """[B, H, W, C] in [-1, 1], mapped as DALL·E maps pixels -> [B, H / f, W / f, quantizer.input_width]."""
+    """[B, H, W, C] in [-1, 1], mapped as DALL·E maps pixels -> [B, H / f, W / f,
+    quantizer.input_width].
+    """
     layers.check_size(*x.shape[1:3], self.factor)
     return self.encoder(map_pixels((x + 1) / 2).astype(self.dtype))
 
@@ -129,7 +135,9 @@ class Model(nn.Module):
     """[B, h, w, quantizer.width] -> float32 [B, f h, f w, out_channels]."""
     return self._decode(z)[0]
 
-  def __call__(self, x: jax.Array, *, train: bool, step: jax.Array | None = None) -> tuple[jax.Array, Quantized]:
+  def __call__(
+    self, x: jax.Array, *, train: bool, step: jax.Array | None = None
+  ) -> tuple[jax.Array, Quantized]:
     quantized = self.quantizer(self.encode(x, train=train), train=train, step=step)
     recon, last_input = self._decode(quantized.z)
     if train:

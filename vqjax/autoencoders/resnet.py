@@ -1,4 +1,6 @@
-"""VQGAN's encoder and decoder: residual blocks with group norm, and attention at chosen resolutions."""
+"""VQGAN's encoder and decoder: residual blocks with group norm, and attention at chosen
+resolutions.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ from vqjax.quantizers import Quantized
 
 
 class _Block(nn.Module):
-  """What encoder and decoder share. Names mirror taming-transformers' state dict, with "_" for "." between levels."""
+  """What encoder and decoder share.
+
+  Names mirror taming-transformers' state dict, with "_" for "." between levels.
+  """
 
   ch: int
   ch_mult: tuple[int, ...]
@@ -74,20 +79,25 @@ class Decoder(_Block):
 
 
 class Model(nn.Module):
-  """VQGAN's autoencoder (arXiv 2012.09841, table 7). The defaults are the published ImageNet model at f = 16.
+  """VQGAN's autoencoder (arXiv 2012.09841, table 7). The defaults are the published ImageNet model
+  at f = 16.
 
   Attributes:
-    quantizer: between encoder and decoder; its `input_width` and `width` are the outer widths of the 1 x 1
-      convolutions `quant_conv` and `post_quant_conv`.
+    quantizer: between encoder and decoder; its `input_width` and `width` are the outer widths of
+      the 1 x 1 convolutions `quant_conv` and `post_quant_conv`.
     ch: width of the first convolution.
-    ch_mult: width of each level as a multiple of `ch`, finest first; every level but the last halves the grid.
+    ch_mult: width of each level as a multiple of `ch`, finest first; every level but the last
+      halves the grid.
     num_res_blocks: per level of the encoder; the decoder has one more.
     attn_resolutions: sides of the grids that have attention, for images of side `resolution`.
-    resolution: what `attn_resolutions` refers to. Other image sizes keep attention at the same levels.
+    resolution: what `attn_resolutions` refers to. Other image sizes keep attention at the same
+      levels.
     mid_attention: attention on the coarsest grid, between encoder and decoder levels.
-    z_channels: width between encoder and `quant_conv`; twice that for a quantizer that reads mean and variance.
+    z_channels: width between encoder and `quant_conv`; twice that for a quantizer that reads mean
+      and variance.
     dropout: rate inside residual blocks.
-    remat: recompute the residual blocks' activations in the backward pass: a quarter less memory, an eighth more work.
+    remat: recompute the residual blocks' activations in the backward pass: a quarter less memory,
+      an eighth more work.
     channels: of the images.
     out_channels: of the reconstruction; None means `channels`.
     dtype: compute dtype.
@@ -120,11 +130,19 @@ class Model(nn.Module):
   def setup(self):
     levels = range(len(self.ch_mult))
     shared: dict[str, Any] = dict(
-        ch=self.ch, ch_mult=self.ch_mult, num_res_blocks=self.num_res_blocks,
-        attn_levels=tuple(i for i in levels if self.resolution // 2**i in self.attn_resolutions),
-        mid_attention=self.mid_attention, dropout=self.dropout, remat=self.remat, dtype=self.dtype)
+      ch=self.ch,
+      ch_mult=self.ch_mult,
+      num_res_blocks=self.num_res_blocks,
+      attn_levels=tuple(i for i in levels if self.resolution // 2**i in self.attn_resolutions),
+      mid_attention=self.mid_attention,
+      dropout=self.dropout,
+      remat=self.remat,
+      dtype=self.dtype,
+    )
     reads, returns = self.quantizer.input_width, self.quantizer.width
-    self.encoder = Encoder(out_channels=self.z_channels * (2 if reads == 2 * returns else 1), **shared)
+    self.encoder = Encoder(
+      out_channels=self.z_channels * (2 if reads == 2 * returns else 1), **shared
+    )
     self.quant_conv = layers.conv(reads, 1, dtype=self.dtype)
     self.post_quant_conv = layers.conv(self.z_channels, 1, dtype=self.dtype)
     self.decoder = Decoder(out_channels=self.out_channels or self.channels, **shared)
@@ -142,7 +160,9 @@ class Model(nn.Module):
     """[B, h, w, quantizer.width] -> float32 [B, f h, f w, out_channels]."""
     return self._decode(z, train)[0]
 
-  def __call__(self, x: jax.Array, *, train: bool, step: jax.Array | None = None) -> tuple[jax.Array, Quantized]:
+  def __call__(
+    self, x: jax.Array, *, train: bool, step: jax.Array | None = None
+  ) -> tuple[jax.Array, Quantized]:
     quantized = self.quantizer(self.encode(x, train=train), train=train, step=step)
     recon, last_input = self._decode(quantized.z, train)
     if train:

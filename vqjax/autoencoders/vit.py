@@ -17,11 +17,15 @@ from vqjax.quantizers import Quantized
 
 
 def sincos(height: int, width: int, features: int) -> np.ndarray:
-  """Fixed positions [height, width, features]: half the channels tell the row, half the column (arXiv 2104.02057)."""
+  """Fixed positions [height, width, features]: half the channels tell the row, half the column
+  (arXiv 2104.02057).
+  """
   frequencies = 10_000.0 ** (-np.arange(features // 4) / (features // 4))
+
   def axis(n: int) -> np.ndarray:
     angles = np.arange(n)[:, None] * frequencies[None]
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+
   rows = np.broadcast_to(axis(height)[:, None], (height, width, features // 2))
   columns = np.broadcast_to(axis(width)[None], (height, width, features // 2))
   return np.concatenate([rows, columns], axis=-1).astype(np.float32)
@@ -50,7 +54,9 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-  """Positions, blocks and the two-layer head with tanh: [B, h, w, D] -> ([B, h, w, out], the last layer's input)."""
+  """Positions, blocks and the two-layer head with tanh: [B, h, w, D] -> ([B, h, w, out], the last
+  layer's input).
+  """
 
   width: int
   depth: int
@@ -66,14 +72,22 @@ class Transformer(nn.Module):
   def position(self, height: int, width: int) -> jax.Array:
     if self.positions == "sincos":
       return jnp.asarray(sincos(height, width, self.width))
-    table = self.param("positions", nn.initializers.normal(0.02), (self.native, self.native, self.width))
-    return table if table.shape[:2] == (height, width) else jax.image.resize(
-        table, (height, width, self.width), "bilinear")
+    table = self.param(
+      "positions", nn.initializers.normal(0.02), (self.native, self.native, self.width)
+    )
+    return (
+      table
+      if table.shape[:2] == (height, width)
+      else jax.image.resize(table, (height, width, self.width), "bilinear")
+    )
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
     height, width, dtype = *x.shape[1:3], jnp.dtype(self.dtype)
-    h = nn.Dense(self.width, dtype=dtype, name="embed")(x) + self.position(height, width).astype(dtype)[None]
+    h = (
+      nn.Dense(self.width, dtype=dtype, name="embed")(x)
+      + self.position(height, width).astype(dtype)[None]
+    )
     h = einops.rearrange(h, "b h w d -> b (h w) d")
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     for i in range(self.depth):
@@ -85,20 +99,23 @@ class Transformer(nn.Module):
 
 
 class Model(nn.Module):
-  """ViT-VQGAN's autoencoder (arXiv 2110.04627, section 3.1). The defaults are the small model, 32 x 32 codes at 256.
+  """ViT-VQGAN's autoencoder (arXiv 2110.04627, section 3.1). The defaults are the small model, 32 x
+  32 codes at 256.
 
   The paper's quantizer is `vq` with 8192 codes of dim 32 and normalize="l2".
 
   Attributes:
-    quantizer: between encoder and decoder; its widths are those of the narrow projections around the codes.
+    quantizer: between encoder and decoder; its widths are those of the narrow projections around
+      the codes.
     patch: side of the square of pixels that becomes one code.
     width: of the encoder's blocks, a multiple of `heads` and of 4.
     depth: the encoder's number of blocks.
     heads: of its attention.
     mlp_width: inside its blocks and head.
-    decoder_width, decoder_depth, decoder_heads, decoder_mlp_width: likewise; None means the encoder's.
-    positions: "sincos" is fixed and fits any grid; "learned" is resized bilinearly where images are not of
-      `resolution`.
+    decoder_width, decoder_depth, decoder_heads, decoder_mlp_width: likewise; None means the
+      encoder's.
+    positions: "sincos" is fixed and fits any grid; "learned" is resized bilinearly where images are
+      not of `resolution`.
     resolution: side of the images for which learned positions are made.
     dropout: rate after attention and MLP.
     remat: recompute the blocks' activations in the backward pass.
@@ -143,12 +160,24 @@ class Model(nn.Module):
     return height // self.patch, width // self.patch
 
   def setup(self):
-    shared = dict(positions=self.positions, native=self.resolution // self.patch, dropout=self.dropout,
-                  remat=self.remat, dtype=self.dtype)
-    self.encoder = Transformer(self.width, self.depth, self.heads, self.mlp_width, self.quantizer.input_width, **shared)
+    shared = dict(
+      positions=self.positions,
+      native=self.resolution // self.patch,
+      dropout=self.dropout,
+      remat=self.remat,
+      dtype=self.dtype,
+    )
+    self.encoder = Transformer(
+      self.width, self.depth, self.heads, self.mlp_width, self.quantizer.input_width, **shared
+    )
     self.decoder = Transformer(
-        self.decoder_width or self.width, self.decoder_depth or self.depth, self.decoder_heads or self.heads,
-        self.decoder_mlp_width or self.mlp_width, self.patch**2 * (self.out_channels or self.channels), **shared)
+      self.decoder_width or self.width,
+      self.decoder_depth or self.depth,
+      self.decoder_heads or self.heads,
+      self.decoder_mlp_width or self.mlp_width,
+      self.patch**2 * (self.out_channels or self.channels),
+      **shared,
+    )
 
   def encode(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """[B, H, W, C] in [-1, 1] -> [B, H / patch, W / patch, quantizer.input_width]."""
@@ -158,14 +187,18 @@ class Model(nn.Module):
 
   def _decode(self, z: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
     patches, last_input = self.decoder(z.astype(self.dtype), train)
-    recon = einops.rearrange(patches, "b h w (p q c) -> b (h p) (w q) c", p=self.patch, q=self.patch)
+    recon = einops.rearrange(
+      patches, "b h w (p q c) -> b (h p) (w q) c", p=self.patch, q=self.patch
+    )
     return recon.astype(jnp.float32), last_input
 
   def decode(self, z: jax.Array, *, train: bool = False) -> jax.Array:
     """[B, h, w, quantizer.width] -> float32 [B, patch h, patch w, out_channels]."""
     return self._decode(z, train)[0]
 
-  def __call__(self, x: jax.Array, *, train: bool, step: jax.Array | None = None) -> tuple[jax.Array, Quantized]:
+  def __call__(
+    self, x: jax.Array, *, train: bool, step: jax.Array | None = None
+  ) -> tuple[jax.Array, Quantized]:
     quantized = self.quantizer(self.encode(x, train=train), train=train, step=step)
     recon, last_input = self._decode(quantized.z, train)
     if train:

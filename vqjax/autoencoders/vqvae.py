@@ -26,7 +26,9 @@ class Encoder(nn.Module):
     for i in range(self.downsamples):
       x = nn.relu(layers.conv(self.hidden, 4, stride=2, dtype=self.dtype, name=f"down_{i}")(x))
     x = layers.conv(self.hidden, dtype=self.dtype, name="conv_mid")(x)
-    x = layers.ResidualStack(self.residual_blocks, self.residual_hidden, self.dtype, name="residual")(x)
+    x = layers.ResidualStack(
+      self.residual_blocks, self.residual_hidden, self.dtype, name="residual"
+    )(x)
     return layers.conv(self.out_channels, 1, dtype=self.dtype, name="conv_out")(x)
 
 
@@ -43,21 +45,25 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
     h = layers.conv(self.hidden, dtype=self.dtype, name="conv_in")(z)
-    h = layers.ResidualStack(self.residual_blocks, self.residual_hidden, self.dtype, name="residual")(h)
+    h = layers.ResidualStack(
+      self.residual_blocks, self.residual_hidden, self.dtype, name="residual"
+    )(h)
     for i in range(self.downsamples - 1):
       h = nn.relu(layers.ConvTranspose(self.hidden, self.dtype, name=f"up_{i}")(h))
     return layers.ConvTranspose(self.out_channels, self.dtype, name="conv_out")(h), h
 
 
 class Model(nn.Module):
-  """VQ-VAE's autoencoder (arXiv 1711.00937, section 4.1). The defaults are the paper's for CIFAR-10 and ImageNet.
+  """VQ-VAE's autoencoder (arXiv 1711.00937, section 4.1). The defaults are the paper's for CIFAR-10
+  and ImageNet.
 
   Attributes:
     quantizer: between encoder and decoder.
     hidden: width of all convolutions.
     residual_hidden: width inside residual blocks.
     residual_blocks: of encoder and decoder each.
-    downsamples: convolutions of stride 2, at least one; the last layer is the transposed one of them.
+    downsamples: convolutions of stride 2, at least one; the last layer is the transposed one of
+      them.
     channels: of the images.
     out_channels: of the reconstruction; None means `channels`.
     dtype: compute dtype.
@@ -105,7 +111,9 @@ class Model(nn.Module):
     """[B, h, w, quantizer.width] -> float32 [B, f h, f w, out_channels]."""
     return self._decode(z)[0]
 
-  def __call__(self, x: jax.Array, *, train: bool, step: jax.Array | None = None) -> tuple[jax.Array, Quantized]:
+  def __call__(
+    self, x: jax.Array, *, train: bool, step: jax.Array | None = None
+  ) -> tuple[jax.Array, Quantized]:
     quantized = self.quantizer(self.encode(x, train=train), train=train, step=step)
     recon, last_input = self._decode(quantized.z)
     if train:

@@ -32,11 +32,15 @@ class Encoder(nn.Module):
       width = self.hidden // 2 if i < self.downsamples - 1 else self.hidden
       x = nn.relu(layers.conv(width, 4, stride=2, dtype=self.dtype, name=f"down_{i}")(x))
     x = layers.conv(self.hidden, dtype=self.dtype, name="conv_out")(x)
-    return layers.ResidualStack(self.residual_blocks, self.residual_hidden, self.dtype, name="residual")(x)
+    return layers.ResidualStack(
+      self.residual_blocks, self.residual_hidden, self.dtype, name="residual"
+    )(x)
 
 
 class Decoder(nn.Module):
-  """Doubles the grid `upsamples` times: [B, h, w, D] -> ([B, H, W, out_channels], the last convolution's input)."""
+  """Doubles the grid `upsamples` times: [B, h, w, D] -> ([B, H, W, out_channels], the last
+  convolution's input).
+  """
 
   hidden: int
   residual_hidden: int
@@ -48,18 +52,23 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
     h = layers.conv(self.hidden, dtype=self.dtype, name="conv_in")(z)
-    h = layers.ResidualStack(self.residual_blocks, self.residual_hidden, self.dtype, name="residual")(h)
+    h = layers.ResidualStack(
+      self.residual_blocks, self.residual_hidden, self.dtype, name="residual"
+    )(h)
     for i in range(self.upsamples - 1):
       h = nn.relu(layers.ConvTranspose(self.hidden // 2, self.dtype, name=f"up_{i}")(h))
     return layers.ConvTranspose(self.out_channels, self.dtype, name="conv_out")(h), h
 
 
 class Model(nn.Module):
-  """VQ-VAE-2's hierarchy (arXiv 1906.00446, section 3.1). The defaults are the paper's for ImageNet at 256 pixels.
+  """VQ-VAE-2's hierarchy (arXiv 1906.00446, section 3.1). The defaults are the paper's for ImageNet
+  at 256 pixels.
 
-  Tuples of ids, latents and grids are coarse first: "top", ("middle",) "bottom". Every level has the same kind of
-  quantizer with a codebook of its own, `quantizer_<level>`; metrics are named `<level>/<metric>`. Latents of a finer
-  level are made from the image and the quantized coarser ones, so `encode` quantizes these on its way.
+  Tuples of ids, latents and grids are coarse first: "top", ("middle",) "bottom". Every level has
+    the same kind of
+  quantizer with a codebook of its own, `quantizer_<level>`; metrics are named `<level>/<metric>`.
+  Latents of a finer level are made from the image and the quantized coarser ones, so `encode`
+  quantizes these on its way.
 
   Attributes:
     quantizer: copied for each level.
@@ -106,20 +115,32 @@ class Model(nn.Module):
     finer = names[1:]
     blocks = (self.hidden, self.residual_hidden, self.residual_blocks)
     self.encoders = {
-        n: Encoder(*blocks, self.downsamples if n == "bottom" else 1, self.dtype, name=f"encoder_{n}") for n in names}
+      n: Encoder(*blocks, self.downsamples if n == "bottom" else 1, self.dtype, name=f"encoder_{n}")
+      for n in names
+    }
     self.to_codes = {
-        n: layers.conv(self.quantizer.input_width, 1, dtype=self.dtype, name=f"to_codes_{n}") for n in names}
+      n: layers.conv(self.quantizer.input_width, 1, dtype=self.dtype, name=f"to_codes_{n}")
+      for n in names
+    }
     self.quantizers = {n: self.quantizer.copy(name=f"quantizer_{n}") for n in names}
-    self.contexts = {n: Decoder(*blocks, 1, self.hidden, self.dtype, name=f"context_{n}") for n in finer}
-    self.ups = {n: layers.ConvTranspose(self.quantizer.width, self.dtype, name=f"up_to_{n}") for n in finer}
-    self.decoder = Decoder(*blocks, self.downsamples, self.out_channels or self.channels, self.dtype)
+    self.contexts = {
+      n: Decoder(*blocks, 1, self.hidden, self.dtype, name=f"context_{n}") for n in finer
+    }
+    self.ups = {
+      n: layers.ConvTranspose(self.quantizer.width, self.dtype, name=f"up_to_{n}") for n in finer
+    }
+    self.decoder = Decoder(
+      *blocks, self.downsamples, self.out_channels or self.channels, self.dtype
+    )
 
   def _join(self, coarser: jax.Array | None, z: jax.Array, level: str) -> jax.Array:
     """All codes up to this level on its grid: [B, h, w, D times the number of levels so far]."""
     z = z.astype(self.dtype)
     return z if coarser is None else jnp.concatenate([z, self.ups[level](coarser)], axis=-1)
 
-  def _analyse(self, x: jax.Array, train: bool, step: Any) -> tuple[tuple[jax.Array, ...], dict[str, Quantized]]:
+  def _analyse(
+    self, x: jax.Array, train: bool, step: Any
+  ) -> tuple[tuple[jax.Array, ...], dict[str, Quantized]]:
     """Latents of every level, coarse first, and what its quantizer makes of them."""
     layers.check_size(*x.shape[1:3], self.factor)
     h, features = x.astype(self.dtype), {}
@@ -150,13 +171,17 @@ class Model(nn.Module):
     """Quantized latents per level -> float32 [B, H, W, out_channels]."""
     return self._decode(z)[0]
 
-  def __call__(self, x: jax.Array, *, train: bool, step: jax.Array | None = None) -> tuple[jax.Array, Quantized]:
+  def __call__(
+    self, x: jax.Array, *, train: bool, step: jax.Array | None = None
+  ) -> tuple[jax.Array, Quantized]:
     _, quantized = self._analyse(x, train, step)
     z = tuple(q.z for q in quantized.values())
     recon, last_input = self._decode(z)
     if train:
       self.sow("intermediates", "last_input", last_input)
-    metrics = {f"{level}/{name}": v for level, q in quantized.items() for name, v in q.metrics.items()}
+    metrics = {
+      f"{level}/{name}": v for level, q in quantized.items() for name, v in q.metrics.items()
+    }
     loss = sum(q.loss for q in quantized.values())
     return recon, Quantized(z, tuple(q.ids for q in quantized.values()), loss, metrics)
 
@@ -164,4 +189,6 @@ class Model(nn.Module):
     return tuple(q.ids for q in self._analyse(x, False, None)[1].values())
 
   def from_tokens(self, ids: tuple[jax.Array, ...]) -> jax.Array:
-    return self.decode(tuple(self.quantizers[n].embed(i) for n, i in zip(_LEVELS[self.levels], ids, strict=True)))
+    return self.decode(
+      tuple(self.quantizers[n].embed(i) for n, i in zip(_LEVELS[self.levels], ids, strict=True))
+    )

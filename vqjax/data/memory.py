@@ -1,4 +1,6 @@
-"""Batches from sources with random access, without TensorFlow: pure in (seed, step), made in the background."""
+"""Batches from sources with random access, without TensorFlow: pure in (seed, step), made in the
+background.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,14 @@ Batch = dict[str, Any]
 class Stream(Protocol):
   """Endless training batches of one process, with a position that can be saved."""
 
-  def __next__(self) -> Batch:
-    ...
+  def __next__(self) -> Batch: ...
 
-  def __iter__(self) -> Iterator[Batch]:
-    ...
+  def __iter__(self) -> Iterator[Batch]: ...
 
   def save(self, directory: pathlib.Path) -> None:
-    """Writes this process's position into an existing directory, under a name with its index and the count."""
+    """Writes this process's position into an existing directory, under a name with its index and
+    the count.
+    """
 
   def restore(self, directory: pathlib.Path) -> None:
     """Goes on exactly where `save` was called."""
@@ -50,21 +52,30 @@ class Loader:
     self.template = ops_lib.apply(ops, self.read(0)[0])
 
   def read(self, index: int) -> tuple[dict[str, Any], int]:
-    """Returns the example, or the next readable one, and its index. Raises UserError where there is none."""
+    """Returns the example, or the next readable one, and its index.
+
+    Raises UserError where there is none.
+    """
     num = len(self.examples)
     for i in (*range(index, num), *range(index)):
       if (example := self.examples[i]) is not None:
         return example, i
-    raise UserError(f"config.data: no example of this split can be read (of {num}); mend or replace them.")
+    raise UserError(
+      f"config.data: no example of this split can be read (of {num}); mend or replace them."
+    )
 
-  def __call__(self, index: int, rng: np.random.Generator | None = None) -> tuple[dict[str, Any], bool]:
+  def __call__(
+    self, index: int, rng: np.random.Generator | None = None
+  ) -> tuple[dict[str, Any], bool]:
     """Returns a finished example and whether it is the one asked for."""
     example, used = self.read(index)
     return check_shape(ops_lib.apply(self.ops, example, rng), self.template), used == index
 
 
 class TrainLoader:
-  """The n-th example of training over all processes: a new permutation every epoch, random ops drawn from (seed, n)."""
+  """The n-th example of training over all processes: a new permutation every epoch, random ops
+  drawn from (seed, n).
+  """
 
   def __init__(self, examples: Examples, ops: ops_lib.Ops, seed: int):
     self.load, self.seed, self.num = Loader(examples, ops), seed, len(examples)
@@ -82,9 +93,14 @@ def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class MemoryStream:
-  """Training batches of a source with random access. Saves nothing: build it again at the step wanted."""
+  """Training batches of a source with random access.
 
-  def __init__(self, load: TrainLoader, batch_size: int, step: int, process_index: int, process_count: int):
+  Saves nothing: build it again at the step wanted.
+  """
+
+  def __init__(
+    self, load: TrainLoader, batch_size: int, step: int, process_index: int, process_count: int
+  ):
     self._load, self._batch_size = load, batch_size
     self._index, self._count = process_index, process_count
     self._batches = in_background(self._make, itertools.count(step))
@@ -110,14 +126,22 @@ class MemoryStream:
 
 
 def eval_batches(
-    load: Loader, batch_size: int, process_index: int = 0, process_count: int = 1, limit: int | None = None,
+  load: Loader,
+  batch_size: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  limit: int | None = None,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-  """Yields (batch, mask [B]) over the split in order, each example once; see `vqjax.data.eval_batches`."""
+  """Yields (batch, mask [B]) over the split in order, each example once; see
+  `vqjax.data.eval_batches`.
+  """
   num = len(load.examples) if limit is None else min(limit, len(load.examples))
 
   def make(step: int) -> tuple[Batch, np.ndarray]:
     first = (step * process_count + process_index) * batch_size
-    loaded = [load(i) if i < num else (load.template, False) for i in range(first, first + batch_size)]
+    loaded = [
+      load(i) if i < num else (load.template, False) for i in range(first, first + batch_size)
+    ]
     examples, good = zip(*loaded)
     return stack(examples), np.array(good, np.float32)
 
@@ -125,7 +149,9 @@ def eval_batches(
 
 
 def in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Generator[Any, None, None]:
-  """Yields `make` of every step, in order; a few are made ahead by as many threads as there are cores. `close` stops them."""
+  """Yields `make` of every step, in order; a few are made ahead by as many threads as there are
+  cores. `close` stops them.
+  """
   workers, steps = min(4, os.cpu_count() or 1), iter(steps)
   pool = ThreadPoolExecutor(workers, thread_name_prefix="data")
   ahead = lambda num: (pool.submit(make, step) for step in itertools.islice(steps, num))
@@ -148,8 +174,10 @@ def check_shape(example: dict[str, Any], template: dict[str, Any]) -> dict[str, 
   """Raises UserError where an image cannot be batched with the template's."""
   shape, wanted = (e["image"].shape if "image" in e else None for e in (example, template))
   if shape != wanted:
-    raise UserError(f"{example.get('name', 'image')}: is {shape[1]}x{shape[0]}x{shape[2]}, others are "
-                    f"{wanted[1]}x{wanted[0]}x{wanted[2]}; set config.ops.size (and channels) to make them alike.")
+    raise UserError(
+      f"{example.get('name', 'image')}: is {shape[1]}x{shape[0]}x{shape[2]}, others are "
+      f"{wanted[1]}x{wanted[0]}x{wanted[2]}; set config.ops.size (and channels) to make them alike."
+    )
   return example
 
 

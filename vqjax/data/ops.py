@@ -1,4 +1,6 @@
-"""Ops on one example, numpy and PIL only: decoding, resizing, crops, flips; random ones are pure in (seed, counter)."""
+"""Ops on one example, numpy and PIL only: decoding, resizing, crops, flips; random ones are pure in
+(seed, counter).
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 @dataclasses.dataclass(frozen=True)
 class Ops:
-  """What happens to every image before it is batched. A layout gets the same treatment, with nearest neighbours.
+  """What happens to every image before it is batched. A layout gets the same treatment, with
+  nearest neighbours.
 
   Attributes:
     size: side of the square output; None leaves images as they are, then all must have one size.
-    crop: "center" resizes the shorter side to `size` and cuts the centre, in training and evaluation. "random" cuts a
-      window of `size` at the image's own resolution (the centre one in evaluation). "random_resized" cuts a window of
-      random area and aspect and resizes it (arXiv 1409.4842; "center" in evaluation). "none" checks the size only.
+    crop: "center" resizes the shorter side to `size` and cuts the centre, in training and
+      evaluation. "random" cuts a window of `size` at the image's own resolution (the centre one in
+      evaluation). "random_resized" cuts a window of random area and aspect and resizes it (arXiv
+      1409.4842; "center" in evaluation). "none" checks the size only.
     flip: mirrors half of the training images left to right.
     channels: 1 or 3 converts between grey and RGB; None keeps what the source yields.
     min_area: the smallest share of the image's area that "random_resized" cuts.
@@ -46,9 +50,13 @@ class Ops:
     if self.size is None and self.crop in ("random", "random_resized"):
       raise UserError(f"crop: {self.crop!r} needs a size.")
     if self.channels not in (None, 1, 3):
-      raise UserError(f"channels: {self.channels} is not supported; give 1 (grey), 3 (RGB) or None.")
+      raise UserError(
+        f"channels: {self.channels} is not supported; give 1 (grey), 3 (RGB) or None."
+      )
     if not 0 < self.min_area <= 1:
-      raise UserError(f"min_area: {self.min_area} is not a share of the area; give more than 0 and at most 1.")
+      raise UserError(
+        f"min_area: {self.min_area} is not a share of the area; give more than 0 and at most 1."
+      )
 
 
 def from_config(config: Mapping[str, Any], path: str = "config.ops") -> Ops:
@@ -67,8 +75,11 @@ def generator(seed: int, counter: int, stream: int = 0) -> np.random.Generator:
   return np.random.Generator(np.random.Philox(key=key))
 
 
-def apply(ops: Ops, example: Mapping[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
-  """Crops, resizes, flips and converts `image` uint8 [H, W, C] and `layout` uint8 [H, W]; keeps the rest.
+def apply(
+  ops: Ops, example: Mapping[str, Any], rng: np.random.Generator | None = None
+) -> dict[str, Any]:
+  """Crops, resizes, flips and converts `image` uint8 [H, W, C] and `layout` uint8 [H, W]; keeps the
+  rest.
 
   Args:
     ops: what to do.
@@ -90,7 +101,7 @@ def apply(ops: Ops, example: Mapping[str, Any], rng: np.random.Generator | None 
 
 
 def window(
-    ops: Ops, height: int, width: int, rng: np.random.Generator | None, name: str,
+  ops: Ops, height: int, width: int, rng: np.random.Generator | None, name: str
 ) -> tuple[Box, tuple[int, int]]:
   """Returns the part of the image to keep and the size to give it."""
   whole = (0, 0, height, width)
@@ -99,12 +110,16 @@ def window(
   out_hw = (ops.size, ops.size)
   if ops.crop == "none":
     if (height, width) != out_hw:
-      raise UserError(f"{name}: is {width}x{height}, not size={ops.size}, and crop='none'. Use crop='center'.")
+      raise UserError(
+        f"{name}: is {width}x{height}, not size={ops.size}, and crop='none'. Use crop='center'."
+      )
     return whole, out_hw
   if ops.crop == "random":
     if min(height, width) < ops.size:
-      raise UserError(f"{name}: is {width}x{height}, smaller than crop='random' with size={ops.size}. "
-                      f"Lower size to {min(height, width)}, or use crop='center', which resizes.")
+      raise UserError(
+        f"{name}: is {width}x{height}, smaller than crop='random' with size={ops.size}. "
+        f"Lower size to {min(height, width)}, or use crop='center', which resizes."
+      )
     return _place(ops.size, ops.size, height, width, rng), out_hw
   if ops.crop == "random_resized" and rng is not None:
     return _random_window(height, width, ops.min_area, rng), out_hw
@@ -127,7 +142,8 @@ def to_channels(image: np.ndarray, channels: int | None) -> np.ndarray:
 
 
 def decode(file: bytes | str | pathlib.Path) -> np.ndarray:
-  """Reads an encoded image, from memory or a path, as RGB uint8 [H, W, 3], upright, transparency laid on white.
+  """Reads an encoded image, from memory or a path, as RGB uint8 [H, W, 3], upright, transparency
+  laid on white.
 
   Raises:
     Exception: whatever PIL meets in a broken file; there is no common base class.
@@ -166,7 +182,10 @@ def read_image(file: pathlib.Path, channels: int = 3) -> np.ndarray:
 
 
 def read_layout(file: pathlib.Path) -> np.ndarray:
-  """Reads a label map as uint8 [H, W]: the indices of a palette image, the values of a grey one. Raises UserError otherwise."""
+  """Reads a label map as uint8 [H, W]: the indices of a palette image, the values of a grey one.
+
+  Raises UserError otherwise.
+  """
   try:
     with Image.open(file) as image:
       if image.mode in ("P", "L"):
@@ -174,7 +193,9 @@ def read_layout(file: pathlib.Path) -> np.ndarray:
       mode = image.mode
   except Exception as e:
     raise UserError(f"{file}: cannot be read as an image ({' '.join(str(e).split())}).") from None
-  raise UserError(f"{file}: has mode {mode}, no class per pixel; save classes as grey values (L) or as palette indices (P).")
+  raise UserError(
+    f"{file}: has mode {mode}, no class per pixel; save classes as grey values (L) or as palette indices (P)."
+  )
 
 
 def _walk(root: pathlib.Path) -> Iterator[str]:
@@ -190,7 +211,9 @@ def _deep_grey(pixels: np.ndarray) -> np.ndarray:
   return np.clip(pixels / 257 + 0.5 if sixteen else pixels, 0, 255).astype(np.uint8)
 
 
-def _place(height: int, width: int, full_height: int, full_width: int, rng: np.random.Generator | None) -> Box:
+def _place(
+  height: int, width: int, full_height: int, full_width: int, rng: np.random.Generator | None
+) -> Box:
   spare_y, spare_x = full_height - height, full_width - width
   if rng is None:
     return spare_y // 2, spare_x // 2, height, width
@@ -208,11 +231,16 @@ def _random_window(height: int, width: int, min_area: float, rng: np.random.Gene
   return _place(side, side, height, width, None)
 
 
-def _cut(array: np.ndarray, box: Box, out_hw: tuple[int, int], flip: bool,
-         resample: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+def _cut(
+  array: np.ndarray,
+  box: Box,
+  out_hw: tuple[int, int],
+  flip: bool,
+  resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> np.ndarray:
   top, left, height, width = box
   if (height, width) == out_hw:
-    array = array[top:top + height, left:left + width]
+    array = array[top : top + height, left : left + width]
   else:
     grey = array.ndim == 3 and array.shape[-1] == 1
     image = Image.fromarray(array[..., 0] if grey else array)

@@ -1,4 +1,6 @@
-"""tf.data: training batches of image files, and of TFDS records with an iterator that is saved and restored exactly."""
+"""tf.data: training batches of image files, and of TFDS records with an iterator that is saved and
+restored exactly.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,24 @@ Example = dict[str, Any]
 class TfStream:
   """Batches of a tf.data.Dataset of finished examples.
 
-  `exact` says that the dataset is a function of the step at which it was built, so that there is nothing to save.
+  `exact` says that the dataset is a function of the step at which it was built, so that there is
+  nothing to save.
   """
 
   def __init__(
-      self, dataset: tf.data.Dataset, caught: list[Exception], batch_size: int, index: int, count: int, exact: bool):
+    self,
+    dataset: tf.data.Dataset,
+    caught: list[Exception],
+    batch_size: int,
+    index: int,
+    count: int,
+    exact: bool,
+  ):
     options = tf.data.Options()
     options.deterministic = True
-    self._held = [iter(dataset.batch(batch_size, drop_remainder=True).prefetch(2).with_options(options))]
+    self._held = [
+      iter(dataset.batch(batch_size, drop_remainder=True).prefetch(2).with_options(options))
+    ]
     self._caught, self._index, self._count, self._exact = caught, index, count, exact
     # Threads that are still calling back into Python when it exits would hang there.
     self.close = weakref.finalize(self, self._held.clear)
@@ -61,26 +73,44 @@ class TfStream:
     """Raises UserError where the position was saved by another number of processes."""
     if self._exact:
       return
-    saved = {p.name.split("-of-")[1].split(".")[0] for p in pathlib.Path(directory).glob("data-*-of-*.index")}
+    saved = {
+      p.name.split("-of-")[1].split(".")[0]
+      for p in pathlib.Path(directory).glob("data-*-of-*.index")
+    }
     if saved and f"{self._count:05d}" not in saved:
-      raise UserError(f"{directory}: the data position was saved by {int(saved.pop())} processes, not {self._count}; "
-                      "continue with as many.")
+      raise UserError(
+        f"{directory}: the data position was saved by {int(saved.pop())} processes, not {self._count}; "
+        "continue with as many."
+      )
     tf.train.Checkpoint(iterator=self._held[0]).read(self._file(directory)).assert_consumed()
 
 
-def files_stream(load: memory.TrainLoader, batch_size: int, step: int, index: int, count: int) -> TfStream:
-  """Training batches of a source with random access, read in parallel; the whole list is shuffled every epoch."""
+def files_stream(
+  load: memory.TrainLoader, batch_size: int, step: int, index: int, count: int
+) -> TfStream:
+  """Training batches of a source with random access, read in parallel; the whole list is shuffled
+  every epoch.
+  """
 
   def counters(n: tf.Tensor) -> tf.Tensor:
     return (n // batch_size) * (batch_size * count) + index * batch_size + n % batch_size
 
   function, caught = _mapped(load, load.load.template)
-  dataset = tf.data.Dataset.counter(step * batch_size).map(counters).map(function, num_parallel_calls=tf.data.AUTOTUNE)
+  dataset = (
+    tf.data.Dataset.counter(step * batch_size)
+    .map(counters)
+    .map(function, num_parallel_calls=tf.data.AUTOTUNE)
+  )
   return TfStream(dataset, caught, batch_size, index, count, exact=True)
 
 
-def records_stream(source: Any, ops: ops_lib.Ops, batch_size: int, seed: int, index: int, count: int) -> TfStream:
-  """Training batches of TFDS records. The random ops draw from (seed, the record's number among all processes)."""
+def records_stream(
+  source: Any, ops: ops_lib.Ops, batch_size: int, seed: int, index: int, count: int
+) -> TfStream:
+  """Training batches of TFDS records.
+
+  The random ops draw from (seed, the record's number among all processes).
+  """
   records = source.records("train", seed=seed, process_index=index, process_count=count)
   finish = _Records(source, ops, "train")
 
@@ -95,9 +125,18 @@ def records_stream(source: Any, ops: ops_lib.Ops, batch_size: int, seed: int, in
 
 
 def records_eval(
-    source: Any, ops: ops_lib.Ops, batch_size: int, *, split: str, index: int, count: int, limit: int | None,
+  source: Any,
+  ops: ops_lib.Ops,
+  batch_size: int,
+  *,
+  split: str,
+  index: int,
+  count: int,
+  limit: int | None,
 ) -> Iterator[tuple[memory.Batch, np.ndarray]]:
-  """Yields (batch, mask) over the split in order; every process reads all records and decodes its own."""
+  """Yields (batch, mask) over the split in order; every process reads all records and decodes its
+  own.
+  """
   num = source.num_examples(split) if limit is None else min(limit, source.num_examples(split))
   finish = _Records(source, ops, split)
   function, caught = _mapped(finish, finish.template)
@@ -105,16 +144,26 @@ def records_eval(
   dataset = dataset.filter(lambda n, _: (n % (batch_size * count)) // batch_size == index)
   dataset = dataset.map(lambda n, record: (n, *(record[k] for k in finish.keys)))
   dataset = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  batches = iter(TfStream(dataset.concatenate(_filler(finish.template)), caught, batch_size, index, count, exact=True))
-  for first in range(index * batch_size, -(-num // (batch_size * count)) * batch_size * count, batch_size * count):
+  batches = iter(
+    TfStream(
+      dataset.concatenate(_filler(finish.template)), caught, batch_size, index, count, exact=True
+    )
+  )
+  for first in range(
+    index * batch_size, -(-num // (batch_size * count)) * batch_size * count, batch_size * count
+  ):
     yield next(batches), (np.arange(first, first + batch_size) < num).astype(np.float32)
 
 
 def records_sample(source: Any, ops: ops_lib.Ops, batch_size: int, split: str) -> memory.Batch:
-  """The split's first examples (TFDS shuffles when it prepares); repeated where it is smaller than the batch."""
+  """The split's first examples (TFDS shuffles when it prepares); repeated where it is smaller than
+  the batch.
+  """
   finish = _Records(source, ops, split)
   records = source.records(split).take(batch_size).repeat().take(batch_size).as_numpy_iterator()
-  return memory.stack([finish(n, *(record[k] for k in finish.keys)) for n, record in enumerate(records)])
+  return memory.stack(
+    [finish(n, *(record[k] for k in finish.keys)) for n, record in enumerate(records)]
+  )
 
 
 class _Records:
@@ -144,9 +193,11 @@ class _Records:
 
 
 def _mapped(
-    load: Callable[..., Example], template: Example,
+  load: Callable[..., Example], template: Example
 ) -> tuple[Callable[..., dict[str, tf.Tensor]], list[Exception]]:
-  """Makes a function of numpy values one for Dataset.map; what it raises is kept in the list: tf.data garbles it."""
+  """Makes a function of numpy values one for Dataset.map; what it raises is kept in the list:
+  tf.data garbles it.
+  """
   caught: list[Exception] = []
   keys = [k for k in template if k != "name"]
 
@@ -168,8 +219,12 @@ def _mapped(
 
 
 def _filler(template: Example) -> tf.data.Dataset:
-  return tf.data.Dataset.from_tensors({k: tf.constant(v) for k, v in template.items() if k != "name"}).repeat()
+  return tf.data.Dataset.from_tensors(
+    {k: tf.constant(v) for k, v in template.items() if k != "name"}
+  ).repeat()
 
 
 def _numpy(batch: dict[str, tf.Tensor]) -> memory.Batch:
-  return {k: [t.decode() for t in v.numpy()] if k == "text" else v.numpy() for k, v in batch.items()}
+  return {
+    k: [t.decode() for t in v.numpy()] if k == "text" else v.numpy() for k, v in batch.items()
+  }

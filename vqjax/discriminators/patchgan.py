@@ -1,4 +1,6 @@
-"""PatchGAN (arXiv 1611.07004): one logit per overlapping patch, as pix2pix and VQGAN (arXiv 2012.09841) use it."""
+"""PatchGAN (arXiv 1611.07004): one logit per overlapping patch, as pix2pix and VQGAN (arXiv
+2012.09841) use it.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,18 @@ from vqjax.errors import UserError
 
 
 class Model(nn.Module):
-  """`n_layers` halvings, then two convolutions at stride 1; each patch sees 70 pixels at n_layers=3.
+  """`n_layers` halvings, then two convolutions at stride 1; each patch sees 70 pixels at
+  n_layers=3.
 
-  Submodules are named after taming-transformers' `main.N`, so that published weights map one to one.
+  Submodules are named after taming-transformers' `main.N`, so that published weights map one to
+  one.
 
   Attributes:
     channels: width of the first layer; doubles per layer, up to eight times.
     n_layers: convolutions of stride 2.
-    norm: "batch" uses the whole (global) batch in training and running statistics otherwise: call it on the real
-      images first, then on the reconstructions, as the published models were trained. "group" has 32 groups, or
-      fewer where 32 does not divide the width.
+    norm: "batch" uses the whole (global) batch in training and running statistics otherwise: call
+      it on the real images first, then on the reconstructions, as the published models were
+      trained. "group" has 32 groups, or fewer where 32 does not divide the width.
     dtype: compute dtype; norm statistics and logits are float32.
   """
 
@@ -33,7 +37,8 @@ class Model(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns logits [B, h, w, 1], h = H / 2^n_layers - 2, and the activations after each hidden layer.
+    """Returns logits [B, h, w, 1], h = H / 2^n_layers - 2, and the activations after each hidden
+    layer.
 
     Raises:
       UserError: the image is too small for a single patch.
@@ -41,8 +46,10 @@ class Model(nn.Module):
     x = x.astype(self.dtype)
     smallest = 3 * 2**self.n_layers
     if min(x.shape[1:3]) < smallest:
-      raise UserError(f"image size {x.shape[1]}x{x.shape[2]} leaves no patch after n_layers={self.n_layers}: "
-                      f"use images of at least {smallest} pixels or fewer n_layers.")
+      raise UserError(
+        f"image size {x.shape[1]}x{x.shape[2]} leaves no patch after n_layers={self.n_layers}: "
+        f"use images of at least {smallest} pixels or fewer n_layers."
+      )
     features = []
     position = 0  # in taming's nn.Sequential, which counts activations and norms too
     for i in range(self.n_layers + 1):
@@ -61,8 +68,16 @@ class Model(nn.Module):
     return logits.astype(jnp.float32), tuple(features)
 
   def _conv(self, features: int, strides: int, use_bias: bool, position: int) -> nn.Conv:
-    return nn.Conv(features, (4, 4), strides, padding=1, use_bias=use_bias, dtype=jnp.dtype(self.dtype),
-                   kernel_init=nn.initializers.normal(0.02), name=f"main_{position}")
+    return nn.Conv(
+      features,
+      (4, 4),
+      strides,
+      padding=1,
+      use_bias=use_bias,
+      dtype=jnp.dtype(self.dtype),
+      kernel_init=nn.initializers.normal(0.02),
+      name=f"main_{position}",
+    )
 
   def _norm(self, position: int, width: int, train: bool) -> nn.Module:
     dtype, name = jnp.dtype(self.dtype), f"main_{position}"
@@ -74,8 +89,8 @@ class Model(nn.Module):
 class BatchNorm(nn.Module):
   """Batch norm over all axes but the last, with PyTorch's conventions (arXiv 1502.03167).
 
-  Unlike flax's, the running variance gathers the unbiased batch variance, as in the published checkpoints.
-  Under jit with a sharded batch the means are over the global batch.
+  Unlike flax's, the running variance gathers the unbiased batch variance, as in the published
+  checkpoints. Under jit with a sharded batch the means are over the global batch.
   """
 
   train: bool
@@ -85,7 +100,9 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Normalises x [..., C]; updates "batch_stats" when `train` is true and the collection is mutable."""
+    """Normalises x [..., C]; updates "batch_stats" when `train` is true and the collection is
+    mutable.
+    """
     shape = x.shape[-1:]
     scale = self.param("scale", _normal_around_one, shape)
     bias = self.param("bias", nn.initializers.zeros, shape)

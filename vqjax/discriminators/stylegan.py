@@ -1,4 +1,6 @@
-"""StyleGAN2's residual discriminator (arXiv 1912.04958), as MaskGIT's tokenizer (arXiv 2202.04200) uses it."""
+"""StyleGAN2's residual discriminator (arXiv 1912.04958), as MaskGIT's tokenizer (arXiv 2202.04200)
+uses it.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,15 @@ from vqjax.errors import UserError
 class Model(nn.Module):
   """Residual blocks halve the image until its smaller side is 4 or less; one logit per image.
 
-  Halving is a 2x2 mean; weights have plain initialisation rather than StyleGAN2's equalised learning rate. The last
-  layers are dense, so a model serves the image size it was initialised with; sides are multiples of 4.
+  Halving is a 2x2 mean; weights have plain initialisation rather than StyleGAN2's equalised
+  learning rate. The last layers are dense, so a model serves the image size it was initialised
+  with; sides are multiples of 4.
 
   Attributes:
     channels: width at full resolution; doubles per block up to `max_channels`.
-    group: images whose spread the minibatch statistic measures (arXiv 1710.10196, section 3): consecutive ones, so
-      that a group stays on its device. A batch it does not divide uses their greatest common divisor; 1 sees no spread.
+    group: images whose spread the minibatch statistic measures (arXiv 1710.10196, section 3):
+      consecutive ones, so that a group stays on its device. A batch it does not divide uses their
+      greatest common divisor; 1 sees no spread.
     dtype: compute dtype; the minibatch statistic and the logits are float32.
   """
 
@@ -39,9 +43,13 @@ class Model(nn.Module):
     """
     del train  # nothing here behaves differently in training
     if x.shape[1] % 4 or x.shape[2] % 4:
-      raise UserError(f"image size {x.shape[1]}x{x.shape[2]}: sides must be multiples of 4; crop or resize the images.")
+      raise UserError(
+        f"image size {x.shape[1]}x{x.shape[2]}: sides must be multiples of 4; crop or resize the images."
+      )
     dtype = jnp.dtype(self.dtype)
-    x = nn.leaky_relu(nn.Conv(self.channels, (3, 3), dtype=dtype, name="stem")(x.astype(dtype)), 0.2)
+    x = nn.leaky_relu(
+      nn.Conv(self.channels, (3, 3), dtype=dtype, name="stem")(x.astype(dtype)), 0.2
+    )
     features = []
     blocks = max(0, math.ceil(math.log2(min(x.shape[1:3]) / 4)))
     for i in range(blocks):
@@ -58,7 +66,9 @@ class Model(nn.Module):
 
 
 class Block(nn.Module):
-  """Two convolutions and a halving beside a halved 1x1 skip; the sum is scaled to keep the variance."""
+  """Two convolutions and a halving beside a halved 1x1 skip; the sum is scaled to keep the
+  variance.
+  """
 
   width: int
   dtype: str = "float32"
@@ -74,7 +84,8 @@ class Block(nn.Module):
 
 
 def minibatch_spread(x: jax.Array, group: int) -> jax.Array:
-  """The mean over pixels and channels of the standard deviation within each group: x [B, H, W, C] -> [B, H, W, 1].
+  """The mean over pixels and channels of the standard deviation within each group: x [B, H, W, C]
+  -> [B, H, W, 1].
 
   Raises:
     ValueError: `group` does not divide B.
@@ -82,7 +93,9 @@ def minibatch_spread(x: jax.Array, group: int) -> jax.Array:
   x_MGHWC = einops.rearrange(x.astype(jnp.float32), "(m g) h w c -> m g h w c", g=group)
   spread_MHWC = jnp.sqrt(x_MGHWC.var(axis=1) + 1e-8)
   spread_M = spread_MHWC.mean(axis=(1, 2, 3))
-  return einops.repeat(spread_M, "m -> (m g) h w 1", g=group, h=x.shape[1], w=x.shape[2]).astype(x.dtype)
+  return einops.repeat(spread_M, "m -> (m g) h w 1", g=group, h=x.shape[1], w=x.shape[2]).astype(
+    x.dtype
+  )
 
 
 def _halve(x: jax.Array) -> jax.Array:

@@ -10,9 +10,10 @@ A file defines a frozen dataclass `Measure` (its fields a config may set) with
 
 - `mask` `[B]` is 0 on the padding of the last batch, whose images count nowhere.
 - A batch's sums are small float32 or exact int32; the host adds them up in float64.
-- For reconstructions `batch["image"]` is uint8 `[B, H, W, C]`, `out["image"]` float in [-1, 1], and `out["ids"]`
-  int32 `[B, ...]`, a tuple of such for a hierarchy, or None. Measures see the reconstruction as a viewer would: rounded
-  to 8 bits. Of label maps, `batch["layout"]` and `out["layout"]` are uint8 `[B, H, W]`.
+- For reconstructions `batch["image"]` is uint8 `[B, H, W, C]`, `out["image"]` float in [-1, 1], and
+  `out["ids"]` int32 `[B, ...]`, a tuple of such for a hierarchy, or None. Measures see the
+  reconstruction as a viewer would: rounded to 8 bits. Of label maps, `batch["layout"]` and
+  `out["layout"]` are uint8 `[B, H, W]`.
 - Keys of `result` that end a path, "codes/0/usage", are details of the key without it.
 """
 

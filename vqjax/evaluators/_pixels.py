@@ -1,4 +1,6 @@
-"""What the image measures share: originals and 8-bit reconstructions in [0, 1], and sums that skip padding."""
+"""What the image measures share: originals and 8-bit reconstructions in [0, 1], and sums that skip
+padding.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,20 @@ ROUNDING = "pixels in [0, 1], reconstruction clipped and rounded to 8 bits"
 
 
 def pair(batch: dict[str, Any], out: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
-  """Returns the originals and the reconstructions, float32 [B, H, W, C] in [0, 1], both multiples of 1/255."""
+  """Returns the originals and the reconstructions, float32 [B, H, W, C] in [0, 1], both multiples
+  of 1/255.
+  """
   real = jnp.asarray(batch["image"]).astype(jnp.float32) / 255
-  recon = jnp.clip(jnp.round((jnp.asarray(out["image"]).astype(jnp.float32) + 1) * 127.5), 0, 255) / 255
+  recon = (
+    jnp.clip(jnp.round((jnp.asarray(out["image"]).astype(jnp.float32) + 1) * 127.5), 0, 255) / 255
+  )
   return real, recon
 
 
 def masked_sums(mask: jax.Array, **values: jax.Array) -> dict[str, jax.Array]:
-  """Sums values [B, ...] over the images whose mask [B] is not 0, and counts those images as "images"."""
+  """Sums values [B, ...] over the images whose mask [B] is not 0, and counts those images as
+  "images".
+  """
   sums = {"images": (mask != 0).sum(dtype=jnp.int32)}
   for name, value in values.items():
     kept = jnp.reshape(mask != 0, mask.shape + (1,) * (value.ndim - 1))

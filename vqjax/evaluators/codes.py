@@ -21,13 +21,14 @@ class Measure:
   - "usage": share of the codes that occur, over all codebooks together;
   - "perplexity": exp of the histogram's entropy, mean over codebooks;
   - "bits_per_image": codes per image times log2 K, what storing them plainly costs;
-  - "entropy_bits_per_image": codes per image times the entropy, a bound for any code that treats positions alike and
-    independently.
+  - "entropy_bits_per_image": codes per image times the entropy, a bound for any code that treats
+    positions alike and independently.
 
   With several codebooks, "codes/level.book/usage" and "codes/level.book/perplexity" give each.
 
   Attributes:
-    codebook_sizes: codes of a codebook, per level of the hierarchy (one level unless it has more); set by the program.
+    codebook_sizes: codes of a codebook, per level of the hierarchy (one level unless it has more);
+      set by the program.
     num_codebooks: codebooks per position, per level, as quantizers count them; one each by default.
   """
 
@@ -39,21 +40,27 @@ class Measure:
 
   def __post_init__(self) -> None:
     if any(size > _LARGEST for size in self.codebook_sizes):
-      raise UserError(f"codebook_sizes={self.codebook_sizes}: an exact histogram holds at most {_LARGEST} codes; "
-                      "leave the measure 'codes' out.")
+      raise UserError(
+        f"codebook_sizes={self.codebook_sizes}: an exact histogram holds at most {_LARGEST} codes; "
+        "leave the measure 'codes' out."
+      )
 
   def frozen(self) -> tuple[()]:
     """No weights."""
     return ()
 
-  def update(self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array) -> dict[str, jax.Array]:
+  def update(
+    self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
+  ) -> dict[str, jax.Array]:
     """Counts each code: "level.book" -> int32 [K]."""
     levels = out["ids"] if isinstance(out["ids"], (tuple, list)) else (out["ids"],)
     if not self.codebook_sizes or len(levels) != len(self.codebook_sizes) or levels[0] is None:
       raise UserError("measure 'codes': this model has no codes to count; leave the measure out.")
     kept = (mask != 0).astype(jnp.int32)
     sums = {"images": kept.sum()}
-    for level, (ids, size, books) in enumerate(zip(levels, self.codebook_sizes, self._books(), strict=True)):
+    for level, (ids, size, books) in enumerate(
+      zip(levels, self.codebook_sizes, self._books(), strict=True)
+    ):
       ids_BLQ = ids.reshape(ids.shape[0], -1, books)
       weights_BL = jnp.broadcast_to(kept[:, None], ids_BLQ.shape[:2])
       for book in range(books):
@@ -68,10 +75,13 @@ class Measure:
     entropies = {key: _entropy(n) for key, n in counts.items()}
     per_image = {key: float(n.sum()) / images for key, n in counts.items()}
     result = {
-        "usage": sum(float((n > 0).sum()) for n in counts.values()) / sum(n.size for n in counts.values()),
-        "perplexity": float(np.mean([np.exp(h) for h in entropies.values()])),
-        "bits_per_image": sum(per_image[key] * float(np.log2(n.size)) for key, n in counts.items()),
-        "entropy_bits_per_image": sum(per_image[key] * entropies[key] / float(np.log(2)) for key in counts),
+      "usage": sum(float((n > 0).sum()) for n in counts.values())
+      / sum(n.size for n in counts.values()),
+      "perplexity": float(np.mean([np.exp(h) for h in entropies.values()])),
+      "bits_per_image": sum(per_image[key] * float(np.log2(n.size)) for key, n in counts.items()),
+      "entropy_bits_per_image": sum(
+        per_image[key] * entropies[key] / float(np.log(2)) for key in counts
+      ),
     }
     if len(counts) > 1:
       for key in counts:

@@ -11,22 +11,29 @@ import numpy as np
 
 from vqjax.evaluators import _pixels
 
-# A perfect reconstruction has no finite PSNR; half an 8-bit level in one of 10^7 values is far above this.
+# A perfect reconstruction has no finite PSNR; half an 8-bit level in one of 10^7 values is far
+# above this.
 _MSE_FLOOR = 1e-10
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-  """"mse", "psnr" (mean over images of each image's own) and "psnr_of_mse" (of the mean error), in dB."""
+  """ "mse", "psnr" (mean over images of each image's own) and "psnr_of_mse" (of the mean error), in
+  dB.
+  """
 
   needs: ClassVar[str] = "reconstruct"
-  protocol: ClassVar[str] = f"{_pixels.ROUNDING}; psnr is the mean of per-image PSNR, at most 100 dB"
+  protocol: ClassVar[str] = (
+    f"{_pixels.ROUNDING}; psnr is the mean of per-image PSNR, at most 100 dB"
+  )
 
   def frozen(self) -> tuple[()]:
     """No weights."""
     return ()
 
-  def update(self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array) -> dict[str, jax.Array]:
+  def update(
+    self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
+  ) -> dict[str, jax.Array]:
     """Sums each image's error and PSNR."""
     real, recon = _pixels.pair(batch, out)
     mse_B = jnp.square(real - recon).mean(axis=(1, 2, 3))

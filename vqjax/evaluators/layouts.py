@@ -14,10 +14,11 @@ from vqjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-  """"pixel_accuracy", the share of pixels whose likeliest class is right, and "mean_iou", over the classes that occur.
+  """ "pixel_accuracy", the share of pixels whose likeliest class is right, and "mean_iou", over the
+  classes that occur.
 
-  A class's intersection over union is taken over the whole split: pixels that have it in both maps, among those that have it in
-  either.
+  A class's intersection over union is taken over the whole split: pixels that have it in both maps,
+  among those that have it in either.
 
   Attributes:
     classes: of the maps; set by the program.
@@ -26,26 +27,36 @@ class Measure:
   classes: int = 0
 
   needs: ClassVar[str] = "reconstruct"
-  protocol: ClassVar[str] = "likeliest class of each pixel; pixels of all maps of the split counted together"
+  protocol: ClassVar[str] = (
+    "likeliest class of each pixel; pixels of all maps of the split counted together"
+  )
 
   def frozen(self) -> tuple[()]:
     """No weights."""
     return ()
 
-  def update(self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array) -> dict[str, jax.Array]:
+  def update(
+    self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
+  ) -> dict[str, jax.Array]:
     """Counts pixels per class: int32 [N] of the maps, of the reconstructions, and of both at once."""
     if not self.classes or "layout" not in out:
-      raise UserError("measure 'layouts': this run was not trained on label maps; leave the measure out.")
+      raise UserError(
+        "measure 'layouts': this run was not trained on label maps; leave the measure out."
+      )
     kept = (mask != 0)[:, None, None, None]
-    real, recon = (jax.nn.one_hot(maps["layout"], self.classes, dtype=bool) & kept for maps in (batch, out))
-    return {name: jnp.sum(found, axis=(0, 1, 2), dtype=jnp.int32)
-            for name, found in (("real", real), ("recon", recon), ("both", real & recon))}
+    real, recon = (
+      jax.nn.one_hot(maps["layout"], self.classes, dtype=bool) & kept for maps in (batch, out)
+    )
+    return {
+      name: jnp.sum(found, axis=(0, 1, 2), dtype=jnp.int32)
+      for name, found in (("real", real), ("recon", recon), ("both", real & recon))
+    }
 
   def result(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
     """Shares, see the class."""
     either = sums["real"] + sums["recon"] - sums["both"]
     occurs = either > 0
     return {
-        "pixel_accuracy": float(sums["both"].sum() / sums["real"].sum()),
-        "mean_iou": float(np.mean(sums["both"][occurs] / either[occurs])),
+      "pixel_accuracy": float(sums["both"].sum() / sums["real"].sum()),
+      "mean_iou": float(np.mean(sums["both"][occurs] / either[occurs])),
     }

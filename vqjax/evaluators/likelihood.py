@@ -1,4 +1,6 @@
-"""Likelihood: what a prior says of held-out codes, in nats per code and bits per pixel-dimension, and where it is unsure."""
+"""Likelihood: what a prior says of held-out codes, in nats per code and bits per pixel-dimension,
+and where it is unsure.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-  """"nats_per_code", its standard error, "bits_per_dim" and "bits_per_image"; "nats_at/i" is the mean at position i.
+  """ "nats_per_code", its standard error, "bits_per_dim" and "bits_per_image"; "nats_at/i" is the
+  mean at position i.
 
-  Bits per dimension spread the codes' bits over the image's H·W·C values; they say what the codes cost, not the pixels that
-  the tokenizer loses.
+  Bits per dimension spread the codes' bits over the image's H·W·C values; they say what the codes
+  cost, not the pixels that the tokenizer loses.
 
   Attributes:
     pixels: H·W·C of one image; set by the program.
@@ -24,17 +27,25 @@ class Measure:
   pixels: int = 0
 
   needs: ClassVar[str] = "likelihood"
-  protocol: ClassVar[str] = "-log p of the codes of each image, exact for autoregressive priors, else one draw of the variational bound"
+  protocol: ClassVar[str] = (
+    "-log p of the codes of each image, exact for autoregressive priors, else one draw of the variational bound"
+  )
 
   def frozen(self) -> tuple[()]:
     """No weights."""
     return ()
 
-  def update(self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array) -> dict[str, jax.Array]:
+  def update(
+    self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
+  ) -> dict[str, jax.Array]:
     """Sums over images of nats [L], and of the square of each image's total."""
     nats_BL = jnp.where((mask != 0)[:, None], out["nats"], 0.0)
     per_code_B = nats_BL.mean(-1)
-    return {"images": (mask != 0).sum(dtype=jnp.int32), "nats": nats_BL.sum(0), "squares": jnp.square(per_code_B).sum()}
+    return {
+      "images": (mask != 0).sum(dtype=jnp.int32),
+      "nats": nats_BL.sum(0),
+      "squares": jnp.square(per_code_B).sum(),
+    }
 
   def result(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
     """Means over images, see the class."""
@@ -43,7 +54,11 @@ class Measure:
     mean = float(at.mean())
     variance = max(0.0, float(sums["squares"]) / images - mean**2)
     bits = float(at.sum() / np.log(2))
-    figures = {"nats_per_code": mean, "standard_error": float(np.sqrt(variance / images)), "bits_per_image": bits}
+    figures = {
+      "nats_per_code": mean,
+      "standard_error": float(np.sqrt(variance / images)),
+      "bits_per_image": bits,
+    }
     if self.pixels:
       figures["bits_per_dim"] = bits / self.pixels
     return figures | {f"nats_at/{i}": float(v) for i, v in enumerate(at)}

@@ -14,7 +14,7 @@ from vqjax.nn import perceptual
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-  """"lpips", mean over images; 0 for identical ones.
+  """ "lpips", mean over images; 0 for identical ones.
 
   Attributes:
     weights: path of an .npz that `python -m vqjax.convert --source=lpips` wrote.
@@ -23,13 +23,17 @@ class Measure:
   weights: str
 
   needs: ClassVar[str] = "reconstruct"
-  protocol: ClassVar[str] = f"{_pixels.ROUNDING}, then in [-1, 1]; VGG16 with the given linear weights, float32"
+  protocol: ClassVar[str] = (
+    f"{_pixels.ROUNDING}, then in [-1, 1]; VGG16 with the given linear weights, float32"
+  )
 
   def frozen(self) -> perceptual.Weights:
     """Loads the weights; raises UserError where the file does not serve."""
     return perceptual.load(self.weights)
 
-  def update(self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array) -> dict[str, jax.Array]:
+  def update(
+    self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
+  ) -> dict[str, jax.Array]:
     """Sums each image's distance."""
     real, recon = _pixels.pair(batch, out)
     with jax.default_matmul_precision("highest"):

@@ -1,4 +1,6 @@
-"""Sharpness: how much of the originals' fine detail the reconstructions carry, by bands of spatial frequency."""
+"""Sharpness: how much of the originals' fine detail the reconstructions carry, by bands of spatial
+frequency.
+"""
 
 from __future__ import annotations
 
@@ -17,39 +19,55 @@ from vqjax.evaluators import _pixels
 class Measure:
   """Spectral energy of reconstructions relative to the originals'.
 
-  - "sharpness": energy of the reconstructions over that of the originals in the highest band. Below 1 is blurred, 1 has
-    the originals' amount of detail, above 1 has noise or artefacts that they lack;
+  - "sharpness": energy of the reconstructions over that of the originals in the highest band. Below
+    1 is blurred, 1 has the originals' amount of detail, above 1 has noise or artefacts that they
+    lack;
   - "sharpness/from-to": the same for every band, in cycles per pixel;
-  - "residual/from-to": energy of the difference over that of the originals. It tells detail in the right place
-    (towards 0) from invented detail (up to about 2 at sharpness 1); a band left blank has 1.
+  - "residual/from-to": energy of the difference over that of the originals. It tells detail in the
+    right place (towards 0) from invented detail (up to about 2 at sharpness 1); a band left blank
+    has 1.
 
   Attributes:
-    edges: radii that separate the bands, in cycles per pixel, rising, below 0.5; the last band has no upper end.
+    edges: radii that separate the bands, in cycles per pixel, rising, below 0.5; the last band has
+      no upper end.
   """
 
   edges: tuple[float, ...] = (0.0625, 0.125, 0.25)
 
   needs: ClassVar[str] = "reconstruct"
-  protocol: ClassVar[str] = (f"{_pixels.ROUNDING}; Hann window after removal of the mean, power summed over radial "
-                             "bands, channels and images, then divided")
+  protocol: ClassVar[str] = (
+    f"{_pixels.ROUNDING}; Hann window after removal of the mean, power summed over radial "
+    "bands, channels and images, then divided"
+  )
 
   def __post_init__(self) -> None:
-    if not self.edges or list(self.edges) != sorted(set(self.edges)) or not 0 < self.edges[0] <= self.edges[-1] < 0.5:
-      raise UserError(f"edges={self.edges}: give rising frequencies between 0 and 0.5 cycles per pixel.")
+    if (
+      not self.edges
+      or list(self.edges) != sorted(set(self.edges))
+      or not 0 < self.edges[0] <= self.edges[-1] < 0.5
+    ):
+      raise UserError(
+        f"edges={self.edges}: give rising frequencies between 0 and 0.5 cycles per pixel."
+      )
 
   def frozen(self) -> tuple[()]:
     """No weights."""
     return ()
 
-  def update(self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array) -> dict[str, jax.Array]:
+  def update(
+    self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
+  ) -> dict[str, jax.Array]:
     """Sums the energy per band [bands] of originals, reconstructions and their difference."""
     real, recon = _pixels.pair(batch, out)
     images = {"real": real, "recon": recon, "residual": real - recon}
-    return _pixels.masked_sums(mask, **{name: band_energy(x, self.edges) for name, x in images.items()})
+    return _pixels.masked_sums(
+      mask, **{name: band_energy(x, self.edges) for name, x in images.items()}
+    )
 
   def result(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
     """Ratios of the energies; NaN in a band where the originals have none."""
-    # One pixel off by one level in a flat image has 1e-5; what lies far below is the arithmetic's own noise.
+    # One pixel off by one level in a flat image has 1e-5; what lies far below is the arithmetic's
+    # own noise.
     real = np.where(sums["real"] > 1e-9 * sums["images"], sums["real"], np.nan)
     ratio, residual = sums["recon"] / real, sums["residual"] / real
     result = {"sharpness": float(ratio[-1])}
@@ -61,7 +79,9 @@ class Measure:
 
 
 def band_energy(x: jax.Array, edges: tuple[float, ...]) -> jax.Array:
-  """Energy [B, len(edges) + 1] of x [B, H, W, C] in the radial frequency bands that `edges` separate."""
+  """Energy [B, len(edges) + 1] of x [B, H, W, C] in the radial frequency bands that `edges`
+  separate.
+  """
   height, width = x.shape[1:3]
   # Without a window the jump between opposite borders would pass for fine detail.
   window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1]).astype(np.float32)

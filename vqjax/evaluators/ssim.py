@@ -1,4 +1,6 @@
-"""Structural similarity (Wang et al., IEEE Transactions on Image Processing 13(4), 2004) of reconstructions."""
+"""Structural similarity (Wang et al., IEEE Transactions on Image Processing 13(4), 2004) of
+reconstructions.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,21 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-  """"ssim" in [-1, 1], 1 for identical images: mean over window positions, channels and images."""
+  """ "ssim" in [-1, 1], 1 for identical images: mean over window positions, channels and images."""
 
   needs: ClassVar[str] = "reconstruct"
-  protocol: ClassVar[str] = (f"{_pixels.ROUNDING}; Gaussian window 11x11 with sigma 1.5, K1 0.01, K2 0.03, "
-                             "windows within the image, mean over channels")
+  protocol: ClassVar[str] = (
+    f"{_pixels.ROUNDING}; Gaussian window 11x11 with sigma 1.5, K1 0.01, K2 0.03, "
+    "windows within the image, mean over channels"
+  )
 
   def frozen(self) -> tuple[()]:
     """No weights."""
     return ()
 
-  def update(self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array) -> dict[str, jax.Array]:
+  def update(
+    self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
+  ) -> dict[str, jax.Array]:
     """Sums each image's similarity."""
     return _pixels.masked_sums(mask, ssim=ssim(*_pixels.pair(batch, out)))
 
@@ -46,8 +52,10 @@ def ssim(x: jax.Array, y: jax.Array) -> jax.Array:
   """
   batch, height, width, _ = x.shape
   if min(height, width) < _WINDOW:
-    raise UserError(f"SSIM needs images of at least {_WINDOW} pixels, got {height}x{width}: "
-                    "leave the measure 'ssim' out.")
+    raise UserError(
+      f"SSIM needs images of at least {_WINDOW} pixels, got {height}x{width}: "
+      "leave the measure 'ssim' out."
+    )
   planes = [einops.rearrange(m, "b h w c -> (b c) h w") for m in (x, y, x * x, y * y, x * y)]
   mean_x, mean_y, xx, yy, xy = (_blur(p) for p in planes)
   var_x, var_y, cov = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
@@ -64,5 +72,7 @@ def _blur(x_BHW: jax.Array) -> jax.Array:
   x = x_BHW[:, None]
   for shape in ((_WINDOW, 1), (1, _WINDOW)):
     # The variances are small differences of these means: half precision products would drown them.
-    x = jax.lax.conv(x, weights.reshape(1, 1, *shape), (1, 1), "VALID", precision=jax.lax.Precision.HIGHEST)
+    x = jax.lax.conv(
+      x, weights.reshape(1, 1, *shape), (1, 1), "VALID", precision=jax.lax.Precision.HIGHEST
+    )
   return x[:, 0]

@@ -1,4 +1,6 @@
-"""LPIPS's weights: from torchvision's VGG16 and the linear weights of the authors' `lpips` package to our .npz."""
+"""LPIPS's weights: from torchvision's VGG16 and the linear weights of the authors' `lpips` package
+to our .npz.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ def read(vgg_state: Mapping[str, Any], lin_state: Mapping[str, Any]) -> perceptu
   """Puts the weights in our layout.
 
   Args:
-    vgg_state: torchvision's VGG16 state dict, "features.N.weight" [O, I, 3, 3] and "features.N.bias" [O] as tensors or
-      arrays; its "classifier." part is not needed and ignored.
+    vgg_state: torchvision's VGG16 state dict, "features.N.weight" [O, I, 3, 3] and
+      "features.N.bias" [O] as tensors or arrays; its "classifier." part is not needed and ignored.
     lin_state: "linN.model.1.weight" [1, C, 1, 1] for N in 0..4.
 
   Returns:
@@ -30,8 +32,12 @@ def read(vgg_state: Mapping[str, Any], lin_state: Mapping[str, Any]) -> perceptu
   Raises:
     UserError: naming a tensor that is missing, extra or misshapen.
   """
-  vgg_state = {name: tensor for name, tensor in vgg_state.items() if not name.startswith("classifier.")}
-  convolutions = [name.removesuffix("/kernel") for name in perceptual.shapes() if name.endswith("/kernel")]
+  vgg_state = {
+    name: tensor for name, tensor in vgg_state.items() if not name.startswith("classifier.")
+  }
+  convolutions = [
+    name.removesuffix("/kernel") for name in perceptual.shapes() if name.endswith("/kernel")
+  ]
   theirs = {}
   for position, name in zip(_POSITIONS, convolutions, strict=True):
     theirs[f"{name}/kernel"] = f"features.{position}.weight"
@@ -57,7 +63,9 @@ def _take(state: Mapping[str, Any], theirs: Mapping[str, str], source: str) -> p
       raise UserError(f"{source}: tensor {name!r} is missing; give the whole file.")
     array, expected = np.asarray(state[name], np.float32), _their_shape(ours)
     if array.shape != expected:
-      raise UserError(f"{source}: tensor {name!r} has shape {array.shape}, expected {expected}; is it a VGG16?")
+      raise UserError(
+        f"{source}: tensor {name!r} has shape {array.shape}, expected {expected}; is it a VGG16?"
+      )
     if ours.endswith("/kernel"):
       array = einops.rearrange(array, "o i h w -> h w i o")
     weights[ours] = array.reshape(perceptual.shapes()[ours])

@@ -1,4 +1,6 @@
-"""The transformer of taming-transformers' Net2Net checkpoints (minGPT, arXiv 2012.09841), as our prior."""
+"""The transformer of taming-transformers' Net2Net checkpoints (minGPT, arXiv 2012.09841), as our
+prior.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,27 @@ _BLOCK = {
 }  # yapf: disable
 
 
-def read(state: Mapping[str, Any], *, heads: int, prefix: int = 1, grid: tuple[int, ...] | None = None,
-         codes: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def read(
+  state: Mapping[str, Any],
+  *,
+  heads: int,
+  prefix: int = 1,
+  grid: tuple[int, ...] | None = None,
+  codes: int | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """Puts a checkpoint's transformer in our layout.
 
-  taming embeds conditions and codes with one table, condition c by row c. We give conditions rows of their own, after
-  the codes: token `codes + c` of the result is their condition c.
+  taming embeds conditions and codes with one table, condition c by row c. We give conditions rows
+  of their own, after the codes: token `codes + c` of the result is their condition c.
 
   Args:
-    state: their `state_dict` as arrays or tensors; what does not start with "transformer." is ignored.
+    state: their `state_dict` as arrays or tensors; what does not start with "transformer." is
+      ignored.
     heads: attention heads, which the tensors do not tell.
-    prefix: condition tokens before the codes: 1 for a class or the unconditional start token, as many as the
-      segmentation's codes.
-    grid: shape of the code grid; None means the square, or else the line, that fills the block size.
+    prefix: condition tokens before the codes: 1 for a class or the unconditional start token, as
+      many as the segmentation's codes.
+    grid: shape of the code grid; None means the square, or else the line, that fills the block
+      size.
     codes: predicted codes; None means all of the vocabulary.
 
   Returns:
@@ -46,12 +56,16 @@ def read(state: Mapping[str, Any], *, heads: int, prefix: int = 1, grid: tuple[i
   Raises:
     UserError: naming a tensor that is missing, extra or misshapen, or an option that does not fit.
   """
-  tensors = {name[len(_PREFIX):]: np.asarray(x) for name, x in state.items() if name.startswith(_PREFIX)}
+  tensors = {
+    name[len(_PREFIX) :]: np.asarray(x) for name, x in state.items() if name.startswith(_PREFIX)
+  }
   layers = len({m[1] for name in tensors if (m := re.match(r"blocks\.(\d+)\.", name))})
   vocabulary, width = _matrix(tensors, "tok_emb.weight")
   hidden, _ = _matrix(tensors, "blocks.0.mlp.0.weight")
   if "pos_emb" not in tensors:
-    raise UserError(f"checkpoint: tensor '{_PREFIX}pos_emb' is missing; is it a Net2Net checkpoint of taming?")
+    raise UserError(
+      f"checkpoint: tensor '{_PREFIX}pos_emb' is missing; is it a Net2Net checkpoint of taming?"
+    )
   block_size = tensors["pos_emb"].shape[1]
   grid = _grid(block_size, prefix) if grid is None else tuple(grid)
   codes = vocabulary if codes is None else codes
@@ -65,27 +79,44 @@ def read(state: Mapping[str, Any], *, heads: int, prefix: int = 1, grid: tuple[i
   table = tensors["tok_emb.weight"].astype(np.float32)
   zeros = np.zeros(width, np.float32)
   params = {
-      "embed": {"table": np.concatenate([table[:codes], table]), "null": zeros},
-      "start": zeros,  # taming has neither an empty prefix nor a dropped condition: both are there to be trained.
-      "position_table": tensors["pos_emb"][0, :prefix + math.prod(grid) - 1].astype(np.float32),
-      "blocks": blocks,
-      "norm_out": {"scale": tensors["ln_f.weight"].astype(np.float32), "bias": tensors["ln_f.bias"].astype(np.float32)},
-      "head": {"kernel": tensors["head.weight"][:codes].T.astype(np.float32)},
+    "embed": {"table": np.concatenate([table[:codes], table]), "null": zeros},
+    "start": zeros,  # taming has neither an empty prefix nor a dropped condition: both are there to be trained.
+    "position_table": tensors["pos_emb"][0, : prefix + math.prod(grid) - 1].astype(np.float32),
+    "blocks": blocks,
+    "norm_out": {
+      "scale": tensors["ln_f.weight"].astype(np.float32),
+      "bias": tensors["ln_f.bias"].astype(np.float32),
+    },
+    "head": {"kernel": tensors["head.weight"][:codes].T.astype(np.float32)},
   }
   config = dict(
-      name="transformer", vocab_size=codes + vocabulary, out_size=codes, grid=grid, causal=True, layers=layers,
-      width=width, heads=heads, hidden=hidden, max_prefix=prefix)
+    name="transformer",
+    vocab_size=codes + vocabulary,
+    out_size=codes,
+    grid=grid,
+    causal=True,
+    layers=layers,
+    width=width,
+    heads=heads,
+    hidden=hidden,
+    max_prefix=prefix,
+  )
   return config, params
 
 
 def _matrix(tensors: Mapping[str, np.ndarray], name: str) -> tuple[int, int]:
   if name not in tensors:
-    raise UserError(f"checkpoint: tensor '{_PREFIX}{name}' is missing; is it a Net2Net checkpoint of taming?")
+    raise UserError(
+      f"checkpoint: tensor '{_PREFIX}{name}' is missing; is it a Net2Net checkpoint of taming?"
+    )
   return tensors[name].shape
 
 
 def _grid(block_size: int, prefix: int) -> tuple[int, ...]:
-  """The codes that fit: all but the last are read, after the prefix. Published block sizes may leave one unused."""
+  """The codes that fit: all but the last are read, after the prefix.
+
+  Published block sizes may leave one unused.
+  """
   for codes in (block_size - prefix + 1, block_size - prefix):
     side = math.isqrt(max(codes, 0))
     if side > 1 and side * side == codes:
@@ -94,22 +125,35 @@ def _grid(block_size: int, prefix: int) -> tuple[int, ...]:
 
 
 def _check_options(
-    heads: int, prefix: int, grid: tuple[int, ...], codes: int, width: int, block_size: int, vocabulary: int
+  heads: int,
+  prefix: int,
+  grid: tuple[int, ...],
+  codes: int,
+  width: int,
+  block_size: int,
+  vocabulary: int,
 ) -> None:
   if heads < 1 or width % heads:
     raise UserError(f"heads: {heads} does not divide the checkpoint's width {width}.")
   if prefix < 1:
     raise UserError(f"prefix: {prefix}; taming's transformers read at least one condition token.")
   if prefix + math.prod(grid) - 1 > block_size:
-    raise UserError(f"grid: {grid} after {prefix} condition tokens exceeds the checkpoint's block size {block_size}.")
+    raise UserError(
+      f"grid: {grid} after {prefix} condition tokens exceeds the checkpoint's block size {block_size}."
+    )
   if not 0 < codes <= vocabulary:
     raise UserError(f"codes: {codes} is not in 1 .. {vocabulary}, the checkpoint's vocabulary.")
 
 
-def _shapes(vocabulary: int, width: int, hidden: int, layers: int, block_size: int) -> dict[str, tuple[int, ...]]:
+def _shapes(
+  vocabulary: int, width: int, hidden: int, layers: int, block_size: int
+) -> dict[str, tuple[int, ...]]:
   shapes = {
-      "pos_emb": (1, block_size, width), "tok_emb.weight": (vocabulary, width), "head.weight": (vocabulary, width),
-      "ln_f.weight": (width,), "ln_f.bias": (width,),
+    "pos_emb": (1, block_size, width),
+    "tok_emb.weight": (vocabulary, width),
+    "head.weight": (vocabulary, width),
+    "ln_f.weight": (width,),
+    "ln_f.bias": (width,),
   }
   kernels = {"up": (hidden, width), "down": (width, hidden)}
   for i in range(layers):
@@ -120,15 +164,21 @@ def _shapes(vocabulary: int, width: int, hidden: int, layers: int, block_size: i
   return shapes
 
 
-def _check_tensors(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_tensors(
+  tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
   masks = {name for name in tensors if name.endswith(".attn.mask")}
   for name in sorted(masks):
     if np.triu(tensors[name][0, 0], 1).any():
-      raise UserError(f"checkpoint: '{_PREFIX}{name}' is not causal (n_unmasked > 0), which is not supported.")
+      raise UserError(
+        f"checkpoint: '{_PREFIX}{name}' is not causal (n_unmasked > 0), which is not supported."
+      )
   if extra := sorted(tensors.keys() - shapes.keys() - masks):
     raise UserError(f"checkpoint: unexpected tensor '{_PREFIX}{extra[0]}'.")
   for name, shape in shapes.items():
     if name not in tensors:
       raise UserError(f"checkpoint: tensor '{_PREFIX}{name}' is missing.")
     if tensors[name].shape != shape:
-      raise UserError(f"checkpoint: tensor '{_PREFIX}{name}' has shape {tensors[name].shape}, expected {shape}.")
+      raise UserError(
+        f"checkpoint: tensor '{_PREFIX}{name}' has shape {tensors[name].shape}, expected {shape}."
+      )

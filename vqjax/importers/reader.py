@@ -1,4 +1,6 @@
-"""What importers share: taking tensors by name and shape with every fault named, inferring sizes, reading options."""
+"""What importers share: taking tensors by name and shape with every fault named, inferring sizes,
+reading options.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,21 @@ class Reader:
     self.misshapen: list[str] = []
 
   def size(self, meaning: str, *places: tuple[str, int]) -> int:
-    """The size that most of the `places`, (tensor name, axis), agree on: a single wrong tensor cannot mislead.
+    """The size that most of the `places`, (tensor name, axis), agree on: a single wrong tensor
+    cannot mislead.
 
     Raises:
       UserError: none of the tensors is there.
     """
-    votes = [self.state[name].shape[axis] for name, axis in places
-             if name in self.state and self.state[name].ndim > axis]
+    votes = [
+      self.state[name].shape[axis]
+      for name, axis in places
+      if name in self.state and self.state[name].ndim > axis
+    ]
     if not votes:
-      raise UserError(f"{self.source}: missing tensor {places[0][0]!r}, which tells {meaning}; is it another format?")
+      raise UserError(
+        f"{self.source}: missing tensor {places[0][0]!r}, which tells {meaning}; is it another format?"
+      )
     return collections.Counter(votes).most_common(1)[0][0]
 
   def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -48,10 +56,17 @@ class Reader:
     return np.zeros(shape, np.float32)
 
   def done(self, ignore: Iterable[str] = ()) -> None:
-    """Raises UserError naming all missing, misshapen and untouched tensors, but those that start as in `ignore`."""
-    extra = [name for name in self.state if name not in self.used and not name.startswith(tuple(ignore))]
-    faults = (("missing", [repr(n) for n in self.missing]), ("misshapen", self.misshapen),
-              ("unexpected", [repr(n) for n in sorted(extra)]))
+    """Raises UserError naming all missing, misshapen and untouched tensors, but those that start as
+    in `ignore`.
+    """
+    extra = [
+      name for name in self.state if name not in self.used and not name.startswith(tuple(ignore))
+    ]
+    faults = (
+      ("missing", [repr(n) for n in self.missing]),
+      ("misshapen", self.misshapen),
+      ("unexpected", [repr(n) for n in sorted(extra)]),
+    )
     if any(names for _, names in faults):
       text = "; ".join(f"{kind}: {_list(names)}" for kind, names in faults if names)
       raise UserError(f"{self.source}: {text}.")
@@ -62,8 +77,12 @@ def _list(names: list[str], limit: int = 8) -> str:
   return ", ".join(names[:limit]) + more
 
 
-def fill(model: Any, x: np.ndarray, take: Callable[[str, Path, tuple[int, ...]], np.ndarray]) -> dict[str, Any]:
-  """Variables of `model` for inputs like `x`, each leaf of shape `shape` from `take(collection, path, shape)`."""
+def fill(
+  model: Any, x: np.ndarray, take: Callable[[str, Path, tuple[int, ...]], np.ndarray]
+) -> dict[str, Any]:
+  """Variables of `model` for inputs like `x`, each leaf of shape `shape` from `take(collection,
+  path, shape)`.
+  """
   abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))
   flat = {}
   for collection, tree in abstract.items():
@@ -73,7 +92,9 @@ def fill(model: Any, x: np.ndarray, take: Callable[[str, Path, tuple[int, ...]],
 
 
 def book_stats(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-  """Statistics of a codebook that is in its place: no offset, every code used, nothing left to initialise."""
+  """Statistics of a codebook that is in its place: no offset, every code used, nothing left to
+  initialise.
+  """
   return np.full(shape, {"offset": 0, "used": 1, "initialised": True}[path[-1]])
 
 
@@ -95,5 +116,7 @@ def options(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
       else:
         result[name] = kind(value)
     except (KeyError, ValueError, TypeError):
-      raise UserError(f"--option {name}: {value!r} is no {kind.__name__}; give for example {defaults[name]}.") from None
+      raise UserError(
+        f"--option {name}: {value!r} is no {kind.__name__}; give for example {defaults[name]}."
+      ) from None
   return result

@@ -1,4 +1,6 @@
-"""taming-transformers (arXiv 2012.09841): `VQModel`, `VQSegmentationModel`, `GumbelVQ`, their discriminator, read and written."""
+"""taming-transformers (arXiv 2012.09841): `VQModel`, `VQSegmentationModel`, `GumbelVQ`, their
+discriminator, read and written.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +18,42 @@ from vqjax.importers import reader
 
 State = dict[str, np.ndarray]
 
-# No part of the autoencoder: the losses (with the discriminator, see `read_discriminator`), averaged copies, and a
-# projection for showing segmentation maps.
+# No part of the autoencoder: the losses (with the discriminator, see `read_discriminator`),
+# averaged copies, and a projection for showing segmentation maps.
 _IGNORED = ("loss.", "model_ema.", "colorize")
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_LEAVES = {
+  "kernel": "weight",
+  "scale": "weight",
+  "bias": "bias",
+  "mean": "running_mean",
+  "var": "running_var",
+}
 
 
-def read(state: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads a VQModel, a VQSegmentationModel or a GumbelVQ; which quantizer, and all sizes, the tensors tell.
+def read(
+  state: Mapping[str, np.ndarray], options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads a VQModel, a VQSegmentationModel or a GumbelVQ; which quantizer, and all sizes, the
+  tensors tell.
 
   Args:
     state: the state dict, as `torch_file.load` gives it.
-    options: `resolution` (256) of the training images, which only names the levels with attention; `beta` (0.25) and
-      `legacy` (true) of VQModel's loss: legacy puts beta on the codebook term, as all published models were trained;
-      `kl_weight` (5e-4) of GumbelVQ's; `ema` (false) takes the averaged weights "model_ema.*".
+    options: `resolution` (256) of the training images, which only names the levels with attention;
+      `beta` (0.25) and `legacy` (true) of VQModel's loss: legacy puts beta on the codebook term, as
+      all published models were trained; `kl_weight` (5e-4) of GumbelVQ's; `ema` (false) takes the
+      averaged weights "model_ema.*".
 
   Returns:
-    config for `build("autoencoders", ...)`, including `channels` and `out_channels`; variables {"params", "stats"}.
+    config for `build("autoencoders", ...)`, including `channels` and `out_channels`; variables
+    {"params", "stats"}.
 
   Raises:
-    UserError: tensors that are missing, extra or misshapen, all named; or an option that does not fit.
+    UserError: tensors that are missing, extra or misshapen, all named; or an option that does not
+      fit.
   """
-  chosen = reader.options(options, dict(resolution=256, beta=0.25, legacy=True, kl_weight=5e-4, ema=False))
+  chosen = reader.options(
+    options, dict(resolution=256, beta=0.25, legacy=True, kl_weight=5e-4, ema=False)
+  )
   if chosen["ema"]:
     state = _averaged(state)
   source = reader.Reader(state, "taming checkpoint")
@@ -58,9 +74,15 @@ def read(state: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> tuple[d
 
 
 def is_segmentation(state: Mapping[str, np.ndarray]) -> bool:
-  """Whether these tensors are a VQSegmentationModel's, of one-hot label maps: it shows its classes in colours, and has no adversary."""
+  """Whether these tensors are a VQSegmentationModel's, of one-hot label maps: it shows its classes
+  in colours, and has no adversary.
+  """
   colours, first = state.get("colorize"), state.get("encoder.conv_in.weight")
-  if colours is None or first is None or any(name.startswith("loss.discriminator.") for name in state):
+  if (
+    colours is None
+    or first is None
+    or any(name.startswith("loss.discriminator.") for name in state)
+  ):
     return False
   return colours.ndim == 4 and first.ndim == 4 and colours.shape[1] == first.shape[1]
 
@@ -69,25 +91,36 @@ def write(config: Mapping[str, Any], variables: Mapping[str, Any]) -> State:
   """The state dict of a VQModel or GumbelVQ with these weights: what `read` takes.
 
   Raises:
-    UserError: an autoencoder other than `resnet`, or a quantizer whose codes taming's do not mean the same.
+    UserError: an autoencoder other than `resnet`, or a quantizer whose codes taming's do not mean
+      the same.
   """
   quantizer = dict(config["quantizer"])
-  plain = quantizer["name"] in ("vq", "ema", "simvq") and quantizer.get("normalize", "none") == "none"
+  plain = (
+    quantizer["name"] in ("vq", "ema", "simvq") and quantizer.get("normalize", "none") == "none"
+  )
   gumbel = quantizer["name"] == "gumbel" and quantizer.get("projection", "linear") == "linear"
   if config["name"] != "resnet" or not (plain or gumbel):
-    raise UserError(f"config.model: {config['name']!r} with quantizer {quantizer['name']!r} has no counterpart in "
-                    "taming; 'resnet' with 'vq' (not normalized) or 'gumbel' (with projection) has.")
+    raise UserError(
+      f"config.model: {config['name']!r} with quantizer {quantizer['name']!r} has no counterpart in "
+      "taming; 'resnet' with 'vq' (not normalized) or 'gumbel' (with projection) has."
+    )
   params = flax.traverse_util.flatten_dict(variables["params"])
-  state = {_name(path, gumbel): np.ascontiguousarray(_to_theirs(path, np.asarray(leaf, np.float32)))
-           for path, leaf in params.items() if path[0] != "quantizer" or path[1] == "proj"}
+  state = {
+    _name(path, gumbel): np.ascontiguousarray(_to_theirs(path, np.asarray(leaf, np.float32)))
+    for path, leaf in params.items()
+    if path[0] != "quantizer" or path[1] == "proj"
+  }
   model = build("autoencoders", config)
   codes = jnp.arange(model.quantizer.codebook_size)
   codebook = model.apply(variables, codes, method=lambda m, ids: m.quantizer.embed(ids))
   return state | {_name(("quantizer", "codebook"), gumbel): np.asarray(codebook, np.float32)}
 
 
-def read_discriminator(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]] | None:
-  """The NLayerDiscriminator under "loss.discriminator.", or in a file of its own; None where there is none.
+def read_discriminator(
+  state: Mapping[str, np.ndarray],
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+  """The NLayerDiscriminator under "loss.discriminator.", or in a file of its own; None where there
+  is none.
 
   Returns:
     config for `build("discriminators", ...)`; variables {"params", "batch_stats"}.
@@ -99,11 +132,17 @@ def read_discriminator(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any],
     prefix = ""
   state = {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
   if any(name.endswith(".loc") for name in state):
-    raise UserError("taming discriminator: its ActNorm layers are not supported; leave the discriminator out.")
+    raise UserError(
+      "taming discriminator: its ActNorm layers are not supported; leave the discriminator out."
+    )
   source = reader.Reader(state, "taming discriminator")
   convolutions = sum(x.ndim == 4 for x in state.values())
-  config = dict(name="patchgan", channels=source.size("the width", ("main.0.weight", 0), ("main.0.bias", 0)),
-                n_layers=convolutions - 2, norm="batch")
+  config = dict(
+    name="patchgan",
+    channels=source.size("the width", ("main.0.weight", 0), ("main.0.bias", 0)),
+    n_layers=convolutions - 2,
+    norm="batch",
+  )
   model = build("discriminators", config)
 
   def take(collection: str, path: reader.Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -118,13 +157,19 @@ def read_discriminator(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any],
 
 
 def write_discriminator(variables: Mapping[str, Any]) -> State:
-  """A `patchgan` with batch norm as the tensors under "loss.discriminator." that `read_discriminator` takes."""
+  """A `patchgan` with batch norm as the tensors under "loss.discriminator." that
+  `read_discriminator` takes.
+  """
   state = {}
   for collection in ("params", "batch_stats"):
     for path, leaf in flax.traverse_util.flatten_dict(variables[collection]).items():
       state[_disc_name(path)] = np.ascontiguousarray(_to_theirs(path, np.asarray(leaf, np.float32)))
   # PyTorch expects the counter, which its fixed momentum does not use.
-  counters = [name.replace("running_var", "num_batches_tracked") for name in state if name.endswith("running_var")]
+  counters = [
+    name.replace("running_var", "num_batches_tracked")
+    for name in state
+    if name.endswith("running_var")
+  ]
   state |= {name: np.zeros((), np.int64) for name in counters}
   return {f"loss.discriminator.{name}": x for name, x in state.items()}
 
@@ -134,7 +179,9 @@ def _autoencoder(source: reader.Reader, resolution: int) -> dict[str, Any]:
   names = source.state
   both = lambda name, axis=0: ((f"{name}.weight", axis), (f"{name}.bias", 0))
   ch = source.size("the width", *both("encoder.conv_in"), *both("encoder.down.0.block.0.norm1"))
-  found = [m.groups() for name in names if (m := re.match(r"encoder\.down\.(\d+)\.block\.(\d+)\.", name))]
+  found = [
+    m.groups() for name in names if (m := re.match(r"encoder\.down\.(\d+)\.block\.(\d+)\.", name))
+  ]
   levels = range(1 + max((int(level) for level, _ in found), default=0))
   widths = []
   for i in levels:
@@ -143,39 +190,67 @@ def _autoencoder(source: reader.Reader, resolution: int) -> dict[str, Any]:
     widths.append(source.size(f"the width of level {i}", *places))
     if widths[-1] % ch:
       raise UserError(
-          f"taming checkpoint: '{block}.conv1.weight' makes {widths[-1]} channels, no multiple of the first {ch}.")
+        f"taming checkpoint: '{block}.conv1.weight' makes {widths[-1]} channels, no multiple of the first {ch}."
+      )
   if resolution < 2 ** levels[-1]:
     raise UserError(
-        f"--option resolution: {resolution} is too small for {len(levels)} levels; give the side of the images.")
-  attention = [i for i in levels if any(
-      name.startswith((f"encoder.down.{i}.attn.", f"decoder.up.{i}.attn.")) for name in names)]
+      f"--option resolution: {resolution} is too small for {len(levels)} levels; give the side of the images."
+    )
+  attention = [
+    i
+    for i in levels
+    if any(name.startswith((f"encoder.down.{i}.attn.", f"decoder.up.{i}.attn.")) for name in names)
+  ]
   return dict(
-      name="resnet", ch=ch, ch_mult=tuple(width // ch for width in widths),
-      num_res_blocks=1 + max((int(block) for _, block in found), default=0),
-      attn_resolutions=tuple(resolution // 2**i for i in attention), resolution=resolution,
-      mid_attention=any(".mid.attn_1." in name for name in names),
-      z_channels=source.size("z_channels", *both("post_quant_conv"), ("decoder.conv_in.weight", 1)),
-      channels=source.size("the image's channels", ("encoder.conv_in.weight", 1)),
-      out_channels=source.size("the output's channels", *both("decoder.conv_out")))
+    name="resnet",
+    ch=ch,
+    ch_mult=tuple(width // ch for width in widths),
+    num_res_blocks=1 + max((int(block) for _, block in found), default=0),
+    attn_resolutions=tuple(resolution // 2**i for i in attention),
+    resolution=resolution,
+    mid_attention=any(".mid.attn_1." in name for name in names),
+    z_channels=source.size("z_channels", *both("post_quant_conv"), ("decoder.conv_in.weight", 1)),
+    channels=source.size("the image's channels", ("encoder.conv_in.weight", 1)),
+    out_channels=source.size("the output's channels", *both("decoder.conv_out")),
+  )
 
 
 def _quantizer(source: reader.Reader, chosen: Mapping[str, Any]) -> dict[str, Any]:
   gumbel = any(name.startswith("quantize.embed.") for name in source.state)
   book = "quantize.embed.weight" if gumbel else "quantize.embedding.weight"
   dim = source.size(
-      "the width of a code", ("quant_conv.weight", 0), ("quant_conv.bias", 0), ("post_quant_conv.weight", 1), (book, 1))
-  size = source.size("the number of codes", (book, 0), ("quantize.proj.weight", 0), ("quantize.proj.bias", 0))
+    "the width of a code",
+    ("quant_conv.weight", 0),
+    ("quant_conv.bias", 0),
+    ("post_quant_conv.weight", 1),
+    (book, 1),
+  )
+  size = source.size(
+    "the number of codes", (book, 0), ("quantize.proj.weight", 0), ("quantize.proj.bias", 0)
+  )
   if gumbel:
-    return dict(name="gumbel", codebook_size=size, dim=dim, projection="linear", kl_weight=chosen["kl_weight"])
+    return dict(
+      name="gumbel", codebook_size=size, dim=dim, projection="linear", kl_weight=chosen["kl_weight"]
+    )
   weights = (chosen["beta"], 1.0) if chosen["legacy"] else (1.0, chosen["beta"])
-  return dict(name="vq", codebook_size=size, dim=dim, codebook_weight=weights[0], commitment_weight=weights[1])
+  return dict(
+    name="vq", codebook_size=size, dim=dim, codebook_weight=weights[0], commitment_weight=weights[1]
+  )
 
 
 def _averaged(state: Mapping[str, np.ndarray]) -> State:
-  """The state with every parameter replaced by its average, stored as "model_ema." and its name without dots."""
-  averages = {name: f"model_ema.{name.replace('.', '')}" for name in state if not name.startswith("model_ema.")}
+  """The state with every parameter replaced by its average, stored as "model_ema." and its name
+  without dots.
+  """
+  averages = {
+    name: f"model_ema.{name.replace('.', '')}"
+    for name in state
+    if not name.startswith("model_ema.")
+  }
   if not any(average in state for average in averages.values()):
-    raise UserError("--option ema: the checkpoint has no averaged weights 'model_ema.*'; leave the option out.")
+    raise UserError(
+      "--option ema: the checkpoint has no averaged weights 'model_ema.*'; leave the option out."
+    )
   return {name: state.get(average, state[name]) for name, average in averages.items()}
 
 

@@ -1,4 +1,7 @@
-"""Tensors of a published file, read without executing anything that the file holds. PyTorch is needed only here."""
+"""Tensors of a published file, read without executing anything that the file holds.
+
+PyTorch is needed only here.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,13 @@ from vqjax.errors import UserError
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """Reads {name: array} from a .safetensors or .npz file, or from any file of `torch.save`.
 
-  A torch file may hold a state dict, a training checkpoint with one under "state_dict", or a whole module. It is
-  unpickled weights-only: tensors are made, every other class in the file becomes an empty stand-in.
+  A torch file may hold a state dict, a training checkpoint with one under "state_dict", or a whole
+  module. It is unpickled weights-only: tensors are made, every other class in the file becomes an
+  empty stand-in.
 
   Raises:
-    UserError: no such file, a format that is not understood, no tensors, or a package that is missing.
+    UserError: no such file, a format that is not understood, no tensors, or a package that is
+      missing.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -39,7 +44,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 class _Inert:
-  """Stands for a class of the file that is no tensor; takes any arguments and state, and does nothing."""
+  """Stands for a class of the file that is no tensor; takes any arguments and state, and does
+  nothing.
+  """
 
   def __init__(self, *args: Any, **kwargs: Any):
     pass
@@ -55,7 +62,9 @@ def _unpickle(path: pathlib.Path) -> Any:
   try:
     import torch
   except ImportError:
-    raise UserError("checkpoint: reading it needs PyTorch: pip install torch, or give a .safetensors file.") from None
+    raise UserError(
+      "checkpoint: reading it needs PyTorch: pip install torch, or give a .safetensors file."
+    ) from None
   try:
     unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
   except (ValueError, RuntimeError, pickle.UnpicklingError):
@@ -65,8 +74,10 @@ def _unpickle(path: pathlib.Path) -> Any:
       return torch.load(path, map_location="cpu", weights_only=True)
   except Exception as e:  # whatever a damaged file makes torch raise
     reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-    raise UserError(f"checkpoint: cannot read {str(path)!r} weights-only ({reason}); "
-                    "save its state_dict() and give that.") from None
+    raise UserError(
+      f"checkpoint: cannot read {str(path)!r} weights-only ({reason}); "
+      "save its state_dict() and give that."
+    ) from None
 
 
 def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -100,10 +111,17 @@ def _arrays(state: Mapping[str, Any], path: pathlib.Path) -> dict[str, np.ndarra
 
 
 def save(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-  """Writes nested dicts of arrays as a file of `torch.save`. Raises UserError where PyTorch is missing."""
+  """Writes nested dicts of arrays as a file of `torch.save`.
+
+  Raises UserError where PyTorch is missing.
+  """
   try:
     import torch
   except ImportError:
     raise UserError("checkpoint: writing it needs PyTorch: pip install torch.") from None
-  tensors = lambda x: {k: tensors(v) for k, v in x.items()} if isinstance(x, Mapping) else torch.from_numpy(np.array(x))
+  tensors = lambda x: (
+    {k: tensors(v) for k, v in x.items()}
+    if isinstance(x, Mapping)
+    else torch.from_numpy(np.array(x))
+  )
   torch.save(tensors(content), path)

@@ -1,1 +1,3 @@
-"""Pieces that several families share: layers, attention, codebook search, losses, perceptual distances."""
+"""Pieces that several families share: layers, attention, codebook search, losses, perceptual
+distances.
+"""

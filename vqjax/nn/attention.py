@@ -1,4 +1,6 @@
-"""Attention over sequences, rotary positions on grids, and key-value caches whose layout suits the backend."""
+"""Attention over sequences, rotary positions on grids, and key-value caches whose layout suits the
+backend.
+"""
 
 from __future__ import annotations
 
@@ -14,43 +16,54 @@ from vqjax.nn import target
 
 Layout = Literal["fused", "heads", "keys_last"]
 
-# Axes in memory of the cached keys and values. "fused" keeps heads of 64 from being padded to a TPU's 128 lanes; the
-# other two give the CPU contiguous rows per head.
+# Axes in memory of the cached keys and values. "fused" keeps heads of 64 from being padded to a
+# TPU's 128 lanes; the other two give the CPU contiguous rows per head.
 _AXES = {
-    "fused": (("b", "l", "(n h)"), ("b", "l", "(n h)")),
-    "heads": (("b", "n", "l", "h"), ("b", "n", "l", "h")),
-    "keys_last": (("b", "n", "h", "l"), ("b", "n", "l", "h")),
+  "fused": (("b", "l", "(n h)"), ("b", "l", "(n h)")),
+  "heads": (("b", "n", "l", "h"), ("b", "n", "l", "h")),
+  "keys_last": (("b", "n", "h", "l"), ("b", "n", "l", "h")),
 }
 
 
 def implementation(dtype: jnp.dtype, head_width: int) -> Literal["cudnn", "xla"]:
-  """The kernel for `jax.nn.dot_product_attention`: cuDNN's on GPUs where it takes such heads, XLA's elsewhere."""
+  """The kernel for `jax.nn.dot_product_attention`: cuDNN's on GPUs where it takes such heads, XLA's
+  elsewhere.
+  """
   fits = jnp.dtype(dtype).itemsize == 2 and head_width % 8 == 0 and head_width <= 128
   return "cudnn" if target.platform() == "gpu" and fits else "xla"
 
 
-def attend(q_BLNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, mask: Literal["causal", "full"] | jax.Array = "full"
-           ) -> jax.Array:
+def attend(
+  q_BLNH: jax.Array,
+  k_BSNH: jax.Array,
+  v_BSNH: jax.Array,
+  mask: Literal["causal", "full"] | jax.Array = "full",
+) -> jax.Array:
   """Scaled dot-product attention (arXiv 1706.03762, eq. 1), `[B, L, N, H]`; the softmax is float32.
 
   Args:
     q_BLNH: queries.
     k_BSNH: keys.
     v_BSNH: values.
-    mask: "full"; "causal" (query i sees keys 0 .. i); or bool, true where a query sees a key: `[L, S]` or `[B, L, S]`.
+    mask: "full"; "causal" (query i sees keys 0 .. i); or bool, true where a query sees a key: `[L,
+      S]` or `[B, L, S]`.
   """
   options = dict(implementation=implementation(q_BLNH.dtype, q_BLNH.shape[-1]))
   if isinstance(mask, str):
-    return jax.nn.dot_product_attention(q_BLNH, k_BSNH, v_BSNH, is_causal=mask == "causal", **options)
+    return jax.nn.dot_product_attention(
+      q_BLNH, k_BSNH, v_BSNH, is_causal=mask == "causal", **options
+    )
   mask_BNLS = mask[None, None] if mask.ndim == 2 else mask[:, None]
   return jax.nn.dot_product_attention(q_BLNH, k_BSNH, v_BSNH, mask=mask_BNLS, **options)
 
 
 def rotary_table(grid: tuple[int, ...], head_width: int, base: float = 10_000.0) -> np.ndarray:
-  """Angles of rotary positions (arXiv 2104.09864) on a grid, `[prod(grid), head_width / 2]`, in raster order.
+  """Angles of rotary positions (arXiv 2104.09864) on a grid, `[prod(grid), head_width / 2]`, in
+  raster order.
 
-  The head's channels are shared equally among the grid's axes, rows first (LlamaGen, arXiv 2406.06525): a head of 64
-  on an image turns 32 channels by the row and 32 by the column. `head_width` must be a multiple of `2 * len(grid)`.
+  The head's channels are shared equally among the grid's axes, rows first (LlamaGen, arXiv
+  2406.06525): a head of 64 on an image turns 32 channels by the row and 32 by the column.
+  `head_width` must be a multiple of `2 * len(grid)`.
   """
   pairs = head_width // (2 * len(grid))
   frequencies = base ** (-np.arange(pairs) / pairs)
@@ -68,7 +81,10 @@ def rotate(x_BLNH: jax.Array, angles_LF: jax.Array) -> jax.Array:
 
 @struct.dataclass
 class Cache:
-  """Keys and values of one layer. `layout` names their order in memory; the length is fixed when it is made."""
+  """Keys and values of one layer.
+
+  `layout` names their order in memory; the length is fixed when it is made.
+  """
 
   keys: jax.Array
   values: jax.Array
@@ -80,8 +96,14 @@ def default_layout() -> Layout:
   return "keys_last" if target.platform() == "cpu" else "fused"
 
 
-def init_cache(batch: int, length: int, heads: int, head_width: int, dtype: str = "float32",
-               layout: Literal["auto"] | Layout = "auto") -> Cache:
+def init_cache(
+  batch: int,
+  length: int,
+  heads: int,
+  head_width: int,
+  dtype: str = "float32",
+  layout: Literal["auto"] | Layout = "auto",
+) -> Cache:
   """An empty cache for `length` positions."""
   layout = default_layout() if layout == "auto" else layout
   sizes = dict(b=batch, l=length, n=heads, h=head_width) | {"(n h)": heads * head_width}
@@ -89,24 +111,35 @@ def init_cache(batch: int, length: int, heads: int, head_width: int, dtype: str 
   return Cache(keys, values, layout)
 
 
-def update_cache(cache: Cache, k_BLNH: jax.Array, v_BLNH: jax.Array, index: jax.Array | int) -> Cache:
+def update_cache(
+  cache: Cache, k_BLNH: jax.Array, v_BLNH: jax.Array, index: jax.Array | int
+) -> Cache:
   """Writes L positions from `index` on, which may be traced."""
+
   def write(old, new, axes):
     new = einops.rearrange(new.astype(old.dtype), f"b l n h -> {' '.join(axes)}")
     return jax.lax.dynamic_update_slice_in_dim(old, new, index, axes.index("l"))
 
   keys_axes, values_axes = _AXES[cache.layout]
-  return cache.replace(keys=write(cache.keys, k_BLNH, keys_axes), values=write(cache.values, v_BLNH, values_axes))
+  return cache.replace(
+    keys=write(cache.keys, k_BLNH, keys_axes), values=write(cache.values, v_BLNH, values_axes)
+  )
 
 
 def attend_cache(q_BNH: jax.Array, cache: Cache, filled: jax.Array | int) -> jax.Array:
-  """Attention of one query per sequence over the first `filled` positions of the cache, `[B, N, H]`."""
+  """Attention of one query per sequence over the first `filled` positions of the cache, `[B, N,
+  H]`.
+  """
   keys, values = cache.keys, cache.values
   if cache.layout == "fused":
-    keys, values = (einops.rearrange(x, "b l (n h) -> b l n h", n=q_BNH.shape[1]) for x in (keys, values))
+    keys, values = (
+      einops.rearrange(x, "b l (n h) -> b l n h", n=q_BNH.shape[1]) for x in (keys, values)
+    )
   k, v = ("blnh", "blnh") if cache.layout == "fused" else map("".join, _AXES[cache.layout])
-  scores = jnp.einsum(f"bnh,{k}->bnl", q_BNH, keys, preferred_element_type=jnp.float32) * q_BNH.shape[-1] ** -0.5
+  scores = (
+    jnp.einsum(f"bnh,{k}->bnl", q_BNH, keys, preferred_element_type=jnp.float32)
+    * q_BNH.shape[-1] ** -0.5
+  )
   visible = (jnp.arange(scores.shape[-1]) < filled)[None, None]
   weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1).astype(values.dtype)
   return jnp.einsum(f"bnl,{v}->bnh", weights, values)
-

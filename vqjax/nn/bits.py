@@ -13,11 +13,15 @@ from vqjax.nn import codebook
 def check_bits(dim: int) -> None:
   """Raises UserError where 2^dim ids do not fit int32."""
   if not 1 <= dim <= 30:
-    raise UserError(f"dim: {dim} bits do not make int32 ids; take 1 to 30, and for more the quantizer 'grouped'.")
+    raise UserError(
+      f"dim: {dim} bits do not make int32 ids; take 1 to 30, and for more the quantizer 'grouped'."
+    )
 
 
 def ids_from_signs(z: jax.Array) -> jax.Array:
-  """Ids int32 [...] of the signs of z [..., D]; the first channel is the most significant bit, zero counts as minus."""
+  """Ids int32 [...] of the signs of z [..., D]; the first channel is the most significant bit, zero
+  counts as minus.
+  """
   weights = 2 ** jnp.arange(z.shape[-1] - 1, -1, -1, dtype=jnp.int32)
   return jnp.sum((z > 0).astype(jnp.int32) * jnp.expand_dims(weights, range(z.ndim - 1)), axis=-1)
 
@@ -28,12 +32,16 @@ def signs_from_ids(ids: jax.Array, dim: int) -> jax.Array:
   return ((ids[..., None] >> shifts) & 1).astype(jnp.float32) * 2.0 - 1.0
 
 
-def entropy_terms(z_ND: jax.Array, scale: float, temperature: float, group_bits: int) -> tuple[jax.Array, jax.Array]:
-  """Mean entropy of p(code | position) and entropy of the mean p, over all codes of D bits valued ±scale.
+def entropy_terms(
+  z_ND: jax.Array, scale: float, temperature: float, group_bits: int
+) -> tuple[jax.Array, jax.Array]:
+  """Mean entropy of p(code | position) and entropy of the mean p, over all codes of D bits valued
+  ±scale.
 
-  p = softmax(2 z·code / temperature) is a product of independent bits, so the first term is a sum over channels and
-  always exact. The second is exact where D <= group_bits; beyond, the bits are cut into groups of at most that many,
-  taken as independent (an upper bound: arXiv 2406.07548, eq. 10, has groups of one bit).
+  p = softmax(2 z·code / temperature) is a product of independent bits, so the first term is a sum
+  over channels and always exact. The second is exact where D <= group_bits; beyond, the bits are
+  cut into groups of at most that many, taken as independent (an upper bound: arXiv 2406.07548, eq.
+  10, has groups of one bit).
   """
   log_odds_ND = 4.0 * scale / temperature * z_ND
   p_ND = jax.nn.sigmoid(log_odds_ND)
@@ -41,18 +49,29 @@ def entropy_terms(z_ND: jax.Array, scale: float, temperature: float, group_bits:
   per_position = jnp.mean(jnp.sum(per_bit_ND, axis=-1))
   dim = z_ND.shape[-1]
   groups = np.array_split(np.arange(dim), -(-dim // group_bits))
-  return per_position, sum(_mean_code_entropy(log_odds_ND[:, g[0]:g[-1] + 1]) for g in groups)
+  return per_position, sum(_mean_code_entropy(log_odds_ND[:, g[0] : g[-1] + 1]) for g in groups)
 
 
 def losses(
-    z_ND: jax.Array, q_ND: jax.Array, scale: float, *, commitment_weight: float, entropy_weight: float,
-    diversity: float, temperature: float, group_bits: int
+  z_ND: jax.Array,
+  q_ND: jax.Array,
+  scale: float,
+  *,
+  commitment_weight: float,
+  entropy_weight: float,
+  diversity: float,
+  temperature: float,
+  group_bits: int,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The weighted sum of commitment and entropy terms for codes ±scale, and the terms."""
   per_position, of_mean = entropy_terms(z_ND, scale, temperature, group_bits)
   commitment = codebook.squared_error(q_ND, z_ND)
   loss = commitment_weight * commitment + entropy_weight * (per_position - diversity * of_mean)
-  return loss, {"commitment": commitment, "position_entropy": per_position, "batch_entropy": of_mean}
+  return loss, {
+    "commitment": commitment,
+    "position_entropy": per_position,
+    "batch_entropy": of_mean,
+  }
 
 
 def _mean_code_entropy(log_odds_ND: jax.Array) -> jax.Array:

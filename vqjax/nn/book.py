@@ -1,4 +1,6 @@
-"""Placing codes: initial values, k-means, revival, and `Book`, a codebook trained by gradients that can be placed."""
+"""Placing codes: initial values, k-means, revival, and `Book`, a codebook trained by gradients that
+can be placed.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ _USAGE_DECAY = 0.99
 
 def initializer(init: Init) -> nn.initializers.Initializer:
   """Values before any data: uniform in ±1/K, or normal with unit expected norm ("normal")."""
+
   def normal(key, shape, dtype=jnp.float32):
-    return jax.random.normal(key, shape, dtype) * shape[-1]**-0.5
+    return jax.random.normal(key, shape, dtype) * shape[-1] ** -0.5
 
   def uniform(key, shape, dtype=jnp.float32):
     return jax.random.uniform(key, shape, dtype, -1.0 / shape[0], 1.0 / shape[0])
@@ -33,13 +36,18 @@ def from_data(init: Init) -> bool:
 
 
 def sample_rows(key: jax.Array, z_ND: jax.Array, size: int) -> jax.Array:
-  """`size` random rows of z, one from each of `size` equal strata of the positions: distinct where N >= size."""
+  """`size` random rows of z, one from each of `size` equal strata of the positions: distinct where
+  N >= size.
+  """
   stratum = jnp.arange(size) + jax.random.uniform(key, (size,))
   return z_ND[jnp.minimum((stratum * (len(z_ND) / size)).astype(jnp.int32), len(z_ND) - 1)]
 
 
 def data_book(key: jax.Array, z_ND: jax.Array, size: int) -> jax.Array:
-  """A codebook [K, D] of rows of z. Where there are fewer rows than codes, copies get a little noise."""
+  """A codebook [K, D] of rows of z.
+
+  Where there are fewer rows than codes, copies get a little noise.
+  """
   pick, noise = jax.random.split(key)
   book_KD = sample_rows(pick, z_ND, size)
   if len(z_ND) >= size:
@@ -49,7 +57,10 @@ def data_book(key: jax.Array, z_ND: jax.Array, size: int) -> jax.Array:
 
 
 def kmeans(key: jax.Array, z_ND: jax.Array, size: int, steps: int = 10) -> jax.Array:
-  """A codebook [K, D] by Lloyd's algorithm from `data_book`; a code without positions stays where it is."""
+  """A codebook [K, D] by Lloyd's algorithm from `data_book`; a code without positions stays where
+  it is.
+  """
+
   def lloyd(_, book_KD):
     counts_K, sums_KD = codebook.counts_and_sums(codebook.nearest(z_ND, book_KD), z_ND, size)
     return jnp.where(counts_K[:, None] > 0, sums_KD / jnp.maximum(counts_K, 1.0)[:, None], book_KD)
@@ -58,13 +69,14 @@ def kmeans(key: jax.Array, z_ND: jax.Array, size: int, steps: int = 10) -> jax.A
 
 
 def revive(
-    key: jax.Array, used_K: jax.Array, z_ND: jax.Array, fraction: float
+  key: jax.Array, used_K: jax.Array, z_ND: jax.Array, fraction: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Finds the dead codes, those used less than `fraction` of the mean, and random rows of z to take their place.
+  """Finds the dead codes, those used less than `fraction` of the mean, and random rows of z to take
+  their place.
 
   Returns:
-    Which codes are dead [K], a row of z for every code [K, D], and `used_K` with the dead at the mean, which gives the
-    revived time to be found.
+    Which codes are dead [K], a row of z for every code [K, D], and `used_K` with the dead at the
+    mean, which gives the revived time to be found.
   """
   mean = jnp.mean(used_K)
   dead_K = used_K < fraction * mean
@@ -79,9 +91,9 @@ def place(init: Init, key: jax.Array, z_ND: jax.Array, size: int) -> jax.Array:
 class Book:
   """The codes `base + offset` of a quantizer. Make it in `setup`.
 
-  The optimizer moves `base`; initialisation and revival set the untrained `offset`, because the training step applies
-  nothing but gradients to params. In "stats", beside `offset` [K, D]: `used` [K], running usage with mean 1, and
-  `initialised`, which whoever imports a codebook sets to True.
+  The optimizer moves `base`; initialisation and revival set the untrained `offset`, because the
+  training step applies nothing but gradients to params. In "stats", beside `offset` [K, D]: `used`
+  [K], running usage with mean 1, and `initialised`, which whoever imports a codebook sets to True.
   """
 
   def __init__(self, module: nn.Module, base_KD: jax.Array, *, init: Init, revive: float):
@@ -89,7 +101,9 @@ class Book:
     self.module, self.base, self.init, self.fraction = module, base_KD, init, revive
     self.offset = module.variable("stats", "offset", jnp.zeros, base_KD.shape, jnp.float32)
     self.used = module.variable("stats", "used", jnp.ones, (size,), jnp.float32)
-    self.initialised = module.variable("stats", "initialised", lambda: jnp.asarray(not from_data(init)))
+    self.initialised = module.variable(
+      "stats", "initialised", lambda: jnp.asarray(not from_data(init))
+    )
 
   @property
   def codes(self) -> jax.Array:
@@ -103,7 +117,8 @@ class Book:
     key = self.module.make_rng("codes")
     base, offset, z_ND = jax.lax.stop_gradient((self.base, self.offset.value, z_ND))
     self.offset.value = jax.lax.cond(
-        self.initialised.value, lambda: offset, lambda: place(self.init, key, z_ND, len(base)) - base)
+      self.initialised.value, lambda: offset, lambda: place(self.init, key, z_ND, len(base)) - base
+    )
     self.initialised.value = jnp.ones_like(self.initialised.value)
 
   def update(self, ids_N: jax.Array, z_ND: jax.Array) -> None:
@@ -113,5 +128,7 @@ class Book:
     base, z_ND = jax.lax.stop_gradient((self.base, z_ND))
     seen_K = codebook.counts(ids_N, len(base)) * (len(base) / len(ids_N))
     used_K = _USAGE_DECAY * self.used.value + (1.0 - _USAGE_DECAY) * seen_K
-    dead_K, rows_KD, self.used.value = revive(self.module.make_rng("codes"), used_K, z_ND, self.fraction)
+    dead_K, rows_KD, self.used.value = revive(
+      self.module.make_rng("codes"), used_K, z_ND, self.fraction
+    )
     self.offset.value = jnp.where(dead_K[:, None], rows_KD - base, self.offset.value)

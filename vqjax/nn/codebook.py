@@ -1,6 +1,7 @@
 """Codebooks as pure functions: tiled search, lookup, statistics, gradient estimators, losses.
 
-Everything is float32. Under `jit` with positions sharded over a mesh, sums are global and the search stays local.
+Everything is float32. Under `jit` with positions sharded over a mesh, sums are global and the
+search stays local.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ dot = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element
 def rows(z: jax.Array, width: int) -> jax.Array:
   """Latents [B, ..., D] as positions [N, D] in float32. Raises UserError where D is not `width`."""
   if z.shape[-1] != width:
-    raise UserError(f"dim: the quantizer reads {width} channels, not {z.shape[-1]}; set its width or the encoder's.")
+    raise UserError(
+      f"dim: the quantizer reads {width} channels, not {z.shape[-1]}; set its width or the encoder's."
+    )
   return z.reshape(-1, width).astype(jnp.float32)
 
 
@@ -45,18 +48,26 @@ def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
 
 
 def _steps(positions: int, columns: int, tile: int | None) -> int:
-  """Into how many tiles to cut `positions`, preferring a number that needs no padding and suits every device."""
+  """Into how many tiles to cut `positions`, preferring a number that needs no padding and suits
+  every device.
+  """
   devices = target.device_count()
   widest = TILE_ROWS.get(target.platform(), _TILE_ROWS_ACCELERATOR)
   limit = tile or max(1, min(widest, TILE_ELEMENTS // columns)) * devices
   steps = -(-positions // limit)
-  exact = (s for s in range(steps, 2 * steps) if positions % s == 0 and positions // s % devices == 0)
+  exact = (
+    s for s in range(steps, 2 * steps) if positions % s == 0 and positions // s % devices == 0
+  )
   return next(exact, steps)
 
 
 def scan_tiles(
-    body: Callable[..., tuple[Any, Any]], carry: Any, arrays: Sequence[jax.Array], *, columns: int,
-    tile: int | None = None
+  body: Callable[..., tuple[Any, Any]],
+  carry: Any,
+  arrays: Sequence[jax.Array],
+  *,
+  columns: int,
+  tile: int | None = None,
 ) -> tuple[Any, Any]:
   """lax.scan over tiles of positions: body(carry, valid_T, *tiles) -> (carry, outputs of length T).
 
@@ -76,8 +87,9 @@ def scan_tiles(
     return body(carry, jnp.ones(n, jnp.float32), *arrays)
   padding = -n % steps
 
-  # Position t * steps + s goes to tile s: a batch-sharded N stays sharded as the tile's axis, and the loop runs over an
-  # axis that no device owns. Consecutive tiles would make every device fetch every tile.
+  # Position t * steps + s goes to tile s: a batch-sharded N stays sharded as the tile's axis, and
+  # the loop runs over an axis that no device owns. Consecutive tiles would make every device fetch
+  # every tile.
   def split(x: jax.Array) -> jax.Array:
     x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)) if padding else x
     return einops.rearrange(x, "(t s) ... -> s t ...", s=steps)
@@ -88,14 +100,21 @@ def scan_tiles(
 
 
 def nearest(
-    z_ND: jax.Array, codebook_KD: jax.Array, *, metric: Literal["l2", "dot"] = "l2", tile: int | None = None
+  z_ND: jax.Array,
+  codebook_KD: jax.Array,
+  *,
+  metric: Literal["l2", "dot"] = "l2",
+  tile: int | None = None,
 ) -> jax.Array:
-  """Ids [N] (int32) of the codes nearest to each position, or of largest inner product with metric "dot".
+  """Ids [N] (int32) of the codes nearest to each position, or of largest inner product with metric
+  "dot".
 
   Holds at most a tile of the [N, K] distances. Ties go to the lower id. No gradient.
   """
   z_ND, codebook_KD = jax.lax.stop_gradient((z_ND, codebook_KD))
-  bias_K = jnp.sum(codebook_KD**2, axis=-1) if metric == "l2" else jnp.zeros(len(codebook_KD), jnp.float32)
+  bias_K = (
+    jnp.sum(codebook_KD**2, axis=-1) if metric == "l2" else jnp.zeros(len(codebook_KD), jnp.float32)
+  )
 
   def body(carry, _, z_TD):
     scores_TK = bias_K[None] - 2.0 * dot("td,kd->tk", z_TD, codebook_KD)
@@ -113,14 +132,16 @@ def _sums_by_matmul(ids_N: jax.Array, x_ND: jax.Array, *, size: int) -> jax.Arra
     one_hot_TK = jax.nn.one_hot(ids_T, size, dtype=jnp.float32) * valid_T[:, None]
     return sums_KD + dot("tk,td->kd", one_hot_TK, x_TD), None
 
-  return scan_tiles(body, jnp.zeros((size, x_ND.shape[1]), jnp.float32), [ids_N, x_ND], columns=size)[0]
+  return scan_tiles(
+    body, jnp.zeros((size, x_ND.shape[1]), jnp.float32), [ids_N, x_ND], columns=size
+  )[0]
 
 
 def sums(ids_N: jax.Array, x_ND: jax.Array, size: int) -> jax.Array:
   """Per code the sum of its rows of x: [K, D].
 
-  By scatter on the CPU and by one-hot matmul elsewhere: XLA compiles float32 scatter-add on GPUs to compare-and-swap
-  loops (jax issue 38806), hundreds of times slower where many rows share a code.
+  By scatter on the CPU and by one-hot matmul elsewhere: XLA compiles float32 scatter-add on GPUs to
+  compare-and-swap loops (jax issue 38806), hundreds of times slower where many rows share a code.
   """
   scatter, matmul = partial(_sums_by_scatter, size=size), partial(_sums_by_matmul, size=size)
   return jax.lax.platform_dependent(ids_N, x_ND, cpu=scatter, default=matmul)
@@ -132,7 +153,10 @@ def counts_and_sums(ids_N: jax.Array, z_ND: jax.Array, size: int) -> tuple[jax.A
 
 
 def counts(ids_N: jax.Array, size: int) -> jax.Array:
-  """Number of positions per code, float32 [K]. Integer scatter-add is a hardware atomic on GPUs, unlike float32's."""
+  """Number of positions per code, float32 [K].
+
+  Integer scatter-add is a hardware atomic on GPUs, unlike float32's.
+  """
   return jnp.zeros(size, jnp.int32).at[ids_N].add(1).astype(jnp.float32)
 
 
@@ -149,14 +173,17 @@ def _lookup_fwd(codebook_KD, ids):
 def _lookup_bwd(saved, g):
   ids, codebook_KD = saved
   size, dim = codebook_KD.shape
-  return sums(ids.reshape(-1), g.reshape(-1, dim).astype(jnp.float32), size).astype(codebook_KD.dtype), None
+  return sums(ids.reshape(-1), g.reshape(-1, dim).astype(jnp.float32), size).astype(
+    codebook_KD.dtype
+  ), None
 
 
 lookup.defvjp(_lookup_fwd, _lookup_bwd)
 
 
 def usage(ids: jax.Array, size: int) -> dict[str, jax.Array]:
-  """Of the codes in this batch: `usage`, the fraction of K seen, and `perplexity`, exp of their entropy.
+  """Of the codes in this batch: `usage`, the fraction of K seen, and `perplexity`, exp of their
+  entropy.
 
   By run lengths of the sorted ids, so that the cost does not depend on K.
   """
@@ -167,7 +194,10 @@ def usage(ids: jax.Array, size: int) -> dict[str, jax.Array]:
   first, last = jnp.concatenate([edge, change]), jnp.concatenate([change, edge])
   start_N = jax.lax.cummax(jnp.where(first, index_N, 0))
   p_N = jnp.where(last, (index_N - start_N + 1) / ids_N.size, 1.0)
-  return {"usage": jnp.sum(last) / size, "perplexity": jnp.exp(-jnp.sum(jnp.where(last, p_N * jnp.log(p_N), 0.0)))}
+  return {
+    "usage": jnp.sum(last) / size,
+    "perplexity": jnp.exp(-jnp.sum(jnp.where(last, p_N * jnp.log(p_N), 0.0))),
+  }
 
 
 def entropy(p: jax.Array) -> jax.Array:
@@ -176,7 +206,7 @@ def entropy(p: jax.Array) -> jax.Array:
 
 
 def mean_probabilities(
-    logits_fn: Callable[[jax.Array], jax.Array], z_ND: jax.Array, size: int
+  logits_fn: Callable[[jax.Array], jax.Array], z_ND: jax.Array, size: int
 ) -> tuple[jax.Array, jax.Array]:
   """Streams p = softmax(logits_fn(z)): returns the mean entropy of p (scalar) and the mean p [K].
 
@@ -198,17 +228,21 @@ def mean_probabilities(
 
 
 def entropy_penalty(
-    z_ND: jax.Array, codebook_KD: jax.Array, temperature: float, metric: Literal["l2", "dot"] = "l2"
+  z_ND: jax.Array, codebook_KD: jax.Array, temperature: float, metric: Literal["l2", "dot"] = "l2"
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Mean entropy of p(code | position) minus entropy of the mean p (arXiv 2202.04200), and the two terms.
+  """Mean entropy of p(code | position) minus entropy of the mean p (arXiv 2202.04200), and the two
+  terms.
 
   p = softmax(-|z - e|² / temperature), or softmax(z·e / temperature) with metric "dot".
   """
+
   def logits(z_TD):
     dots_TK = dot("td,kd->tk", z_TD, codebook_KD)
     if metric == "dot":
       return dots_TK / temperature
-    return (2.0 * dots_TK - jnp.sum(codebook_KD**2, axis=-1)[None]) / temperature  # |z|² cancels in the softmax
+    return (
+      2.0 * dots_TK - jnp.sum(codebook_KD**2, axis=-1)[None]
+    ) / temperature  # |z|² cancels in the softmax
 
   per_position, p_K = mean_probabilities(logits, z_ND, len(codebook_KD))
   of_mean = entropy(p_K)
@@ -226,13 +260,19 @@ def straight_through(z: jax.Array, q: jax.Array) -> jax.Array:
 
 
 def rotate(z: jax.Array, q: jax.Array) -> jax.Array:
-  """q as a rotation and rescaling of z, both held constant in the backward pass (arXiv 2410.06424, eq. 4)."""
+  """q as a rotation and rescaling of z, both held constant in the backward pass (arXiv 2410.06424,
+  eq. 4).
+  """
   z0, q = jax.lax.stop_gradient((z, q))
   norm = lambda x: jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
   along = lambda a, b: jnp.sum(a * b, axis=-1, keepdims=True) * b
   unit_z, unit_q = z0 / norm(z0), q / norm(q)
   mirror = (unit_z + unit_q) / norm(unit_z + unit_q)
-  return norm(q) / norm(z0) * (z - 2.0 * along(z, mirror) + 2.0 * jnp.sum(z * unit_z, axis=-1, keepdims=True) * unit_q)
+  return (
+    norm(q)
+    / norm(z0)
+    * (z - 2.0 * along(z, mirror) + 2.0 * jnp.sum(z * unit_z, axis=-1, keepdims=True) * unit_q)
+  )
 
 
 ESTIMATORS = {"straight_through": straight_through, "rotation": rotate}
@@ -244,25 +284,30 @@ def squared_error(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def vq_losses(
-    z_ND: jax.Array, q_ND: jax.Array, codebook_weight: float, commitment_weight: float
+  z_ND: jax.Array, q_ND: jax.Array, codebook_weight: float, commitment_weight: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The weighted sum, and the terms: `codebook` moves codes only, `commitment` moves latents only."""
   terms = {
-      "codebook": squared_error(q_ND, jax.lax.stop_gradient(z_ND)),
-      "commitment": squared_error(jax.lax.stop_gradient(q_ND), z_ND),
+    "codebook": squared_error(q_ND, jax.lax.stop_gradient(z_ND)),
+    "commitment": squared_error(jax.lax.stop_gradient(q_ND), z_ND),
   }
   return codebook_weight * terms["codebook"] + commitment_weight * terms["commitment"], terms
 
 
 def join_ids(parts: Sequence[jax.Array], each: int) -> jax.Array:
-  """Ids of several quantizers of `each` codebooks as one array [..., Q]; [...] where that is one codebook."""
+  """Ids of several quantizers of `each` codebooks as one array [..., Q]; [...] where that is one
+  codebook.
+  """
   if each == 1:
     return parts[0] if len(parts) == 1 else jnp.stack(parts, axis=-1)
   return jnp.concatenate(parts, axis=-1)
 
 
 def split_ids(ids: jax.Array, total: int, each: int) -> list[jax.Array]:
-  """The parts that `join_ids` joined; ids may stop after any part. `total` is the number of codebooks of all parts."""
+  """The parts that `join_ids` joined; ids may stop after any part.
+
+  `total` is the number of codebooks of all parts.
+  """
   if total == 1:
     return [ids]
   if each == 1:

@@ -1,4 +1,6 @@
-"""Layers of convolutional autoencoders: convolution, group norm, resampling, residual and attention blocks."""
+"""Layers of convolutional autoencoders: convolution, group norm, resampling, residual and attention
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,10 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 def check_size(height: int, width: int, factor: int) -> None:
   """Raises UserError where an image of this size cannot be cut into whole codes."""
   if height < factor or width < factor or height % factor or width % factor:
-    raise UserError(f"image size {height}x{width} is not a multiple of {factor}, the model's downsampling factor: "
-                    "resize or crop the images.")
+    raise UserError(
+      f"image size {height}x{width} is not a multiple of {factor}, the model's downsampling factor: "
+      "resize or crop the images."
+    )
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -37,7 +41,8 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _conv3x3_bwd(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
   x, kernel = saved
   _, to_x = jax.vjp(lambda x: _convolve(x, kernel), x)
-  # XLA's own gradient of the kernel takes twice as long on CPUs. Small images do not pay for compiling a loop.
+  # XLA's own gradient of the kernel takes twice as long on CPUs. Small images do not pay for
+  # compiling a loop.
   on_cpu = _kernel_gradient_by_strips if math.prod(x.shape[1:]) >= 2**15 else _kernel_gradient
   to_kernel = jax.lax.platform_dependent(x, g, cpu=on_cpu, default=_kernel_gradient)
   return *to_x(g), to_kernel.astype(kernel.dtype)
@@ -60,46 +65,73 @@ def _kernel_gradient_by_strips(x: jax.Array, g: jax.Array) -> jax.Array:
   def add_strip(i: jax.Array, total: jax.Array) -> jax.Array:
     strip = jax.lax.dynamic_slice_in_dim(padded, i * rows, rows + 2, axis=1)
     patches = jnp.concatenate(
-        [strip[:, r:r + rows, c:c + width] for r in range(3) for c in range(3)], axis=-1)  # [B, rows, W, 9 C]
+      [strip[:, r : r + rows, c : c + width] for r in range(3) for c in range(3)], axis=-1
+    )  # [B, rows, W, 9 C]
     g_strip = jax.lax.dynamic_slice_in_dim(g, i * rows, rows, axis=1)
     patches, g_strip = (a.reshape(-1, a.shape[-1]) for a in (patches, g_strip))
     return total + jnp.matmul(g_strip.T, patches, preferred_element_type=jnp.float32)
 
-  total = jax.lax.fori_loop(0, height // rows, add_strip, jnp.zeros((g.shape[-1], 9 * x.shape[-1]), jnp.float32))
+  total = jax.lax.fori_loop(
+    0, height // rows, add_strip, jnp.zeros((g.shape[-1], 9 * x.shape[-1]), jnp.float32)
+  )
   return einops.rearrange(total, "d (r s c) -> r s c d", r=3, s=3).astype(x.dtype)
 
 
-def _conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
+def _conv_general_dilated(
+  x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+) -> jax.Array:
   """What flax's Conv calls; all options but the first four are fixed by `conv`."""
   if kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1):
     return conv3x3(x, kernel)
   return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
-def conv(features: int, size: int = 3, *, stride: int = 1, padding: Any = "SAME", dtype: str, name: str | None = None
-         ) -> nn.Conv:
+def conv(
+  features: int,
+  size: int = 3,
+  *,
+  stride: int = 1,
+  padding: Any = "SAME",
+  dtype: str,
+  name: str | None = None,
+) -> nn.Conv:
   """A square convolution with bias; params are float32, the computation `dtype`."""
-  return nn.Conv(features, (size, size), (stride, stride), padding, dtype=jnp.dtype(dtype), name=name,
-                 conv_general_dilated=_conv_general_dilated)
+  return nn.Conv(
+    features,
+    (size, size),
+    (stride, stride),
+    padding,
+    dtype=jnp.dtype(dtype),
+    name=name,
+    conv_general_dilated=_conv_general_dilated,
+  )
 
 
 @jax.custom_vjp
 def conv_transpose4x4(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Doubles height and width of x [B, H, W, C] by the transpose of a strided convolution; kernel [4, 4, C, D]."""
+  """Doubles height and width of x [B, H, W, C] by the transpose of a strided convolution; kernel
+  [4, 4, C, D].
+  """
   return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=_LAYOUT)
 
 
-def _conv_transpose4x4_bwd(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _conv_transpose4x4_bwd(
+  saved: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   x, kernel = saved
-  # <transposed(x), g> = <x, strided(g)>: the strided convolution's gradients serve, and XLA has them. On CPUs its own
-  # gradient of a transposed convolution's kernel takes forty times as long.
-  strided = lambda g, k: jax.lax.conv_general_dilated(g, k, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_LAYOUT)
+  # <transposed(x), g> = <x, strided(g)>: the strided convolution's gradients serve, and XLA has
+  # them. On CPUs its own gradient of a transposed convolution's kernel takes forty times as long.
+  strided = lambda g, k: jax.lax.conv_general_dilated(
+    g, k, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_LAYOUT
+  )
   flipped = kernel[::-1, ::-1].swapaxes(2, 3)
   to_x, to_kernel = jax.vjp(functools.partial(strided, g), flipped)
   return to_x, to_kernel(x)[0].swapaxes(2, 3)[::-1, ::-1]
 
 
-conv_transpose4x4.defvjp(lambda x, kernel: (conv_transpose4x4(x, kernel), (x, kernel)), _conv_transpose4x4_bwd)
+conv_transpose4x4.defvjp(
+  lambda x, kernel: (conv_transpose4x4(x, kernel), (x, kernel)), _conv_transpose4x4_bwd
+)
 
 
 class ConvTranspose(nn.Module):
@@ -110,16 +142,22 @@ class ConvTranspose(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, x.shape[-1], self.features))
+    kernel = self.param(
+      "kernel", nn.initializers.lecun_normal(), (4, 4, x.shape[-1], self.features)
+    )
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
     return conv_transpose4x4(x, kernel) + bias[None, None, None]
 
 
-def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps: float) -> jax.Array:
-  """Group normalization (arXiv 1803.08494) of x [B, ..., C]; statistics are float32, the output has x's dtype.
+def group_norm(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps: float
+) -> jax.Array:
+  """Group normalization (arXiv 1803.08494) of x [B, ..., C]; statistics are float32, the output has
+  x's dtype.
 
-  Sums are taken per channel and folded into groups afterwards: x is never reshaped to five axes, which costs a copy.
+  Sums are taken per channel and folded into groups afterwards: x is never reshaped to five axes,
+    which costs a copy.
   """
   axes = tuple(range(1, x.ndim - 1))
   expand = functools.partial(jnp.expand_dims, axis=axes)
@@ -128,20 +166,25 @@ def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps
   if x.dtype == jnp.float32:
     var_BC = jnp.square(x32 - expand(mean_BC)).mean(axes)
   else:
-    # One pass, which XLA fuses into the convolution before. It cancels where the mean is hundreds of times the spread,
-    # and there 16 bits have lost the spread already.
+    # One pass, which XLA fuses into the convolution before. It cancels where the mean is hundreds
+    # of times the spread, and there 16 bits have lost the spread already.
     var_BC = jnp.square(x32).mean(axes) - jnp.square(mean_BC)
   mean_BGc, var_BGc = (einops.rearrange(a, "b (g c) -> b g c", g=groups) for a in (mean_BC, var_BC))
   mean_BG1 = mean_BGc.mean(-1, keepdims=True)
   var_BG1 = (var_BGc + jnp.square(mean_BGc - mean_BG1)).mean(-1, keepdims=True)
   mean_BC, factor_BC = (
-      einops.repeat(a, "b g 1 -> b (g c)", c=x.shape[-1] // groups)
-      for a in (mean_BG1, jax.lax.rsqrt(jnp.maximum(var_BG1, 0.0) + eps)))
-  return ((x32 - expand(mean_BC)) * expand(factor_BC * scale[None]) + expand(bias[None])).astype(x.dtype)
+    einops.repeat(a, "b g 1 -> b (g c)", c=x.shape[-1] // groups)
+    for a in (mean_BG1, jax.lax.rsqrt(jnp.maximum(var_BG1, 0.0) + eps))
+  )
+  return ((x32 - expand(mean_BC)) * expand(factor_BC * scale[None]) + expand(bias[None])).astype(
+    x.dtype
+  )
 
 
 class GroupNorm(nn.Module):
-  """`group_norm` with params `scale` and `bias`, in 32 groups or, where 32 does not divide C, fewer."""
+  """`group_norm` with params `scale` and `bias`, in 32 groups or, where 32 does not divide C,
+  fewer.
+  """
 
   eps: float = 1e-6
   dtype: str = "float32"
@@ -155,7 +198,9 @@ class GroupNorm(nn.Module):
 
 
 class Downsample(nn.Module):
-  """Halves height and width by a 3 x 3 convolution, padded at the bottom and the right only, as VQGAN does."""
+  """Halves height and width by a 3 x 3 convolution, padded at the bottom and the right only, as
+  VQGAN does.
+  """
 
   dtype: str = "float32"
 
@@ -180,7 +225,9 @@ class Upsample(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-  """Twice norm, swish and 3 x 3 convolution, beside a skip connection that is 1 x 1 where the width changes."""
+  """Twice norm, swish and 3 x 3 convolution, beside a skip connection that is 1 x 1 where the width
+  changes.
+  """
 
   features: int
   dropout: float = 0.0
@@ -206,8 +253,12 @@ class AttentionBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     h = GroupNorm(dtype=self.dtype, name="norm")(x)
-    q, k, v = (einops.rearrange(conv(x.shape[-1], 1, dtype=self.dtype, name=name)(h), "b h w c -> b (h w) 1 c")
-               for name in ("q", "k", "v"))
+    q, k, v = (
+      einops.rearrange(
+        conv(x.shape[-1], 1, dtype=self.dtype, name=name)(h), "b h w c -> b (h w) 1 c"
+      )
+      for name in ("q", "k", "v")
+    )
     h = attend(q, k, v).reshape(x.shape)
     return x + conv(x.shape[-1], 1, dtype=self.dtype, name="proj_out")(h)
 

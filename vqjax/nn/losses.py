@@ -1,4 +1,7 @@
-"""Loss terms as pure functions: reconstruction, adversarial, their regularisers. All compute in float32."""
+"""Loss terms as pure functions: reconstruction, adversarial, their regularisers.
+
+All compute in float32.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,15 @@ from vqjax.nn import palette
 RECONSTRUCTIONS = ("l1", "l2", "logit_laplace", "binary_cross_entropy")
 ADVERSARIAL = ("hinge", "vanilla", "non_saturating")
 
-# DALL-E keeps pixels off the ends of (0, 1), where the logit is infinite (arXiv 2102.12092, appendix A.3).
+# DALL-E keeps pixels off the ends of (0, 1), where the logit is infinite (arXiv 2102.12092,
+# appendix A.3).
 _PIXEL_MARGIN = 0.1
 
 
 def out_channels(name: str, channels: int) -> int:
-  """How many channels a decoder of images with `channels` channels must produce for reconstruction loss `name`."""
+  """How many channels a decoder of images with `channels` channels must produce for reconstruction
+  loss `name`.
+  """
   _check("reconstruction", name, RECONSTRUCTIONS)
   return 2 * channels if name == "logit_laplace" else channels
 
@@ -28,20 +34,23 @@ def out_channels(name: str, channels: int) -> int:
 def reconstruction(name: str, recon: jax.Array, x: jax.Array) -> jax.Array:
   """Mean over all elements of the distance between a decoder's output and its image.
 
-  "logit_laplace" is the negative log likelihood of DALL-E, -ln f(x | mu, b) with
-  f = exp(-|logit(x) - mu| / b) / (2 b x (1 - x)) (arXiv 2102.12092, equation 2), in nats per element.
-  "binary_cross_entropy" is that of a label map's one-hot classes, each pixel and class on its own, in nats per element
-  (taming-transformers' loss for segmentation maps, arXiv 2012.09841).
+  "logit_laplace" is the negative log likelihood of DALL-E, -ln f(x | mu, b) with f = exp(-|logit(x)
+  - mu| / b) / (2 b x (1 - x)) (arXiv 2102.12092, equation 2), in nats per element.
+  "binary_cross_entropy" is that of a label map's one-hot classes, each pixel and class on its own,
+  in nats per element (taming-transformers' loss for segmentation maps, arXiv 2012.09841).
 
   Args:
     name: one of RECONSTRUCTIONS.
-    recon: [B, H, W, C]; for "logit_laplace" [B, H, W, 2C], mu first, then ln b; for "binary_cross_entropy" logits.
+    recon: [B, H, W, C]; for "logit_laplace" [B, H, W, 2C], mu first, then ln b; for
+      "binary_cross_entropy" logits.
     x: [B, H, W, C] in [-1, 1]; for "binary_cross_entropy" in [0, 1].
   """
   _check("reconstruction", name, RECONSTRUCTIONS)
   if recon.shape[-1] != out_channels(name, x.shape[-1]):
-    raise UserError(f"reconstruction={name!r} of images with {x.shape[-1]} channels needs a decoder with out_channels="
-                    f"{out_channels(name, x.shape[-1])}, this one has {recon.shape[-1]}: set out_channels.")
+    raise UserError(
+      f"reconstruction={name!r} of images with {x.shape[-1]} channels needs a decoder with out_channels="
+      f"{out_channels(name, x.shape[-1])}, this one has {recon.shape[-1]}: set out_channels."
+    )
   recon, x = recon.astype(jnp.float32), x.astype(jnp.float32)
   if name == "l1":
     return jnp.abs(recon - x).mean()
@@ -57,7 +66,8 @@ def reconstruction(name: str, recon: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def to_image(name: str, recon: jax.Array) -> jax.Array:
-  """The image in [-1, 1], float32 [B, H, W, C], that a decoder's output stands for under reconstruction loss `name`.
+  """The image in [-1, 1], float32 [B, H, W, C], that a decoder's output stands for under
+  reconstruction loss `name`.
 
   A label map's logits are shown as the colours of their classes, [B, H, W, 3].
   """
@@ -87,7 +97,9 @@ def unmap_pixels(mapped: jax.Array) -> jax.Array:
 
 
 def generator_loss(name: str, logits_fake: jax.Array) -> jax.Array:
-  """What the autoencoder minimises: -mean(fake) for "hinge" and "vanilla", as VQGAN; else mean softplus(-fake)."""
+  """What the autoencoder minimises: -mean(fake) for "hinge" and "vanilla", as VQGAN; else mean
+  softplus(-fake).
+  """
   _check("adversarial loss", name, ADVERSARIAL)
   fake = logits_fake.astype(jnp.float32)
   return jax.nn.softplus(-fake).mean() if name == "non_saturating" else -fake.mean()
@@ -97,7 +109,8 @@ def discriminator_loss(name: str, logits_real: jax.Array, logits_fake: jax.Array
   """What the discriminator minimises; logits of any shape.
 
   "hinge": half of E relu(1 - real) + E relu(1 + fake) (arXiv 1705.02894).
-  "vanilla": half of E softplus(-real) + E softplus(fake), as VQGAN; "non_saturating" is the same without the half
+  "vanilla": half of E softplus(-real) + E softplus(fake), as VQGAN; "non_saturating" is the same
+    without the half
   (arXiv 1406.2661, StyleGAN2's).
   """
   _check("adversarial loss", name, ADVERSARIAL)
@@ -108,11 +121,14 @@ def discriminator_loss(name: str, logits_real: jax.Array, logits_fake: jax.Array
   return 0.5 * both if name == "vanilla" else both
 
 
-def feature_matching(features_real: Sequence[jax.Array], features_fake: Sequence[jax.Array]) -> jax.Array:
-  """Mean over layers of the mean |real - fake| relative to the layer's mean |real| (after arXiv 1711.11585, eq. 4).
+def feature_matching(
+  features_real: Sequence[jax.Array], features_fake: Sequence[jax.Array]
+) -> jax.Array:
+  """Mean over layers of the mean |real - fake| relative to the layer's mean |real| (after arXiv
+  1711.11585, eq. 4).
 
-  The division lets layers of any scale count alike, however the discriminator's activations grow in training.
-  No gradient reaches `features_real`.
+  The division lets layers of any scale count alike, however the discriminator's activations grow in
+  training. No gradient reaches `features_real`.
   """
   terms = []
   for real, fake in zip(features_real, features_fake, strict=True):
@@ -122,15 +138,22 @@ def feature_matching(features_real: Sequence[jax.Array], features_fake: Sequence
 
 
 def lecam_averages() -> dict[str, jax.Array]:
-  """The state that `lecam` starts from: running means of the logits on real images and on reconstructions."""
+  """The state that `lecam` starts from: running means of the logits on real images and on
+  reconstructions.
+  """
   return {"real": jnp.zeros((), jnp.float32), "fake": jnp.zeros((), jnp.float32)}
 
 
-def lecam(averages: dict[str, jax.Array], logits_real: jax.Array, logits_fake: jax.Array,
-          decay: float = 0.99) -> tuple[jax.Array, dict[str, jax.Array]]:
+def lecam(
+  averages: dict[str, jax.Array],
+  logits_real: jax.Array,
+  logits_fake: jax.Array,
+  decay: float = 0.99,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
   """LeCAM regulariser R_LC (arXiv 2104.03310): E (real - mean_fake)^2 + E (fake - mean_real)^2.
 
-  As in the paper; its released PyTorch code drops the terms where real < mean_fake or fake > mean_real.
+  As in the paper; its released PyTorch code drops the terms where real < mean_fake or fake >
+  mean_real.
 
   Args:
     averages: {"real", "fake"} float32 scalars, see `lecam_averages`.
@@ -148,32 +171,40 @@ def lecam(averages: dict[str, jax.Array], logits_real: jax.Array, logits_fake: j
 
 
 def r1(disc_fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-  """R1 gradient penalty on real images (arXiv 1801.04406, equation 9) without its gamma / 2: E ||d disc_fn(x) / dx||^2.
+  """R1 gradient penalty on real images (arXiv 1801.04406, equation 9) without its gamma / 2: E ||d
+  disc_fn(x) / dx||^2.
 
   Args:
-    disc_fn: from images [B, H, W, C] to logits, one or many per image; the many are summed. With batch norm in
-      training mode the images are not independent, and the penalty mixes them.
+    disc_fn: from images [B, H, W, C] to logits, one or many per image; the many are summed. With
+      batch norm in training mode the images are not independent, and the penalty mixes them.
     x: real images [B, H, W, C].
   """
   gradient = jax.grad(lambda x: disc_fn(x).astype(jnp.float32).sum())(x.astype(jnp.float32))
   return jnp.square(gradient).sum(axis=tuple(range(1, x.ndim))).mean()
 
 
-def adaptive_weight(grad_nll: jax.Array, grad_gan: jax.Array, limit: float = 1e4, eps: float = 1e-4) -> jax.Array:
-  """VQGAN's lambda (arXiv 2012.09841, equation 7): ||grad_nll|| / (||grad_gan|| + eps) in [0, limit], no gradient.
+def adaptive_weight(
+  grad_nll: jax.Array, grad_gan: jax.Array, limit: float = 1e4, eps: float = 1e-4
+) -> jax.Array:
+  """VQGAN's lambda (arXiv 2012.09841, equation 7): ||grad_nll|| / (||grad_gan|| + eps) in [0,
+  limit], no gradient.
 
   Both are gradients of unweighted losses at the decoder's last kernel, see `last_layer_gradient`.
   """
   return jax.lax.stop_gradient(jnp.clip(_norm(grad_nll) / (_norm(grad_gan) + eps), 0.0, limit))
 
 
-def last_layer_gradient(h: jax.Array, kernel: jax.Array, cotangent: jax.Array, padding: str = "SAME") -> jax.Array:
-  """The gradient at one layer's kernel, given that at the image it makes: no pass through the rest of the model.
+def last_layer_gradient(
+  h: jax.Array, kernel: jax.Array, cotangent: jax.Array, padding: str = "SAME"
+) -> jax.Array:
+  """The gradient at one layer's kernel, given that at the image it makes: no pass through the rest
+  of the model.
 
   Args:
     h: the layer's input, [B, h, w, D]; [B, h, w, D] or [B, L, D] of a dense layer.
-    kernel: [kh, kw, D, C] of a convolution, a transposed one of stride H / h where the image is larger than `h`;
-      [D, p p C] of a dense layer that makes square patches of p x p pixels, channels last.
+    kernel: [kh, kw, D, C] of a convolution, a transposed one of stride H / h where the image is
+      larger than `h`; [D, p p C] of a dense layer that makes square patches of p x p pixels,
+      channels last.
     cotangent: d loss / d image, [B, H, W, C].
     padding: the convolution's.
 
@@ -191,7 +222,9 @@ def last_layer_gradient(h: jax.Array, kernel: jax.Array, cotangent: jax.Array, p
   def layer(kernel: jax.Array) -> jax.Array:
     if stride > 1:
       return jax.lax.conv_transpose(h, kernel, (stride, stride), padding)
-    return jax.lax.conv_general_dilated(h, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+      h, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
   _, pull = jax.vjp(layer, kernel.astype(h.dtype))
   return pull(cotangent)[0].astype(jnp.float32)

@@ -8,7 +8,9 @@ import numpy as np
 
 
 def _table() -> np.ndarray:
-  """uint8 [256, 3]: a class's bits go in turn to red, green and blue, the lowest to the highest bit of the colour."""
+  """uint8 [256, 3]: a class's bits go in turn to red, green and blue, the lowest to the highest bit
+  of the colour.
+  """
   classes = np.arange(256)[:, None]
   places = np.arange(8)
   channel, weight = places % 3, 128 >> places // 3

@@ -1,4 +1,6 @@
-"""LPIPS (arXiv 1801.03924): distance between images in the activations of a VGG16, over a plain tree of weights."""
+"""LPIPS (arXiv 1801.03924): distance between images in the activations of a VGG16, over a plain
+tree of weights.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from vqjax.errors import UserError
 
 Weights = dict[str, Any]
 
-# Widths of VGG16's convolutions; each group's last activation is compared, and a max-pool stands between groups.
+# Widths of VGG16's convolutions; each group's last activation is compared, and a max-pool stands
+# between groups.
 _GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 # The mean and spread of ImageNet's pixels, in the [-1, 1] scale.
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
@@ -25,7 +28,9 @@ MIN_SIZE = 16
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-  """Shape of every array of the weights, by its name in the .npz: convolutions [3, 3, in, out], linear weights [C]."""
+  """Shape of every array of the weights, by its name in the .npz: convolutions [3, 3, in, out],
+  linear weights [C].
+  """
   result: dict[str, tuple[int, ...]] = {}
   width = 3
   for g, group in enumerate(_GROUPS):
@@ -38,7 +43,8 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def load(path: str | os.PathLike[str]) -> Weights:
-  """Reads weights as `vqjax.importers.lpips.save` writes them: {name: float32 array}, names as in `shapes`.
+  """Reads weights as `vqjax.importers.lpips.save` writes them: {name: float32 array}, names as in
+  `shapes`.
 
   Raises:
     UserError: no such file, not an .npz, or an array missing, extra or misshapen.
@@ -71,7 +77,8 @@ def check(weights: Weights) -> None:
 
 
 def lpips(weights: Weights, real: jax.Array, recon: jax.Array, dtype: str = "float32") -> jax.Array:
-  """Distances [B], float32, between images [B, H, W, 3 or 1] in [-1, 1]; gradients reach `recon` only.
+  """Distances [B], float32, between images [B, H, W, 3 or 1] in [-1, 1]; gradients reach `recon`
+  only.
 
   Args:
     weights: see `load`.
@@ -86,8 +93,12 @@ def lpips(weights: Weights, real: jax.Array, recon: jax.Array, dtype: str = "flo
   return sum(layer_distances(weights, real_features, lpips_features(weights, recon, dtype)))
 
 
-def layer_distances(weights: Weights, real: list[jax.Array], recon: list[jax.Array]) -> list[jax.Array]:
-  """LPIPS's five terms, each [B]: the weighted squared difference of unit features, averaged over pixels."""
+def layer_distances(
+  weights: Weights, real: list[jax.Array], recon: list[jax.Array]
+) -> list[jax.Array]:
+  """LPIPS's five terms, each [B]: the weighted squared difference of unit features, averaged over
+  pixels.
+  """
   terms = []
   for g, (a, b) in enumerate(zip(real, recon, strict=True)):
     linear = jnp.asarray(weights[f"linear{g}"], jnp.float32)
@@ -96,10 +107,14 @@ def layer_distances(weights: Weights, real: list[jax.Array], recon: list[jax.Arr
 
 
 def lpips_features(weights: Weights, x: jax.Array, dtype: str = "float32") -> list[jax.Array]:
-  """The five activations [B, h, w, C] of x [B, H, W, 3 or 1] in [-1, 1], of unit length along channels, float32."""
+  """The five activations [B, h, w, C] of x [B, H, W, 3 or 1] in [-1, 1], of unit length along
+  channels, float32.
+  """
   if min(x.shape[1:3]) < MIN_SIZE:
-    raise UserError(f"LPIPS needs images of at least {MIN_SIZE} pixels, got {x.shape[1]}x{x.shape[2]}: "
-                    "use larger images or drop the term.")
+    raise UserError(
+      f"LPIPS needs images of at least {MIN_SIZE} pixels, got {x.shape[1]}x{x.shape[2]}: "
+      "use larger images or drop the term."
+    )
   lead = (None, None, None)
   x = ((x.astype(jnp.float32) - _SHIFT[lead]) / _SCALE[lead]).astype(dtype)
   features = []
@@ -109,13 +124,16 @@ def lpips_features(weights: Weights, x: jax.Array, dtype: str = "float32") -> li
     for i in range(len(group)):
       kernel = jnp.asarray(weights[f"conv{g}_{i}/kernel"], dtype)
       bias = jnp.asarray(weights[f"conv{g}_{i}/bias"], dtype)
-      x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+      x = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+      )
       x = jax.nn.relu(x + bias[lead])
     features.append(_unit(x))
   return features
 
 
 def _unit(x: jax.Array) -> jax.Array:
-  # Outside the square root, the epsilon would leave an infinite gradient where all channels are zero.
+  # Outside the square root, the epsilon would leave an infinite gradient where all channels are
+  # zero.
   x = x.astype(jnp.float32)
   return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + _EPSILON)

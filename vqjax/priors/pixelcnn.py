@@ -1,4 +1,6 @@
-"""Gated PixelCNN over codes: a vertical and a horizontal stack of masked convolutions (arXiv 1606.05328)."""
+"""Gated PixelCNN over codes: a vertical and a horizontal stack of masked convolutions (arXiv
+1606.05328).
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,22 @@ def _gate(x: jax.Array) -> jax.Array:
 class Layer(nn.Module):
   """One gated layer (figure 2). Neither stack may see what its input has not been shifted to hide.
 
-  The vertical stack at (r, c) sees its input's rows up to r, the horizontal one columns up to c of its row.
+  The vertical stack at (r, c) sees its input's rows up to r, the horizontal one columns up to c of
+  its row.
   """
 
   kernel: int
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, v_BHWC: jax.Array, h_BHWC: jax.Array, cond_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def __call__(
+    self, v_BHWC: jax.Array, h_BHWC: jax.Array, cond_BHWC: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
     width, half = h_BHWC.shape[-1], self.kernel // 2
     conv = functools.partial(nn.Conv, dtype=self.dtype)
-    v = conv(2 * width, (half + 1, self.kernel), padding=((half, 0), (half, half)), name="vertical")(v_BHWC)
+    v = conv(
+      2 * width, (half + 1, self.kernel), padding=((half, 0), (half, half)), name="vertical"
+    )(v_BHWC)
     h = conv(2 * width, (1, half + 1), padding=((0, 0), (half, 0)), name="horizontal")(h_BHWC)
     h = h + conv(2 * width, (1, 1), name="across")(v)
     v = v + conv(2 * width, (1, 1), use_bias=False, name="vertical_cond")(cond_BHWC)
@@ -42,11 +49,12 @@ class Layer(nn.Module):
 class Model(nn.Module):
   """Gated PixelCNN. Causal, uncached.
 
-  The condition enters every layer as a bias (eq. 4): the sum of the prefix tokens' embeddings, and where the prefix
-  ends in a coarser grid of codes, that grid, per position.
+  The condition enters every layer as a bias (eq. 4): the sum of the prefix tokens' embeddings, and
+  where the prefix ends in a coarser grid of codes, that grid, per position.
 
   Attributes:
-    vocab_size, out_size, grid, causal, dtype: see vqjax/priors/__init__.py; the grid has one or two axes.
+    vocab_size, out_size, grid, causal, dtype: see vqjax/priors/__init__.py; the grid has one or two
+      axes.
     layers, width: gated layers and channels.
     kernel: odd width of the convolutions.
     dropout: after every layer.
@@ -67,12 +75,24 @@ class Model(nn.Module):
   cached = False
 
   @nn.compact
-  def __call__(self, ids_BL: jax.Array, prefix_BP: jax.Array | None = None, *, time_B: jax.Array | None = None,
-               train: bool) -> jax.Array:
-    """Logits `[B, L, V]`, float32. Raises UserError for a grid, kernel or prefix that does not fit."""
+  def __call__(
+    self,
+    ids_BL: jax.Array,
+    prefix_BP: jax.Array | None = None,
+    *,
+    time_B: jax.Array | None = None,
+    train: bool,
+  ) -> jax.Array:
+    """Logits `[B, L, V]`, float32.
+
+    Raises UserError for a grid, kernel or prefix that does not fit.
+    """
     del time_B
     height, columns = tokens.image_grid(self.grid, self.causal, self.kernel)
-    embed, dtype = tokens.Embed(self.vocab_size, self.width, self.dtype, name="embed"), jnp.dtype(self.dtype)
+    embed, dtype = (
+      tokens.Embed(self.vocab_size, self.width, self.dtype, name="embed"),
+      jnp.dtype(self.dtype),
+    )
     x = einops.rearrange(embed(ids_BL), "b (h w) c -> b h w c", h=height, w=columns)
     picture_BP, coarse_BHW = tokens.split_prefix(prefix_BP, len(ids_BL), self.prefix_grid)
     cond = embed(picture_BP).sum(1)[:, None, None]

@@ -1,4 +1,6 @@
-"""PixelSNAIL over codes: causal convolutions and causal attention (arXiv 1712.09763), the priors of VQ-VAE-2."""
+"""PixelSNAIL over codes: causal convolutions and causal attention (arXiv 1712.09763), the priors of
+VQ-VAE-2.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ from vqjax.nn import attention, tokens
 
 
 def causal_mask(kernel: int, centre: bool) -> np.ndarray:
-  """The 0/1 mask `[kernel // 2 + 1, kernel]` of what precedes the last row's middle in raster order, or is it."""
+  """The 0/1 mask `[kernel // 2 + 1, kernel]` of what precedes the last row's middle in raster
+  order, or is it.
+  """
   mask = np.ones((kernel // 2 + 1, kernel), np.float32)
-  mask[-1, kernel // 2 + centre:] = 0
+  mask[-1, kernel // 2 + centre :] = 0
   return mask
 
 
@@ -26,7 +30,9 @@ def _gate(x: jax.Array) -> jax.Array:
 
 
 class CausalConv(nn.Module):
-  """Convolution `[B, H, W, C]` -> `[B, H, W, features]` that sees earlier positions, with `centre` its own too."""
+  """Convolution `[B, H, W, C]` -> `[B, H, W, features]` that sees earlier positions, with `centre`
+  its own too.
+  """
 
   features: int
   kernel: int
@@ -39,7 +45,9 @@ class CausalConv(nn.Module):
     shape = (*mask.shape, x.shape[-1], self.features)
     mask = jnp.asarray(np.broadcast_to(mask[..., None, None], shape))
     padding = ((half, 0), (half, half))
-    return nn.Conv(self.features, mask.shape[:2], padding=padding, mask=mask, dtype=self.dtype, name="conv")(x)
+    return nn.Conv(
+      self.features, mask.shape[:2], padding=padding, mask=mask, dtype=self.dtype, name="conv"
+    )(x)
 
 
 class Residual(nn.Module):
@@ -59,7 +67,9 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-  """Causal attention over the grid, which also sees the code before each position, and where it is. Gated, added."""
+  """Causal attention over the grid, which also sees the code before each position, and where it is.
+  Gated, added.
+  """
 
   heads: int
   dtype: jnp.dtype
@@ -67,12 +77,22 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x_BHWC: jax.Array, before_BHWC: jax.Array) -> jax.Array:
     b, height, columns, width = x_BHWC.shape
-    place = np.stack(np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, columns), indexing="ij"), axis=-1)
+    place = np.stack(
+      np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, columns), indexing="ij"), axis=-1
+    )
     place = jnp.broadcast_to(jnp.asarray(place, x_BHWC.dtype), (b, height, columns, 2))
-    x = einops.rearrange(jnp.concatenate([x_BHWC, before_BHWC, place], axis=-1), "b h w c -> b (h w) c")
-    q, k, v = (einops.rearrange(nn.Dense(width, dtype=self.dtype, name=name)(x), "b l (n d) -> b l n d", n=self.heads)
-               for name in ("query", "key", "value"))
-    h = einops.rearrange(attention.attend(q, k, v, "causal"), "b (h w) n d -> b h w (n d)", h=height)
+    x = einops.rearrange(
+      jnp.concatenate([x_BHWC, before_BHWC, place], axis=-1), "b h w c -> b (h w) c"
+    )
+    q, k, v = (
+      einops.rearrange(
+        nn.Dense(width, dtype=self.dtype, name=name)(x), "b l (n d) -> b l n d", n=self.heads
+      )
+      for name in ("query", "key", "value")
+    )
+    h = einops.rearrange(
+      attention.attend(q, k, v, "causal"), "b (h w) n d -> b h w (n d)", h=height
+    )
     h = jnp.concatenate([nn.elu(x_BHWC), h], axis=-1)
     return x_BHWC + _gate(nn.Dense(2 * width, dtype=self.dtype, name="out")(h))
 
@@ -80,15 +100,19 @@ class Attention(nn.Module):
 class Model(nn.Module):
   """PixelSNAIL. Causal, uncached.
 
-  The condition enters every residual block: the sum of the prefix tokens' embeddings, and where the prefix ends in a
-  coarser grid of codes, that grid after `prefix_layers` residual convolutions, repeated to this grid's size.
+  The condition enters every residual block: the sum of the prefix tokens' embeddings, and where the
+    prefix ends in a
+  coarser grid of codes, that grid after `prefix_layers` residual convolutions, repeated to this
+  grid's size.
 
   Attributes:
-    vocab_size, out_size, grid, causal, dtype: see vqjax/priors/__init__.py; the grid has one or two axes.
+    vocab_size, out_size, grid, causal, dtype: see vqjax/priors/__init__.py; the grid has one or two
+      axes.
     blocks: each is `residuals` gated residual blocks and, with attention="causal", one attention.
     width, heads, kernel: channels, attention heads, odd width of the convolutions.
-    attention: "none" leaves it out, as VQ-VAE-2's prior of its largest level does (arXiv 1906.00446, table 5). A
-      position then sees, of the row n above it, no more than n * (kernel // 2) columns to its right.
+    attention: "none" leaves it out, as VQ-VAE-2's prior of its largest level does (arXiv
+      1906.00446, table 5). A position then sees, of the row n above it, no more than n * (kernel //
+      2) columns to its right.
     dropout: inside the residual blocks.
     prefix_grid: shape of the coarser grid at the prefix's end; () for none.
     prefix_layers: residual 3x3 convolutions on the coarser grid.
@@ -112,16 +136,27 @@ class Model(nn.Module):
   cached = False
 
   @nn.compact
-  def __call__(self, ids_BL: jax.Array, prefix_BP: jax.Array | None = None, *, time_B: jax.Array | None = None,
-               train: bool) -> jax.Array:
-    """Logits `[B, L, V]`, float32. Raises UserError for a grid, kernel or prefix that does not fit."""
+  def __call__(
+    self,
+    ids_BL: jax.Array,
+    prefix_BP: jax.Array | None = None,
+    *,
+    time_B: jax.Array | None = None,
+    train: bool,
+  ) -> jax.Array:
+    """Logits `[B, L, V]`, float32.
+
+    Raises UserError for a grid, kernel or prefix that does not fit.
+    """
     del time_B
     grid, dtype = tokens.image_grid(self.grid, self.causal, self.kernel), jnp.dtype(self.dtype)
     embed = tokens.Embed(self.vocab_size, self.width, self.dtype, name="embed")
     cond = self._condition(embed, prefix_BP, len(ids_BL), grid)
     x = embed(ids_BL)
-    before, x = (einops.rearrange(y, "b (h w) c -> b h w c", h=grid[0])
-                 for y in (jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1], x))
+    before, x = (
+      einops.rearrange(y, "b (h w) c -> b h w c", h=grid[0])
+      for y in (jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1], x)
+    )
     x = CausalConv(self.width, self.kernel, False, dtype, name="first")(x)
     for i in range(self.blocks):
       for j in range(self.residuals):
@@ -131,12 +166,16 @@ class Model(nn.Module):
     logits = tokens.head(self.out_size, dtype, name="head")(nn.elu(x))
     return einops.rearrange(logits, "b h w v -> b (h w) v")
 
-  def _condition(self, embed: nn.Module, prefix_BP: jax.Array | None, batch: int, grid: tuple[int, int]) -> jax.Array:
+  def _condition(
+    self, embed: nn.Module, prefix_BP: jax.Array | None, batch: int, grid: tuple[int, int]
+  ) -> jax.Array:
     picture_BP, coarse_BHW = tokens.split_prefix(prefix_BP, batch, self.prefix_grid)
     cond = embed(picture_BP).sum(1)[:, None, None]
     if coarse_BHW is None:
       return cond
     x = embed(coarse_BHW)
     for i in range(self.prefix_layers):
-      x = x + nn.Conv(self.width, (3, 3), dtype=jnp.dtype(self.dtype), name=f"prefix_{i}")(nn.elu(x))
+      x = x + nn.Conv(self.width, (3, 3), dtype=jnp.dtype(self.dtype), name=f"prefix_{i}")(
+        nn.elu(x)
+      )
     return cond + tokens.upsample(x, grid)

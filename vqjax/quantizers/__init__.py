@@ -6,27 +6,34 @@ A file defines `class Model(nn.Module)`; its dataclass fields are what a config 
     q.embed(ids) -> z
     q.input_width, q.width, q.codebook_size, q.num_codebooks     int properties that need no variables
 
-- The input is `[B, ..., input_width]`, with any number of grid axes between batch and width: one for sound, two for
-  images, three for video. The quantized `z` has the same grid, `width` channels and the input's dtype. The two widths
-  differ for `gaussian` (means and log-variances in) and for `gumbel` without its own projection (logits in). An
-  autoencoder projects its features to `input_width` channels before the quantizer, and from `width` after it.
-- `ids` is int32 `[B, ...]`, or `[B, ..., Q]` when `num_codebooks` Q is above 1. `identity` and `gaussian` have no
-  codes: `codebook_size` and `num_codebooks` are 0, `ids` is None and `embed` raises `UserError`.
-- `embed(ids)` gives what the decoder saw, in float32: `embed(q(z, train=False).ids)`, cast to the input's dtype, equals
-  `q(z, train=False).z`. Where there is one codebook, `embed(arange(codebook_size))` is the codebook in effect, whatever
-  params and statistics it is made of: this is what exporters read.
-- `loss` is a float32 scalar, already weighted. `metrics` holds float32 scalars: `usage` in [0, 1] and `perplexity` in
-  [1, K] of this (global) batch (the mean over codebooks; absent without codes), and every unweighted part of the loss
-  under its name. Losses are means over all elements, entropies and KL means over positions, in nats.
-- Search and statistics run in float32 whatever the compute dtype. Under `jit` with a sharded batch a plain sum is
-  global, so no file here knows about devices.
-- Variables that no gradient trains (EMA codebooks, usage, the offsets of `nn.book.Book`) live in the collection
-  "stats", which the caller makes mutable when `train` is true. `module.init` leaves them at their start. Randomness
-  comes from the rng stream "codes" (train only).
-- A codebook that waits for data (`codebook_init` "kmeans" or "data") is placed within the first training call, which
-  already uses it; the flag `initialised` in "stats" says that this has happened, and importers set it.
-- `step` is the training step, a traced int32 scalar, for schedules; None stands for the end of training.
-- A field that does not fit raises `UserError`: wrong widths at the call, impossible sizes when the module is made.
+- The input is `[B, ..., input_width]`, with any number of grid axes between batch and width: one
+  for sound, two for images, three for video. The quantized `z` has the same grid, `width` channels
+  and the input's dtype. The two widths differ for `gaussian` (means and log-variances in) and for
+  `gumbel` without its own projection (logits in). An autoencoder projects its features to
+  `input_width` channels before the quantizer, and from `width` after it.
+- `ids` is int32 `[B, ...]`, or `[B, ..., Q]` when `num_codebooks` Q is above 1. `identity` and
+  `gaussian` have no codes: `codebook_size` and `num_codebooks` are 0, `ids` is None and `embed`
+  raises `UserError`.
+- `embed(ids)` gives what the decoder saw, in float32: `embed(q(z, train=False).ids)`, cast to the
+  input's dtype, equals `q(z, train=False).z`. Where there is one codebook,
+  `embed(arange(codebook_size))` is the codebook in effect, whatever params and statistics it is
+  made of: this is what exporters read.
+- `loss` is a float32 scalar, already weighted. `metrics` holds float32 scalars: `usage` in [0, 1]
+  and `perplexity` in [1, K] of this (global) batch (the mean over codebooks; absent without codes),
+  and every unweighted part of the loss under its name. Losses are means over all elements,
+  entropies and KL means over positions, in nats.
+- Search and statistics run in float32 whatever the compute dtype. Under `jit` with a sharded batch
+  a plain sum is global, so no file here knows about devices.
+- Variables that no gradient trains (EMA codebooks, usage, the offsets of `nn.book.Book`) live in
+  the collection "stats", which the caller makes mutable when `train` is true. `module.init` leaves
+  them at their start. Randomness comes from the rng stream "codes" (train only).
+- A codebook that waits for data (`codebook_init` "kmeans" or "data") is placed within the first
+  training call, which already uses it; the flag `initialised` in "stats" says that this has
+  happened, and importers set it.
+- `step` is the training step, a traced int32 scalar, for schedules; None stands for the end of
+  training.
+- A field that does not fit raises `UserError`: wrong widths at the call, impossible sizes when the
+  module is made.
 """
 
 from __future__ import annotations
@@ -39,7 +46,9 @@ from flax import struct
 
 @struct.dataclass
 class Quantized:
-  """What a quantizer returns: latents `[B, ..., width]`, ids, the weighted loss, and scalars to log."""
+  """What a quantizer returns: latents `[B, ..., width]`, ids, the weighted loss, and scalars to
+  log.
+  """
 
   z: jax.Array
   ids: Any

@@ -15,9 +15,10 @@ from vqjax.quantizers import Quantized
 class Model(nn.Module):
   """Nearest code; codes follow the mean of their latents (arXiv 1711.00937, appendix A.1).
 
-  A training call looks up first and updates after: counts and sums decay towards the batch's, and the codebook becomes
-  sums over Laplace-smoothed counts. Variables, all in "stats": `codebook` and `sums` [K, D], `counts` [K], and
-  `initialised`, True where the codebook may be used as it is.
+  A training call looks up first and updates after: counts and sums decay towards the batch's, and
+    the codebook becomes
+  sums over Laplace-smoothed counts. Variables, all in "stats": `codebook` and `sums` [K, D],
+  `counts` [K], and `initialised`, True where the codebook may be used as it is.
 
   Attributes:
     codebook_size: K.
@@ -27,9 +28,10 @@ class Model(nn.Module):
     commitment_weight: of mean (sg q - z)².
     normalize: "l2" puts latents, codes and output on the unit sphere.
     estimator: gradient past the search: "straight_through", or "rotation" (arXiv 2410.06424).
-    codebook_init: from the first batch, "kmeans" or "data" (random latents), or before it, "uniform" in ±1/K or
-      "normal".
-    revive: a code used less than this fraction of the mean is replaced by a latent of the batch; 0 turns it off.
+    codebook_init: from the first batch, "kmeans" or "data" (random latents), or before it,
+      "uniform" in ±1/K or "normal".
+    revive: a code used less than this fraction of the mean is replaced by a latent of the batch; 0
+      turns it off.
   """
 
   codebook_size: int = 1024

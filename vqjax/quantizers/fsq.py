@@ -1,4 +1,6 @@
-"""Finite scalar quantization: every channel is rounded to a few levels; the codebook is their product."""
+"""Finite scalar quantization: every channel is rounded to a few levels; the codebook is their
+product.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,11 @@ _EPS = 1e-3
 
 
 class Model(nn.Module):
-  """Bounds, rounds and numbers channels (arXiv 2309.15505, sec. 3.1 and appendix A.1). No loss, no parameters.
+  """Bounds, rounds and numbers channels (arXiv 2309.15505, sec. 3.1 and appendix A.1). No loss, no
+  parameters.
 
-  Codes lie in [-1, 1]; with an even number of levels there is one more below zero than above. The id is a mixed-radix
-  number whose first channel changes fastest.
+  Codes lie in [-1, 1]; with an even number of levels there is one more below zero than above. The
+  id is a mixed-radix number whose first channel changes fastest.
 
   Attributes:
     levels: number of values per channel, each at least 2; the paper advises at least 5.
@@ -33,9 +36,13 @@ class Model(nn.Module):
 
   def __post_init__(self):
     if not self.levels or min(self.levels) < 2:
-      raise UserError(f"levels: {tuple(self.levels)} has a channel of fewer than 2 values; give each at least 2.")
+      raise UserError(
+        f"levels: {tuple(self.levels)} has a channel of fewer than 2 values; give each at least 2."
+      )
     if math.prod(self.levels) > 2**30:
-      raise UserError(f"levels: {tuple(self.levels)} make over 2^30 codes; take fewer, or the quantizer 'grouped'.")
+      raise UserError(
+        f"levels: {tuple(self.levels)} make over 2^30 codes; take fewer, or the quantizer 'grouped'."
+      )
     super().__post_init__()
 
   @property

@@ -1,4 +1,6 @@
-"""A Gaussian posterior for a VAE: reparameterised samples and the analytic KL to the standard normal."""
+"""A Gaussian posterior for a VAE: reparameterised samples and the analytic KL to the standard
+normal.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from vqjax.quantizers import Quantized
 
 
 class Model(nn.Module):
-  """Samples z = mean + std * noise in training and returns the mean otherwise (arXiv 1312.6114, eq. 10).
+  """Samples z = mean + std * noise in training and returns the mean otherwise (arXiv 1312.6114, eq.
+  10).
 
   The input holds `dim` means, then `dim` log-variances (clipped to [-30, 20]).
 
@@ -43,7 +46,9 @@ class Model(nn.Module):
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
     if z.shape[-1] != self.input_width:
-      raise UserError(f"dim: 'gaussian' of {self.dim} channels reads {self.input_width}, not {z.shape[-1]}.")
+      raise UserError(
+        f"dim: 'gaussian' of {self.dim} channels reads {self.input_width}, not {z.shape[-1]}."
+      )
     mean, log_var = jnp.split(z.astype(jnp.float32), 2, axis=-1)
     log_var = jnp.clip(log_var, -30.0, 20.0)
     kl = jnp.mean(0.5 * jnp.sum(mean**2 + jnp.exp(log_var) - 1.0 - log_var, axis=-1))
@@ -53,4 +58,6 @@ class Model(nn.Module):
     return Quantized(sample.astype(z.dtype), None, self.kl_weight * kl, {"kl": kl})
 
   def embed(self, ids: Any) -> jax.Array:
-    raise UserError("quantizer: 'gaussian' has no codes to embed; choose one with a codebook, such as 'vq' or 'fsq'.")
+    raise UserError(
+      "quantizer: 'gaussian' has no codes to embed; choose one with a codebook, such as 'vq' or 'fsq'."
+    )

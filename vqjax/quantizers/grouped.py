@@ -14,9 +14,11 @@ from vqjax.quantizers import Quantized
 
 
 class Model(nn.Module):
-  """Cuts channels into `groups` equal runs and quantizes each by a quantizer of its own (arXiv 1910.05453, sec. 3.2).
+  """Cuts channels into `groups` equal runs and quantizes each by a quantizer of its own (arXiv
+  1910.05453, sec. 3.2).
 
-  The loss is the mean over groups, as one quantizer's is the mean over its elements; so are the metrics.
+  The loss is the mean over groups, as one quantizer's is the mean over its elements; so are the
+  metrics.
 
   Attributes:
     quantizer: the group's quantizer, with codes.
@@ -53,17 +55,25 @@ class Model(nn.Module):
 
   def setup(self):
     shared = self.codebooks == "shared"
-    self.parts = [self.quantizer if shared else self.quantizer.clone(parent=None) for _ in range(self.groups)]
+    self.parts = [
+      self.quantizer if shared else self.quantizer.clone(parent=None) for _ in range(self.groups)
+    ]
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
     if z.shape[-1] != self.input_width:
-      raise UserError(f"groups: {self.groups} groups read {self.input_width} channels, not {z.shape[-1]}.")
+      raise UserError(
+        f"groups: {self.groups} groups read {self.input_width} channels, not {z.shape[-1]}."
+      )
     pieces = jnp.split(z, self.groups, axis=-1)
     done = [part(piece, train=train, step=step) for part, piece in zip(self.parts, pieces)]
     ids = codebook.join_ids([q.ids for q in done], self.quantizer.num_codebooks)
     loss = sum(q.loss for q in done) / self.groups
     return Quantized(
-        jnp.concatenate([q.z for q in done], axis=-1), ids, loss, codebook.mean_metrics([q.metrics for q in done]))
+      jnp.concatenate([q.z for q in done], axis=-1),
+      ids,
+      loss,
+      codebook.mean_metrics([q.metrics for q in done]),
+    )
 
   def embed(self, ids: jax.Array) -> jax.Array:
     pieces = codebook.split_ids(ids, self.num_codebooks, self.quantizer.num_codebooks)

@@ -17,11 +17,16 @@ Schedule = float | tuple[float, float, int, str]
 
 
 def schedule(value: Schedule, step: jax.Array | None) -> jax.Array:
-  """The value at `step` (None: at the end). Shapes: "linear", "cosine" (half a period), "exponential"."""
+  """The value at `step` (None: at the end).
+
+  Shapes: "linear", "cosine" (half a period), "exponential".
+  """
   if not isinstance(value, tuple):
     return jnp.float32(value)
   start, end, steps, shape = value
-  t = jnp.float32(1.0) if step is None else jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0.0, 1.0)
+  t = (
+    jnp.float32(1.0) if step is None else jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0.0, 1.0)
+  )
   if shape == "exponential":
     return jnp.float32(start) * jnp.power(jnp.float32(end / start), t)
   return start + (end - start) * (t if shape == "linear" else 0.5 * (1.0 - jnp.cos(jnp.pi * t)))
@@ -32,23 +37,31 @@ def _check(name: str, value: Schedule) -> None:
     return
   shapes = ("linear", "cosine", "exponential")
   if len(value) != 4 or value[2] <= 0 or value[3] not in shapes:
-    raise UserError(f"{name}: {value!r} is no schedule; give (from, to, steps above 0, one of {', '.join(shapes)}).")
+    raise UserError(
+      f"{name}: {value!r} is no schedule; give (from, to, steps above 0, one of {', '.join(shapes)})."
+    )
   if value[3] == "exponential" and value[0] * value[1] <= 0:
-    raise UserError(f"{name}: an exponential schedule cannot go from {value[0]} to {value[1]}; use linear or cosine.")
+    raise UserError(
+      f"{name}: an exponential schedule cannot go from {value[0]} to {value[1]}; use linear or cosine."
+    )
 
 
 class Model(nn.Module):
-  """Samples one of K codes per position from logits (arXiv 1611.01144, 1611.00712; DALL·E's dVAE, arXiv 2102.12092).
+  """Samples one of K codes per position from logits (arXiv 1611.01144, 1611.00712; DALL·E's dVAE,
+  arXiv 2102.12092).
 
-  In training noise is added; evaluation takes the most likely code. The KL to the uniform prior is sum_k p (log p +
-  log K), averaged over positions, in nats. Variables: params `codebook` [K, D] and, with a projection, `proj`.
+  In training noise is added; evaluation takes the most likely code. The KL to the uniform prior is
+  sum_k p (log p + log K), averaged over positions, in nats. Variables: params `codebook` [K, D]
+  and, with a projection, `proj`.
 
   Attributes:
     codebook_size: K.
     dim: D.
-    projection: "linear" makes logits of `dim` channels here; "none" reads K channels as logits (the OpenAI dVAE).
-    mode: "soft" mixes codes by Gumbel-softmax; "hard" takes the largest, with the soft gradient; "max" takes an exact
-      sample (Gumbel-max) without relaxation, so no gradient of the reconstruction reaches the logits.
+    projection: "linear" makes logits of `dim` channels here; "none" reads K channels as logits (the
+      OpenAI dVAE).
+    mode: "soft" mixes codes by Gumbel-softmax; "hard" takes the largest, with the soft gradient;
+      "max" takes an exact sample (Gumbel-max) without relaxation, so no gradient of the
+      reconstruction reaches the logits.
     temperature: of the softmax: a number or (from, to, steps, "linear" | "cosine" | "exponential").
     kl_weight: of the KL, likewise.
   """
@@ -77,7 +90,9 @@ class Model(nn.Module):
     return self.dim
 
   def setup(self):
-    self.codebook = self.param("codebook", nn.initializers.normal(1.0), (self.codebook_size, self.dim))
+    self.codebook = self.param(
+      "codebook", nn.initializers.normal(1.0), (self.codebook_size, self.dim)
+    )
     if self.projection == "linear":
       self.proj = nn.Dense(self.codebook_size, dtype=jnp.float32)
 
@@ -91,11 +106,17 @@ class Model(nn.Module):
     logits_NK = self.logits(z).reshape(-1, self.codebook_size)
     log_p_NK = jax.nn.log_softmax(logits_NK)
     kl = jnp.mean(jnp.sum(jnp.exp(log_p_NK) * (log_p_NK + jnp.log(self.codebook_size)), axis=-1))
-    noisy_NK = logits_NK + jax.random.gumbel(self.make_rng("codes"), logits_NK.shape) if train else logits_NK
+    noisy_NK = (
+      logits_NK + jax.random.gumbel(self.make_rng("codes"), logits_NK.shape) if train else logits_NK
+    )
     ids_N = jnp.argmax(noisy_NK, axis=-1).astype(jnp.int32)
     weight, temperature = schedule(self.kl_weight, step), schedule(self.temperature, step)
-    q_ND = self._mix(noisy_NK / temperature, ids_N) if train else codebook.lookup(self.codebook, ids_N)
-    metrics = {"kl": kl, "kl_weight": weight, "temperature": temperature} | codebook.usage(ids_N, self.codebook_size)
+    q_ND = (
+      self._mix(noisy_NK / temperature, ids_N) if train else codebook.lookup(self.codebook, ids_N)
+    )
+    metrics = {"kl": kl, "kl_weight": weight, "temperature": temperature} | codebook.usage(
+      ids_N, self.codebook_size
+    )
     out = q_ND.reshape(*z.shape[:-1], self.dim).astype(z.dtype)
     return Quantized(out, ids_N.reshape(z.shape[:-1]), weight * kl, metrics)
 

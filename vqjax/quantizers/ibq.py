@@ -20,14 +20,18 @@ def _soft_codes(z_ND: jax.Array, codes_KD: jax.Array) -> jax.Array:
     p_TK = jax.nn.softmax(codebook.dot("td,kd->tk", z_TD, codes_KD))
     return codebook.dot("tk,kd->td", p_TK, values_KD)
 
-  return codebook.scan_tiles(lambda c, _, z_TD: (c, tile(z_TD)), None, [z_ND], columns=len(codes_KD))[1]
+  return codebook.scan_tiles(
+    lambda c, _, z_TD: (c, tile(z_TD)), None, [z_ND], columns=len(codes_KD)
+  )[1]
 
 
 @jax.custom_vjp
 def index_backprop(z_ND: jax.Array, codes_KD: jax.Array, ids_N: jax.Array) -> jax.Array:
-  """codes[ids], [N, D], with the gradient of (one_hot(ids) + p - sg p) @ codes, where p = softmax(z·codes).
+  """codes[ids], [N, D], with the gradient of (one_hot(ids) + p - sg p) @ codes, where p =
+  softmax(z·codes).
 
-  arXiv 2412.02692, alg. 1. Never holds [N, K]: the one-hot part is a sum per code, the soft part comes in tiles and in
+  arXiv 2412.02692, alg. 1. Never holds [N, K]: the one-hot part is a sum per code, the soft part
+    comes in tiles and in
   the backward pass only.
   """
   return codes_KD[ids_N]
@@ -47,9 +51,11 @@ index_backprop.defvjp(_fwd, _bwd)
 
 
 class Model(nn.Module):
-  """The code of largest inner product; gradients reach all codes through the softmax over them (arXiv 2412.02692).
+  """The code of largest inner product; gradients reach all codes through the softmax over them
+  (arXiv 2412.02692).
 
-  Variables: params `codebook` [K, D]; "stats" as in `nn.book.Book`. The codes in effect are their sum.
+  Variables: params `codebook` [K, D]; "stats" as in `nn.book.Book`. The codes in effect are their
+    sum.
 
   Attributes:
     codebook_size: K.
@@ -59,8 +65,10 @@ class Model(nn.Module):
     normalize: "l2" puts latents, codes and output on the unit sphere.
     entropy_weight: of mean entropy of p(code | position) minus entropy of the mean p.
     entropy_temperature: of the softmax over inner products in that penalty.
-    codebook_init: "uniform" in ±1/K as published, "normal", or from the first batch, "kmeans" or "data".
-    revive: a code used less than this fraction of the mean is replaced by a latent of the batch; 0 turns it off.
+    codebook_init: "uniform" in ±1/K as published, "normal", or from the first batch, "kmeans" or
+      "data".
+    revive: a code used less than this fraction of the mean is replaced by a latent of the batch; 0
+      turns it off.
   """
 
   codebook_size: int = 1024
@@ -109,7 +117,9 @@ class Model(nn.Module):
       penalty, entropies = codebook.entropy_penalty(z_ND, codes_KD, self.entropy_temperature, "dot")
       loss, metrics = loss + self.entropy_weight * penalty, metrics | entropies
     metrics |= codebook.usage(ids_N, self.codebook_size)
-    return Quantized(q_ND.reshape(z.shape).astype(z.dtype), ids_N.reshape(z.shape[:-1]), loss, metrics)
+    return Quantized(
+      q_ND.reshape(z.shape).astype(z.dtype), ids_N.reshape(z.shape[:-1]), loss, metrics
+    )
 
   def embed(self, ids: jax.Array) -> jax.Array:
     return codebook.lookup(self._normalize(self.book.codes), ids)

@@ -41,4 +41,6 @@ class Model(nn.Module):
     return Quantized(z, None, jnp.zeros((), jnp.float32), {})
 
   def embed(self, ids: Any) -> jax.Array:
-    raise UserError("quantizer: 'identity' has no codes to embed; choose one with a codebook, such as 'vq' or 'fsq'.")
+    raise UserError(
+      "quantizer: 'identity' has no codes to embed; choose one with a codebook, such as 'vq' or 'fsq'."
+    )

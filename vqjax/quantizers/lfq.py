@@ -21,7 +21,8 @@ class Model(nn.Module):
     entropy_weight: of mean entropy of p(code | position) - diversity * entropy of the mean p.
     diversity: weight of the second entropy within the first weight.
     temperature: p = softmax(2 z·code / temperature).
-    group_bits: entropies over all 2^dim codes up to this many bits; above, the second one sums over groups of bits.
+    group_bits: entropies over all 2^dim codes up to this many bits; above, the second one sums over
+      groups of bits.
   """
 
   dim: int = 10
@@ -54,10 +55,19 @@ class Model(nn.Module):
     q_ND = jnp.where(z_ND > 0, 1.0, -1.0)
     ids_N = bits.ids_from_signs(z_ND)
     loss, metrics = bits.losses(
-        z_ND, q_ND, 1.0, commitment_weight=self.commitment_weight, entropy_weight=self.entropy_weight,
-        diversity=self.diversity, temperature=self.temperature, group_bits=self.group_bits)
+      z_ND,
+      q_ND,
+      1.0,
+      commitment_weight=self.commitment_weight,
+      entropy_weight=self.entropy_weight,
+      diversity=self.diversity,
+      temperature=self.temperature,
+      group_bits=self.group_bits,
+    )
     out = codebook.straight_through(z_ND, q_ND).reshape(z.shape).astype(z.dtype)
-    return Quantized(out, ids_N.reshape(z.shape[:-1]), loss, metrics | codebook.usage(ids_N, self.codebook_size))
+    return Quantized(
+      out, ids_N.reshape(z.shape[:-1]), loss, metrics | codebook.usage(ids_N, self.codebook_size)
+    )
 
   def embed(self, ids: jax.Array) -> jax.Array:
     return bits.signs_from_ids(ids, self.dim)

@@ -14,16 +14,18 @@ from vqjax.quantizers import Quantized, gumbel
 
 
 class Model(nn.Module):
-  """Sums `depth` levels of any quantizer (arXiv 2107.03312, alg. 1; RQ-VAE, arXiv 2203.01941). Coarse levels first.
+  """Sums `depth` levels of any quantizer (arXiv 2107.03312, alg. 1; RQ-VAE, arXiv 2203.01941).
+  Coarse levels first.
 
-  Losses add up over levels; metrics are means over them. `embed` also takes ids [..., q] of the first q levels only.
+  Losses add up over levels; metrics are means over them. `embed` also takes ids [..., q] of the
+  first q levels only.
 
   Attributes:
     quantizer: the level's quantizer, with codes and with equal input and output widths.
     depth: number of levels.
     codebooks: "separate" per level, or one "shared" by all.
-    dropout: probability that a training step uses only the first n levels, n uniform in 1 … depth (arXiv 2107.03312,
-      sec. 3.3), so that fewer codes still decode.
+    dropout: probability that a training step uses only the first n levels, n uniform in 1 … depth
+      (arXiv 2107.03312, sec. 3.3), so that fewer codes still decode.
   """
 
   quantizer: nn.Module
@@ -35,9 +37,13 @@ class Model(nn.Module):
     if self.depth < 1:
       raise UserError(f"depth: {self.depth} levels; give at least 1.")
     if not self.quantizer.num_codebooks or self.quantizer.input_width != self.quantizer.width:
-      raise UserError("quantizer: a residual level needs codes and equal widths in and out; choose one such as 'vq'.")
+      raise UserError(
+        "quantizer: a residual level needs codes and equal widths in and out; choose one such as 'vq'."
+      )
     if isinstance(self.quantizer, gumbel.Model):
-      raise UserError("quantizer: 'gumbel' learns its codes through its output, which later levels do not pass on; choose e.g. 'vq'.")
+      raise UserError(
+        "quantizer: 'gumbel' learns its codes through its output, which later levels do not pass on; choose e.g. 'vq'."
+      )
     super().__post_init__()
 
   @property
@@ -58,7 +64,9 @@ class Model(nn.Module):
 
   def setup(self):
     shared = self.codebooks == "shared"
-    self.levels = [self.quantizer if shared else self.quantizer.clone(parent=None) for _ in range(self.depth)]
+    self.levels = [
+      self.quantizer if shared else self.quantizer.clone(parent=None) for _ in range(self.depth)
+    ]
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
     rest = z.astype(jnp.float32)
@@ -66,7 +74,8 @@ class Model(nn.Module):
     total, loss, ids, metrics = jnp.zeros_like(rest), jnp.zeros((), jnp.float32), [], []
     for i, level in enumerate(self.levels):
       q = level(rest, train=train, step=step)
-      # The first level passes the gradient on to z, by its own estimator: what follows would add a copy for each level.
+      # The first level passes the gradient on to z, by its own estimator: what follows would add a
+      # copy for each level.
       total += keep[i] * (jax.lax.stop_gradient(q.z) if i else q.z)
       loss += keep[i] * q.loss
       rest = rest - jax.lax.stop_gradient(q.z)

@@ -1,4 +1,6 @@
-"""SimVQ: a frozen random codebook seen through one learned linear layer, so that every code moves with every other."""
+"""SimVQ: a frozen random codebook seen through one learned linear layer, so that every code moves
+with every other.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,10 @@ class Model(nn.Module):
     codebook_weight: of mean (q - sg z)².
     commitment_weight: of mean (sg q - z)².
     estimator: gradient past the search: "straight_through", or "rotation" (arXiv 2410.06424).
-    codebook_init: "normal" or "uniform" draw as the paper does; "kmeans" and "data" place the codes by the first batch.
-    revive: a code used less than this fraction of the mean is replaced by a latent of the batch; 0 turns it off.
+    codebook_init: "normal" or "uniform" draw as the paper does; "kmeans" and "data" place the codes
+      by the first batch.
+    revive: a code used less than this fraction of the mean is replaced by a latent of the batch; 0
+      turns it off.
   """
 
   codebook_size: int = 1024
@@ -55,7 +59,9 @@ class Model(nn.Module):
       return book.initializer("normal")(self.make_rng("params"), (self.codebook_size, self.dim))
 
     frozen_KD = self.variable("stats", "frozen", draw).value
-    self.proj = nn.Dense(self.dim, use_bias=False, dtype=jnp.float32, precision=jax.lax.Precision.HIGHEST)
+    self.proj = nn.Dense(
+      self.dim, use_bias=False, dtype=jnp.float32, precision=jax.lax.Precision.HIGHEST
+    )
     self.book = book.Book(self, self.proj(frozen_KD), init=self.codebook_init, revive=self.revive)
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
@@ -69,7 +75,9 @@ class Model(nn.Module):
       self.book.update(ids_N, z_ND)
     loss, metrics = codebook.vq_losses(z_ND, q_ND, self.codebook_weight, self.commitment_weight)
     out = codebook.ESTIMATORS[self.estimator](z_ND, q_ND).reshape(z.shape).astype(z.dtype)
-    return Quantized(out, ids_N.reshape(z.shape[:-1]), loss, metrics | codebook.usage(ids_N, self.codebook_size))
+    return Quantized(
+      out, ids_N.reshape(z.shape[:-1]), loss, metrics | codebook.usage(ids_N, self.codebook_size)
+    )
 
   def embed(self, ids: jax.Array) -> jax.Array:
     return codebook.lookup(self.book.codes, ids)

@@ -14,22 +14,24 @@ from vqjax.quantizers import Quantized
 class Model(nn.Module):
   """Nearest code, codebook and commitment losses (arXiv 1711.00937, eq. 3).
 
-  Variables: params `codebook` [K, D]; "stats" as in `nn.book.Book`. The codes in effect are their sum.
+  Variables: params `codebook` [K, D]; "stats" as in `nn.book.Book`. The codes in effect are their
+    sum.
 
   Attributes:
     codebook_size: K.
     dim: D.
     codebook_weight: of mean (q - sg z)², which moves codes to latents.
     commitment_weight: of mean (sg q - z)², which moves latents to codes; the paper's beta.
-    normalize: "l2" compares directions: latents and codes are put on the unit sphere, and so is the output
-      (arXiv 2110.04627, sec. 3.2).
+    normalize: "l2" compares directions: latents and codes are put on the unit sphere, and so is the
+      output (arXiv 2110.04627, sec. 3.2).
     estimator: gradient past the search: "straight_through", or "rotation" (arXiv 2410.06424).
-    entropy_weight: of mean entropy of p(code | position) minus entropy of the mean p, p = softmax(-distance² /
-      entropy_temperature) (MaskGIT's penalty, arXiv 2202.04200).
+    entropy_weight: of mean entropy of p(code | position) minus entropy of the mean p, p =
+      softmax(-distance² / entropy_temperature) (MaskGIT's penalty, arXiv 2202.04200).
     entropy_temperature: of that softmax.
-    codebook_init: from the first batch, "kmeans" or "data" (random latents), or before it, "uniform" in ±1/K or
-      "normal".
-    revive: a code used less than this fraction of the mean is replaced by a latent of the batch; 0 turns it off.
+    codebook_init: from the first batch, "kmeans" or "data" (random latents), or before it,
+      "uniform" in ±1/K or "normal".
+    revive: a code used less than this fraction of the mean is replaced by a latent of the batch; 0
+      turns it off.
   """
 
   codebook_size: int = 1024
@@ -79,7 +81,9 @@ class Model(nn.Module):
       penalty, entropies = codebook.entropy_penalty(z_ND, codes_KD, self.entropy_temperature)
       loss, metrics = loss + self.entropy_weight * penalty, metrics | entropies
     out = codebook.ESTIMATORS[self.estimator](z_ND, q_ND).reshape(z.shape).astype(z.dtype)
-    return Quantized(out, ids_N.reshape(z.shape[:-1]), loss, metrics | codebook.usage(ids_N, self.codebook_size))
+    return Quantized(
+      out, ids_N.reshape(z.shape[:-1]), loss, metrics | codebook.usage(ids_N, self.codebook_size)
+    )
 
   def embed(self, ids: jax.Array) -> jax.Array:
     return codebook.lookup(self._normalize(self.book.codes), ids)

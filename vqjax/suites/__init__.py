@@ -1,1 +1,4 @@
-"""Comparisons that a user can repeat: python -m vqjax.bench --suite=NAME. One file each, with `main(argv)`."""
+"""Comparisons that a user can repeat: python -m vqjax.bench --suite=NAME.
+
+One file each, with `main(argv)`.
+"""

@@ -1,8 +1,10 @@
-"""Sampling with and without a cache: python -m vqjax.bench --suite=decoding [--layers=6 --width=256 --grid=16 --batch=1,4,8,64]
+"""Sampling with and without a cache: python -m vqjax.bench --suite=decoding [--layers=6 --width=256
+--grid=16 --batch=1,4,8,64]
 
-Draws grids of codes from an untrained transformer (speed does not depend on the weights), with the key-value cache in each layout
-and without a cache. Beside every figure stands the memory-bandwidth limit where the device's bandwidth is known: per step
-all weights and the filled half of the cache, on average, are read once.
+Draws grids of codes from an untrained transformer (speed does not depend on the weights), with the
+key-value cache in each layout and without a cache. Beside every figure stands the memory-bandwidth
+limit where the device's bandwidth is known: per step all weights and the filled half of the cache,
+on average, are read once.
 """
 
 from __future__ import annotations
@@ -18,20 +20,32 @@ from vqjax import cli
 
 # Bytes per second of one chip's memory, from the vendors' data sheets.
 BANDWIDTH = {
-    "NVIDIA H100": 3.35e12, "NVIDIA H200": 4.8e12, "NVIDIA A100": 2.0e12, "TPU v4": 1.2e12, "TPU v5 lite": 8.2e11, "TPU v5p": 2.77e12,
-    "TPU v6 lite": 1.64e12,
+  "NVIDIA H100": 3.35e12,
+  "NVIDIA H200": 4.8e12,
+  "NVIDIA A100": 2.0e12,
+  "TPU v4": 1.2e12,
+  "TPU v5 lite": 8.2e11,
+  "TPU v5p": 2.77e12,
+  "TPU v6 lite": 1.64e12,
 }
 
 
 def sampler(layout: str, layers: int, width: int, grid: int, dtype: str) -> tuple[Any, Any]:
   """(fn(params, key, ids) -> ids, params) for one cache layout, or for none."""
-  from vqjax.generation import Network, autoregressive
   from vqjax.priors import transformer
+  from vqjax.schemes import Network, autoregressive
 
   vocabulary = 1024
   model = transformer.Model(
-      vocab_size=vocabulary, out_size=vocabulary, grid=(grid, grid), layers=layers, width=width, heads=width // 64 or 1,
-      cache_layout="auto" if layout == "none" else layout, dtype=dtype)
+    vocab_size=vocabulary,
+    out_size=vocabulary,
+    grid=(grid, grid),
+    layers=layers,
+    width=width,
+    heads=width // 64 or 1,
+    cache_layout="auto" if layout == "none" else layout,
+    dtype=dtype,
+  )
   params = model.init(jax.random.key(0), jnp.zeros((1, grid * grid), jnp.int32), train=False)
   scheme = autoregressive.Scheme(num_codes=vocabulary)
 
@@ -49,8 +63,12 @@ def sampler(layout: str, layers: int, width: int, grid: int, dtype: str) -> tupl
   return jax.jit(sample), params
 
 
-def limit(params: Any, batch: int, layers: int, width: int, length: int, dtype: str) -> float | None:
-  """Codes per second at which reading weights and cache once per step fills the memory bus; None where it is not known."""
+def limit(
+  params: Any, batch: int, layers: int, width: int, length: int, dtype: str
+) -> float | None:
+  """Codes per second at which reading weights and cache once per step fills the memory bus; None
+  where it is not known.
+  """
   kind = jax.devices()[0].device_kind
   bandwidth = next((v for k, v in BANDWIDTH.items() if kind.startswith(k)), None)
   if bandwidth is None:
@@ -75,11 +93,24 @@ def main(argv: Sequence[str]) -> None:
     calls, params = {}, None
     for layout in args.caches.split(","):
       fn, params = sampler(layout, args.layers, args.width, args.grid, args.dtype)
-      calls[layout] = lambda fn=fn, params=params: fn(params, jax.random.key(1), jnp.zeros((batch, length), jnp.int32))
+      calls[layout] = lambda fn=fn, params=params: fn(
+        params, jax.random.key(1), jnp.zeros((batch, length), jnp.int32)
+      )
     seconds = {k: statistics.median(v) for k, v in bench.time_calls(calls, args.repeats).items()}
     most = limit(params, batch, args.layers, args.width, length, args.dtype)
     for layout, value in seconds.items():
       speedup = f"{seconds['none'] / value:.1f}" if "none" in seconds else ""
-      rows.append([f"{batch}", layout, f"{value:.2f}", f"{batch * length / value:.0f}", speedup, "" if most is None else f"{most:.0f}"])
-  print(f"{length} codes, {args.layers} layers, width {args.width}, {args.dtype}, {jax.devices()[0].device_kind}")
+      rows.append(
+        [
+          f"{batch}",
+          layout,
+          f"{value:.2f}",
+          f"{batch * length / value:.0f}",
+          speedup,
+          "" if most is None else f"{most:.0f}",
+        ]
+      )
+  print(
+    f"{length} codes, {args.layers} layers, width {args.width}, {args.dtype}, {jax.devices()[0].device_kind}"
+  )
   print(writers.table(["batch", "cache", "s", "codes/s", "times uncached", "limit, codes/s"], rows))

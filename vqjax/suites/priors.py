@@ -1,9 +1,11 @@
-"""Four priors over the same codes: python -m vqjax.bench --suite=priors --tokenizer=WORKDIR --codes=DIR --data=PATH [--seconds=180]
+"""Four priors over the same codes: python -m vqjax.bench --suite=priors --tokenizer=WORKDIR
+--codes=DIR --data=PATH [--seconds=180]
 
-Trains an autoregressive, a masked, a diffusion and a PixelCNN prior on a labelled data set's codes for the same time each (steps
-chosen from their measured speed), and judges 50 samples of every class by a small classifier trained on the real images: the
-share assigned to the class that was asked for, without guidance and with. Prints nats per code over 1,000 held-out examples
-(for masked and diffusion a bound), these accuracies, and sampling time per image without guidance.
+Trains an autoregressive, a masked, a diffusion and a PixelCNN prior on a labelled data set's codes
+for the same time each (steps chosen from their measured speed), and judges 50 samples of every
+class by a small classifier trained on the real images: the share assigned to the class that was
+asked for, without guidance and with. Prints nats per code over 1,000 held-out examples (for masked
+and diffusion a bound), these accuracies, and sampling time per image without guidance.
 """
 
 from __future__ import annotations
@@ -38,11 +40,18 @@ class Classifier(nn.Module):
     return nn.Dense(self.classes)(nn.relu(nn.Dense(128)(x.reshape(x.shape[0], -1))))
 
 
-def train_classifier(source: dict[str, Any], classes: int, steps: int = 1500, batch_size: int = 128) -> Any:
-  """Trains on the real images; returns (predict(images uint8) -> classes, accuracy on the held-out images)."""
+def train_classifier(
+  source: dict[str, Any], classes: int, steps: int = 1500, batch_size: int = 128
+) -> Any:
+  """Trains on the real images; returns (predict(images uint8) -> classes, accuracy on the held-out
+  images).
+  """
   from vqjax import data
 
-  model, tx = Classifier(classes), optax.adamw(optax.cosine_decay_schedule(1e-3, steps), weight_decay=1e-3)
+  model, tx = (
+    Classifier(classes),
+    optax.adamw(optax.cosine_decay_schedule(1e-3, steps), weight_decay=1e-3),
+  )
   scale = lambda image: jnp.asarray(image, jnp.float32) / 127.5 - 1
   stream = data.train_stream(source, {}, batch_size, seed=1)
   params = model.init(jax.random.key(0), scale(next(stream)["image"]))
@@ -50,7 +59,9 @@ def train_classifier(source: dict[str, Any], classes: int, steps: int = 1500, ba
 
   @jax.jit
   def step(params: Any, opt: Any, image: jax.Array, label: jax.Array) -> Any:
-    loss = lambda p: optax.softmax_cross_entropy_with_integer_labels(model.apply(p, scale(image)), label).mean()
+    loss = lambda p: optax.softmax_cross_entropy_with_integer_labels(
+      model.apply(p, scale(image)), label
+    ).mean()
     updates, opt = tx.update(jax.grad(loss)(params), opt, params)
     return optax.apply_updates(params, updates), opt
 
@@ -61,7 +72,10 @@ def train_classifier(source: dict[str, Any], classes: int, steps: int = 1500, ba
   predict = jax.jit(lambda image: jnp.argmax(model.apply(params, scale(image)), -1))
   right = total = 0.0
   for batch, mask in data.eval_batches(source, {}, batch_size):
-    right, total = right + float((mask * (predict(batch["image"]) == batch["label"])).sum()), total + float(mask.sum())
+    right, total = (
+      right + float((mask * (predict(batch["image"]) == batch["label"])).sum()),
+      total + float(mask.sum()),
+    )
   return predict, right / total
 
 
@@ -69,7 +83,11 @@ def count_classes(source: dict[str, Any]) -> int:
   """One more than the largest label of either split."""
   from vqjax import data
 
-  return 1 + max(int(batch["label"].max()) for split in ("train", "eval") for batch, _ in data.eval_batches(source, {}, 256, split=split))
+  return 1 + max(
+    int(batch["label"].max())
+    for split in ("train", "eval")
+    for batch, _ in data.eval_batches(source, {}, 256, split=split)
+  )
 
 
 def prior_config(name: str, tokenizer: str, codes: str, classes: int) -> Any:
@@ -103,33 +121,48 @@ def fit(name: str, config: Any, workdir: pathlib.Path, seconds: float) -> None:
     chosen.write_text(json.dumps({"seconds": seconds, "steps": max(100, int(seconds / each))}))
   before = json.loads(chosen.read_text())
   if before["seconds"] != seconds:
-    raise UserError(f"--seconds={seconds:g}: {workdir} was trained for {before['seconds']:g}; give that, or another --workdir.")
+    raise UserError(
+      f"--seconds={seconds:g}: {workdir} was trained for {before['seconds']:g}; give that, or another --workdir."
+    )
   config.total_steps = before["steps"]
   config.save_every = config.total_steps
   train.train(config, workdir)
 
 
-def judge(workdir: pathlib.Path, predict: Any, classes: int, guidance: float, each: int = 50) -> dict[str, float]:
+def judge(
+  workdir: pathlib.Path, predict: Any, classes: int, guidance: float, each: int = 50
+) -> dict[str, float]:
   """Accuracy of samples, and milliseconds per image with the compilation aside."""
   from vqjax import api, train
 
   model = api.load(workdir)
   labels = np.repeat(np.arange(classes), each)
-  draw = lambda **options: model.sample(len(labels), label=labels, batch_size=len(labels) // 4, **options)
+  draw = lambda **options: model.sample(
+    len(labels), label=labels, batch_size=len(labels) // 4, **options
+  )
   right = lambda images: float((np.asarray(predict(images)) == labels).mean())
   images = draw(seed=0)  # compiles
   start = time.perf_counter()
   draw(seed=1)
   seconds = (time.perf_counter() - start) / len(labels)
-  figures = train.evaluate_split(model.run, model.state, limit=1000)  # a diffusion takes its number of steps passes for each
-  return {"accuracy": right(images), "guided": right(draw(seed=0, guidance=guidance)), "ms_per_image": 1e3 * seconds,
-          "nats": figures.get("nats_per_code"), "steps": model.config.total_steps}
+  figures = train.evaluate_split(
+    model.run, model.state, limit=1000
+  )  # a diffusion takes its number of steps passes for each
+  return {
+    "accuracy": right(images),
+    "guided": right(draw(seed=0, guidance=guidance)),
+    "ms_per_image": 1e3 * seconds,
+    "nats": figures.get("nats_per_code"),
+    "steps": model.config.total_steps,
+  }
 
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
   parser.add_argument("--tokenizer", required=True)
-  parser.add_argument("--codes", required=True, help="what python -m vqjax.tokenize wrote with that tokenizer")
+  parser.add_argument(
+    "--codes", required=True, help="what python -m vqjax.tokenize wrote with that tokenizer"
+  )
   parser.add_argument("--data", required=True, help="the images that the codes are of")
   parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/priors"))
   parser.add_argument("--seconds", type=float, default=180)
@@ -144,9 +177,28 @@ def main(argv: Sequence[str]) -> None:
   print(f"the classifier is right on {accuracy:.1%} of the real held-out images")
   rows = []
   for name in args.only or PRIORS:
-    fit(name, prior_config(name, args.tokenizer, args.codes, classes), args.workdir / name, args.seconds)
+    fit(
+      name,
+      prior_config(name, args.tokenizer, args.codes, classes),
+      args.workdir / name,
+      args.seconds,
+    )
     found = judge(args.workdir / name, predict, classes, args.guidance)
     (args.workdir / name / "comparison.json").write_text(json.dumps(found))
     nats = "" if found["nats"] is None else f"{found['nats']:.3f}"
-    rows.append([name, str(found["steps"]), nats, f"{found['accuracy']:.1%}", f"{found['guided']:.1%}", f"{found['ms_per_image']:.1f}"])
-  print(writers.table(["prior", "steps", "nats/code", "class accuracy", f"guided by {args.guidance:g}", "ms/image"], rows))
+    rows.append(
+      [
+        name,
+        str(found["steps"]),
+        nats,
+        f"{found['accuracy']:.1%}",
+        f"{found['guided']:.1%}",
+        f"{found['ms_per_image']:.1f}",
+      ]
+    )
+  print(
+    writers.table(
+      ["prior", "steps", "nats/code", "class accuracy", f"guided by {args.guidance:g}", "ms/image"],
+      rows,
+    )
+  )

@@ -1,8 +1,10 @@
-"""Every quantizer in the same autoencoder: python -m vqjax.bench --suite=quantizers --workdir=runs/quantizers [--data=PATH] [--steps=N]
+"""Every quantizer in the same autoencoder: python -m vqjax.bench --suite=quantizers
+--workdir=runs/quantizers [--data=PATH] [--steps=N]
 
-Same data (32-pixel colour images), same network, same steps and 10 bits per position wherever there are codes. Prints a table of
-held-out PSNR and SSIM, codebook usage and perplexity, bits per image and training steps per second. Finished rows are read
-from the workdir, so a stopped comparison goes on where it was.
+Same data (32-pixel colour images), same network, same steps and 10 bits per position wherever there
+are codes. Prints a table of held-out PSNR and SSIM, codebook usage and perplexity, bits per image
+and training steps per second. Finished rows are read from the workdir, so a stopped comparison goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -17,31 +19,46 @@ from vqjax import cli, config as configuration
 
 DIM = 32
 QUANTIZERS: dict[str, dict[str, Any]] = {
-    "identity": dict(dim=DIM),
-    "gaussian": dict(dim=DIM, kl_weight=1e-4),
-    "vq": dict(codebook_size=1024, dim=DIM),
-    "ema": dict(codebook_size=1024, dim=DIM),
-    "simvq": dict(codebook_size=1024, dim=DIM),
-    "ibq": dict(codebook_size=1024, dim=DIM),
-    "gumbel": dict(codebook_size=1024, dim=DIM),
-    "fsq": dict(levels=(8, 5, 5, 5)),
-    "lfq": dict(dim=10),
-    "bsq": dict(dim=10),
-    "residual": dict(depth=2, quantizer=dict(name="ema", codebook_size=32, dim=DIM)),
-    "grouped": dict(groups=2, quantizer=dict(name="ema", codebook_size=32, dim=DIM // 2)),
+  "identity": dict(dim=DIM),
+  "gaussian": dict(dim=DIM, kl_weight=1e-4),
+  "vq": dict(codebook_size=1024, dim=DIM),
+  "ema": dict(codebook_size=1024, dim=DIM),
+  "simvq": dict(codebook_size=1024, dim=DIM),
+  "ibq": dict(codebook_size=1024, dim=DIM),
+  "gumbel": dict(codebook_size=1024, dim=DIM),
+  "fsq": dict(levels=(8, 5, 5, 5)),
+  "lfq": dict(dim=10),
+  "bsq": dict(dim=10),
+  "residual": dict(depth=2, quantizer=dict(name="ema", codebook_size=32, dim=DIM)),
+  "grouped": dict(groups=2, quantizer=dict(name="ema", codebook_size=32, dim=DIM // 2)),
 }
 
 
 def config_of(name: str, steps: int, data: dict[str, Any] | None) -> Any:
   """The run that stands for one quantizer."""
-  return configuration.complete(dict(
-      model=dict(name="vqvae", hidden=64, residual_hidden=32, quantizer=dict(name=name, **QUANTIZERS[name])),
-      data=data or dict(name="shapes", size=32), ops=dict(size=32, channels=3),
-      batch_size=64, total_steps=steps, log_every=50, save_every=steps, keep=1, optim=dict(lr=1e-3, warmup=50, clip=1.0)))
+  return configuration.complete(
+    dict(
+      model=dict(
+        name="vqvae", hidden=64, residual_hidden=32, quantizer=dict(name=name, **QUANTIZERS[name])
+      ),
+      data=data or dict(name="shapes", size=32),
+      ops=dict(size=32, channels=3),
+      batch_size=64,
+      total_steps=steps,
+      log_every=50,
+      save_every=steps,
+      keep=1,
+      optim=dict(lr=1e-3, warmup=50, clip=1.0),
+    )
+  )
 
 
-def measure(name: str, steps: int, data: dict[str, Any] | None, workdir: pathlib.Path) -> dict[str, float]:
-  """Trains one run and measures it on the whole held-out split; the compilation is not in its steps per second."""
+def measure(
+  name: str, steps: int, data: dict[str, Any] | None, workdir: pathlib.Path
+) -> dict[str, float]:
+  """Trains one run and measures it on the whole held-out split; the compilation is not in its steps
+  per second.
+  """
   from vqjax import api, train
 
   file = workdir / name / "comparison.json"
@@ -62,7 +79,11 @@ def _speed(model: Any, steps: int = 20) -> float:
 
   run, config = model.run, model.config
   batch = run.task.prepare(data.sample_batch(config.data, config.ops, config.batch_size, "train"))
-  state, batch, frozen = run.init(jax.random.key(0)), sharding.to_global(batch, run.mesh), run.load_frozen()
+  state, batch, frozen = (
+    run.init(jax.random.key(0)),
+    sharding.to_global(batch, run.mesh),
+    run.load_frozen(),
+  )
   for i in range(steps + 2):
     if i == 2:
       jax.block_until_ready(state)
@@ -82,9 +103,22 @@ def main(argv: Sequence[str]) -> None:
   from vqjax import data, writers
 
   source = data.resolve(args.data) if args.data else None
-  columns = {"psnr": ".2f", "ssim": ".3f", "usage": ".1%", "perplexity": ".0f", "bits_per_image": ".0f", "steps_per_second": ".1f"}
+  columns = {
+    "psnr": ".2f",
+    "ssim": ".3f",
+    "usage": ".1%",
+    "perplexity": ".0f",
+    "bits_per_image": ".0f",
+    "steps_per_second": ".1f",
+  }
   rows = []
   for name in args.only or QUANTIZERS:
     figures = measure(name, args.steps, source, args.workdir)
-    rows.append([name, *(format(figures[c], f) if c in figures else "" for c, f in columns.items())])
-  print(writers.table(["quantizer", "PSNR (dB)", "SSIM", "usage", "perplexity", "bits/image", "steps/s"], rows))
+    rows.append(
+      [name, *(format(figures[c], f) if c in figures else "" for c, f in columns.items())]
+    )
+  print(
+    writers.table(
+      ["quantizer", "PSNR (dB)", "SSIM", "usage", "perplexity", "bits/image", "steps/s"], rows
+    )
+  )

@@ -1,4 +1,7 @@
-"""Tasks: what is learned. A task is a record of plain functions; the loop in train.py serves them all."""
+"""Tasks: what is learned.
+
+A task is a record of plain functions; the loop in train.py serves them all.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,16 @@ from typing import Any, NamedTuple
 class Task(NamedTuple):
   """What train.py and the commands need to know of a task.
 
-  init(key, batch) -> (params, stats): params keyed by player ({"model": …, "disc": …}); stats is every other variable.
-  loss(params, stats, frozen, batch, key, step) -> (scalar, (stats, metrics)); metrics are float32 scalars.
-  frozen() -> pytree on the host: never trained, never saved (perceptual weights, the tokenizer of a prior).
-  frozen_shapes() -> the same as ShapeDtypeStructs, without reading a file.
-  identity(frozen) -> {field of the config: hash} of frozen weights that may not change while the run lives; None: of none.
-  predict: {name: fn(params, stats, frozen, batch) -> dict of arrays}, for evaluators, previews and the Python API.
-  prepare(batch) -> batch: host-side, before the device sees it (picks the fields the task reads).
-  evaluators: configs of the measures that this task is judged by, unless the config names others.
-  passes: {player: fn(params, stats, frozen, batch) -> scalar} whose gradients are each player's forward and backward pass
+  init(key, batch) -> (params, stats): params keyed by player ({"model": …, "disc": …}); stats is
+  every other variable. loss(params, stats, frozen, batch, key, step) -> (scalar, (stats, metrics));
+  metrics are float32 scalars. frozen() -> pytree on the host: never trained, never saved
+  (perceptual weights, the tokenizer of a prior). frozen_shapes() -> the same as ShapeDtypeStructs,
+  without reading a file. identity(frozen) -> {field of the config: hash} of frozen weights that may
+  not change while the run lives; None: of none. predict: {name: fn(params, stats, frozen, batch) ->
+  dict of arrays}, for evaluators, previews and the Python API. prepare(batch) -> batch: host-side,
+  before the device sees it (picks the fields the task reads). evaluators: configs of the measures
+  that this task is judged by, unless the config names others. passes: {player: fn(params, stats,
+  frozen, batch) -> scalar} whose gradients are each player's forward and backward pass
     and no more: what bench compares the step's FLOPs with.
   factor: H and W of an image must be multiples of it.
   extra: what commands for this task alone use (for priors: the sampler), or None.

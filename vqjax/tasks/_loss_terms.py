@@ -16,15 +16,17 @@ from vqjax.errors import UserError
 class Losses:
   """The terms of stage 1 and their weights (VQGAN, arXiv 2012.09841, unless stated otherwise).
 
-  The adversarial terms count from step `adversarial_start`; the discriminator learns from the first step or from there, by
-  `disc_from`. `adaptive="last_layer"` multiplies the adversarial weight by the ratio of the two gradients at the decoder's
-  last layer (eq. 7). Feature matching compares the discriminator's activations (arXiv 1512.09300) and needs no download;
-  LPIPS (arXiv 1801.03924) needs `perceptual_weights`, the file that `python -m vqjax.convert --source=lpips` writes.
-  R1 (arXiv 1801.04406) is taken every `r1_every` steps and scaled to count as if always; LeCAM is arXiv 2104.03310.
+  The adversarial terms count from step `adversarial_start`; the discriminator learns from the first
+  step or from there, by `disc_from`. `adaptive="last_layer"` multiplies the adversarial weight by
+  the ratio of the two gradients at the decoder's last layer (eq. 7). Feature matching compares the
+  discriminator's activations (arXiv 1512.09300) and needs no download; LPIPS (arXiv 1801.03924)
+  needs `perceptual_weights`, the file that `python -m vqjax.convert --source=lpips` writes. R1
+  (arXiv 1801.04406) is taken every `r1_every` steps and scaled to count as if always; LeCAM is
+  arXiv 2104.03310.
 
-  `reconstruction="binary_cross_entropy"` learns the batch's `layout` instead of its `image`: per-pixel classes, as many as
-  config.model.channels, which the model reads as one-hot 0 and 1 and decodes to logits (taming-transformers'
-  VQSegmentationModel). No other term goes with it.
+  `reconstruction="binary_cross_entropy"` learns the batch's `layout` instead of its `image`:
+  per-pixel classes, as many as config.model.channels, which the model reads as one-hot 0 and 1 and
+  decodes to logits (taming-transformers' VQSegmentationModel). No other term goes with it.
   """
 
   reconstruction: Literal["l1", "l2", "logit_laplace", "binary_cross_entropy"] = "l2"
@@ -43,16 +45,23 @@ class Losses:
 
 
 def check(weights: Losses, disc: nn.Module | None, field: str) -> None:
-  """Raises UserError for terms that lack what they need, or that do not go with the field of the batch that is learned."""
+  """Raises UserError for terms that lack what they need, or that do not go with the field of the
+  batch that is learned.
+  """
   if field == "layout" and (disc is not None or weights.perceptual_weight):
-    raise UserError("config.loss.reconstruction: 'binary_cross_entropy' learns label maps, which no discriminator and no perceptual "
-                    "loss judges; set config.disc=None and config.loss.perceptual_weight=0.")
+    raise UserError(
+      "config.loss.reconstruction: 'binary_cross_entropy' learns label maps, which no discriminator and no perceptual "
+      "loss judges; set config.disc=None and config.loss.perceptual_weight=0."
+    )
   if disc is None and (weights.feature_weight or weights.lecam_weight or weights.r1_weight):
-    raise UserError("config.disc: feature_weight, lecam_weight and r1_weight need a discriminator; set config.disc, or the weights to 0.")
+    raise UserError(
+      "config.disc: feature_weight, lecam_weight and r1_weight need a discriminator; set config.disc, or the weights to 0."
+    )
   if weights.perceptual_weight and not weights.perceptual_weights:
     raise UserError(
-        f"config.loss.perceptual_weight: {weights.perceptual_weight} needs LPIPS weights; set config.loss.perceptual_weights "
-        "to the file that python -m vqjax.convert --source=lpips writes, or use feature_weight, which needs none.")
+      f"config.loss.perceptual_weight: {weights.perceptual_weight} needs LPIPS weights; set config.loss.perceptual_weights "
+      "to the file that python -m vqjax.convert --source=lpips writes, or use feature_weight, which needs none."
+    )
 
 
 class Terms:

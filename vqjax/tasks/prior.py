@@ -1,4 +1,6 @@
-"""Stage 2: learn the distribution of a frozen tokenizer's codes, under any condition that can be written as a prefix."""
+"""Stage 2: learn the distribution of a frozen tokenizer's codes, under any condition that can be
+written as a prefix.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from flax import linen as nn
 
 from vqjax.build import build, check_fields, module
 from vqjax.errors import UserError
-from vqjax.generation import IMPOSSIBLE, Network, _guidance
 from vqjax.nn import palette
+from vqjax.schemes import IMPOSSIBLE, Network, _guidance
 from vqjax.tasks import Task, conditions
 from vqjax.tasks._tokenizer import Codes, Tokenizer
 
@@ -23,45 +25,77 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
   """The task for a completed config and a batch's shapes.
 
   Raises:
-    UserError: no tokenizer, or anything in config.model, config.scheme or config.condition that does not fit it.
+    UserError: no tokenizer, or anything in config.model, config.scheme or config.condition that
+      does not fit it.
   """
   if not config["tokenizer"]:
-    raise UserError("config.tokenizer: is not set; give the workdir of a trained or converted tokenizer.")
+    raise UserError(
+      "config.tokenizer: is not set; give the workdir of a trained or converted tokenizer."
+    )
   if not config["scheme"]:
     raise UserError("config.scheme: is not set; for example config.scheme.name=autoregressive.")
   if config["loss"]:
-    raise UserError(f"config.loss: a prior's loss comes from config.scheme; remove {', '.join(config['loss'])}.")
+    raise UserError(
+      f"config.loss: a prior's loss comes from config.scheme; remove {', '.join(config['loss'])}."
+    )
   tokenizer = Tokenizer(config["tokenizer"], spec)
   check_fields(conditions.Condition, dict(config["condition"] or {}), "config.condition")
   condition = conditions.Condition(**(config["condition"] or {}))
-  layouts = Tokenizer(condition.layout_tokenizer, spec, "layout") if condition.layout_tokenizer else None
+  layouts = (
+    Tokenizer(condition.layout_tokenizer, spec, "layout") if condition.layout_tokenizer else None
+  )
   codes = tokenizer.codes(condition.level)
   sizes = {"num_codes": codes.vocabulary, "books": codes.books}
-  scheme = build("generation", config["scheme"], "config.scheme", **_among_fields("generation", "Scheme", config["scheme"], sizes))
-  prefix = conditions.Prefix(condition, codes.vocabulary + scheme.extra_ids, tokenizer, spec, layouts)
-  model = build("priors", config["model"], "config.model", **_fixed(config["model"], scheme, codes, prefix))
+  scheme = build(
+    "schemes",
+    config["scheme"],
+    "config.scheme",
+    **_among_fields("schemes", "Scheme", config["scheme"], sizes),
+  )
+  prefix = conditions.Prefix(
+    condition, codes.vocabulary + scheme.extra_ids, tokenizer, spec, layouts
+  )
+  model = build(
+    "priors", config["model"], "config.model", **_fixed(config["model"], scheme, codes, prefix)
+  )
   run = _Prior(model, scheme, tokenizer, codes, prefix)
   can_bound = hasattr(scheme, "bound")
   return Task(
-      init=run.init, loss=run.loss, frozen=run.frozen, frozen_shapes=run.frozen_shapes, identity=run.identity,
-      predict={"encode": run.encode, "decode": run.decode, "preview": run.preview} | ({"likelihood": run.likelihood} if can_bound else {}),
-      prepare=prefix.prepare,
-      evaluators=("likelihood",) if can_bound else (),
-      known={"pixels": math.prod(spec["image"].shape[1:])} if "image" in spec else {"pixels": tokenizer.pixels},
-      extra=run)
+    init=run.init,
+    loss=run.loss,
+    frozen=run.frozen,
+    frozen_shapes=run.frozen_shapes,
+    identity=run.identity,
+    predict={"encode": run.encode, "decode": run.decode, "preview": run.preview}
+    | ({"likelihood": run.likelihood} if can_bound else {}),
+    prepare=prefix.prepare,
+    evaluators=("likelihood",) if can_bound else (),
+    known={"pixels": math.prod(spec["image"].shape[1:])}
+    if "image" in spec
+    else {"pixels": tokenizer.pixels},
+    extra=run,
+  )
 
 
-def _fixed(config: Mapping[str, Any], scheme: Any, codes: Codes, prefix: conditions.Prefix) -> dict[str, Any]:
+def _fixed(
+  config: Mapping[str, Any], scheme: Any, codes: Codes, prefix: conditions.Prefix
+) -> dict[str, Any]:
   """The fields of a prior network that the tokenizer, the scheme and the condition decide."""
   values = {
-      "vocab_size": prefix.rows, "out_size": codes.vocabulary, "grid": codes.grid, "causal": scheme.causal,
-      "max_prefix": max(1, prefix.length), "prefix_grid": prefix.grid,
-      "modulation": "adaln" if scheme.timed else "none",
+    "vocab_size": prefix.rows,
+    "out_size": codes.vocabulary,
+    "grid": codes.grid,
+    "causal": scheme.causal,
+    "max_prefix": max(1, prefix.length),
+    "prefix_grid": prefix.grid,
+    "modulation": "adaln" if scheme.timed else "none",
   }
   return _among_fields("priors", "Model", config, values)
 
 
-def _among_fields(family: str, kind: str, config: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+def _among_fields(
+  family: str, kind: str, config: Mapping[str, Any], values: dict[str, Any]
+) -> dict[str, Any]:
   """Those of the values that the named member of a family has as fields."""
   if not (name := config.get("name")):
     return values
@@ -82,13 +116,20 @@ class _Prior:
   def init(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
     rows = next(iter(batch.values())).shape[0]
     time = jnp.zeros((rows,)) if self.scheme.timed else None
-    ids, prefix = jnp.zeros((rows, self.codes.length), jnp.int32), jnp.zeros((rows, self.prefix.length), jnp.int32)
+    ids, prefix = (
+      jnp.zeros((rows, self.codes.length), jnp.int32),
+      jnp.zeros((rows, self.prefix.length), jnp.int32),
+    )
     variables = self.model.init({"params": key}, ids, prefix, time_B=time, train=False)
     return {"model": variables["params"]}, {"model": {}}
 
   def frozen(self) -> Any:
-    """The tokenizer's weights; under "layout" those of the label maps' tokenizer, where there is one."""
-    return self.tokenizer.load() | ({"layout": self.prefix.layouts.load()} if self.prefix.layouts else {})
+    """The tokenizer's weights; under "layout" those of the label maps' tokenizer, where there is
+    one.
+    """
+    return self.tokenizer.load() | (
+      {"layout": self.prefix.layouts.load()} if self.prefix.layouts else {}
+    )
 
   def identity(self, frozen: Any) -> dict[str, str]:
     """Hashes of the tokenizers by the config's field that names them."""
@@ -98,27 +139,39 @@ class _Prior:
     return tokenizers
 
   def frozen_shapes(self) -> Any:
-    return self.tokenizer.shapes() | ({"layout": self.prefix.layouts.shapes()} if self.prefix.layouts else {})
+    return self.tokenizer.shapes() | (
+      {"layout": self.prefix.layouts.shapes()} if self.prefix.layouts else {}
+    )
 
-  def _logits(self, params: Any, ids: jax.Array, prefix: jax.Array, time: Any, rngs: Any = None) -> jax.Array:
-    logits = self.model.apply({"params": params["model"]}, ids, prefix, time_B=time, train=rngs is not None, rngs=rngs)
+  def _logits(
+    self, params: Any, ids: jax.Array, prefix: jax.Array, time: Any, rngs: Any = None
+  ) -> jax.Array:
+    logits = self.model.apply(
+      {"params": params["model"]}, ids, prefix, time_B=time, train=rngs is not None, rngs=rngs
+    )
     return self.codes.allow(logits)
 
-  def loss(self, params: Any, stats: Any, frozen: Any, batch: Any, key: jax.Array, step: jax.Array) -> Any:
+  def loss(
+    self, params: Any, stats: Any, frozen: Any, batch: Any, key: jax.Array, step: jax.Array
+  ) -> Any:
     del step
     levels = self.tokenizer.levels_of(frozen, batch)
     ids = self.codes.flatten(levels[self.prefix.condition.level])
     key_corrupt, key_drop, key_dropout = (jax.random.fold_in(key, i) for i in range(3))
     prefix = self.prefix.drop(key_drop, self.prefix.tokens(batch, levels, frozen))
     corrupted = self.scheme.corrupt(key_corrupt, ids)
-    logits = self._logits(params, corrupted.inputs_BL, prefix, corrupted.time_B, {"dropout": key_dropout})
+    logits = self._logits(
+      params, corrupted.inputs_BL, prefix, corrupted.time_B, {"dropout": key_dropout}
+    )
     nats, weights = self.scheme.loss(logits, corrupted)
     count = jnp.sum(weights)
     loss = jnp.sum(nats * weights) / count
     right = jnp.argmax(logits, -1) == corrupted.targets_BL
     return loss, (stats, {"loss/codes": loss, "codes/accuracy": jnp.sum(right * weights) / count})
 
-  def network(self, params: Any, prefix: jax.Array, guidance: float = 1.0, schedule: str = "constant") -> Network:
+  def network(
+    self, params: Any, prefix: jax.Array, guidance: float = 1.0, schedule: str = "constant"
+  ) -> Network:
     """The network with parameters and condition bound; guidance other than 1 doubles the batch."""
     if guidance == 1.0 or not self.prefix.length:
       return self._plain(params, prefix)
@@ -132,9 +185,12 @@ class _Prior:
     if not self.scheme.causal:
       return Network(full)
     if not self.model.cached:
-      from vqjax.generation import autoregressive
+      from vqjax.schemes import autoregressive
+
       return Network(full, *autoregressive.uncached(full, prefix.shape[0], self.codes.length))
-    bound = lambda method: lambda *a: self.model.apply({"params": params["model"]}, *a, method=method)
+    bound = lambda method: (
+      lambda *a: self.model.apply({"params": params["model"]}, *a, method=method)
+    )
 
     def start() -> tuple[jax.Array, Any]:
       cache = self.model.init_cache(prefix.shape[0], prefix.shape[1])
@@ -153,17 +209,27 @@ class _Prior:
     book = jnp.arange(self.codes.vocabulary) // self.codes.size
     return jnp.where((book == index % self.codes.books)[None], logits_BV, IMPOSSIBLE)
 
-  def sampler(self, guidance: float = 1.0, guidance_schedule: str = "constant", **options: Any) -> Callable[..., Any]:
-    """fn(params, key, prefix_BP, ids_BL, known_BL) -> ids_BL (with trajectory=True also ids_SBL); jit it once per shape."""
-    def sample(params: Any, key: jax.Array, prefix: jax.Array, ids: jax.Array, known: jax.Array) -> Any:
-      return self.scheme.sample(key, self.network(params, prefix, guidance, guidance_schedule), ids, known, **options)
+  def sampler(
+    self, guidance: float = 1.0, guidance_schedule: str = "constant", **options: Any
+  ) -> Callable[..., Any]:
+    """fn(params, key, prefix_BP, ids_BL, known_BL) -> ids_BL (with trajectory=True also ids_SBL);
+    jit it once per shape.
+    """
+
+    def sample(
+      params: Any, key: jax.Array, prefix: jax.Array, ids: jax.Array, known: jax.Array
+    ) -> Any:
+      return self.scheme.sample(
+        key, self.network(params, prefix, guidance, guidance_schedule), ids, known, **options
+      )
+
     return sample
 
   def likelihood(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, jax.Array]:
     """{"nats": [B, L]}: -log p per position, exact or a bound as the scheme has it.
 
-    A bound's noise follows from the codes: the same at every evaluation, another for each batch, or the same few masks would be
-    measured over and over.
+    A bound's noise follows from the codes: the same at every evaluation, another for each batch, or
+    the same few masks would be measured over and over.
     """
     del stats
     levels = self.tokenizer.levels_of(frozen, batch)
@@ -171,7 +237,9 @@ class _Prior:
     network = self.network(params, self.prefix.tokens(batch, levels, frozen))
     # Knuth's multiplicative hash of the batch.
     odd = 2 * jnp.arange(ids.size, dtype=jnp.uint32).reshape(ids.shape) + 1
-    key = jax.random.fold_in(jax.random.key(0), jnp.sum(ids.astype(jnp.uint32) * odd * jnp.uint32(2654435761)))
+    key = jax.random.fold_in(
+      jax.random.key(0), jnp.sum(ids.astype(jnp.uint32) * odd * jnp.uint32(2654435761))
+    )
     return {"nats": self.scheme.bound(key, network, ids)}
 
   def encode(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, Any]:
@@ -181,10 +249,15 @@ class _Prior:
 
   def decode(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, Any]:
     del params, stats
-    return {"image": self.tokenizer.decode(frozen, batch["ids"] if isinstance(batch["ids"], tuple) else (batch["ids"],))}
+    return {
+      "image": self.tokenizer.decode(
+        frozen, batch["ids"] if isinstance(batch["ids"], tuple) else (batch["ids"],)
+      )
+    }
 
   def preview(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, Any]:
-    """Rows of a picture: held-out images as the tokenizer shows them, above samples under the same conditions.
+    """Rows of a picture: held-out images as the tokenizer shows them, above samples under the same
+    conditions.
 
     Label maps that a tokenizer reads stand above both.
     """
@@ -194,6 +267,8 @@ class _Prior:
     prefix = self.prefix.tokens(batch, levels, frozen)
     blank = jnp.zeros((prefix.shape[0], self.codes.length), jnp.int32)
     ids = self.sampler()(params, jax.random.key(0), prefix, blank, jnp.zeros(blank.shape, bool))
-    drawn = (*levels[:level], self.codes.unflatten(ids), *levels[level + 1:])
+    drawn = (*levels[:level], self.codes.unflatten(ids), *levels[level + 1 :])
     maps = (palette.colours(batch["layout"]),) if self.prefix.layouts else ()
-    return {"rows": (*maps, self.tokenizer.decode(frozen, levels), self.tokenizer.decode(frozen, drawn))}
+    return {
+      "rows": (*maps, self.tokenizer.decode(frozen, levels), self.tokenizer.decode(frozen, drawn))
+    }

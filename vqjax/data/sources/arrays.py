@@ -1,14 +1,17 @@
 """Arrays in files: .npz, .npy, and folders of IDX pairs (the MNIST family). Numpy only.
 
-Keys of an .npz, the first that is there (`x_train`, `y_train`, `x_test`, `y_test` … give both splits):
+Keys of an .npz, the first that is there (`x_train`, `y_train`, `x_test`, `y_test` … give both
+splits):
   images    `images`, `x`, `image`; or the only array. [N, H, W] or [N, H, W, C], 1, 3 or 4 channels (alpha on white).
   labels    `labels`, `y`, `label`: integers [N] or [N, 1]. uint8 [N, H, W] is a `layout`, as are `layout`, `layouts`.
   captions  `captions`, `text`: strings [N]; or a `captions.json` beside the file, a list in the same order of strings
             or of {"caption": …, "split": …}.
   split     `test`, booleans, True where held out; or `split`, strings: all but "train" is held out. Without one, one in
             ten is held out by a hash of its index.
-Pixels: uint8, or other integers in 0..255; booleans; floats in [0, 1], [-1, 1] or [0, 255], told by their extremes.
-IDX: `*train*images*idx*` and `*labels*`, plain or .gz; `t10k` or `test` is held out. `classes.json` names the classes.
+Pixels: uint8, or other integers in 0..255; booleans; floats in [0, 1], [-1, 1] or [0, 255], told by
+  their extremes.
+IDX: `*train*images*idx*` and `*labels*`, plain or .gz; `t10k` or `test` is held out. `classes.json`
+  names the classes.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ class Source:
   def examples(self, split: str) -> Rows:
     path = pathlib.Path(self.path).expanduser()
     if not path.exists():
-      raise UserError(f"config.data.path: {self.path!r} does not exist; give an .npz, .npy or a folder of IDX files.")
+      raise UserError(
+        f"config.data.path: {self.path!r} does not exist; give an .npz, .npy or a folder of IDX files."
+      )
     changed = path.stat().st_mtime_ns
     columns = _load(path, changed)[split]
     if not len(columns["image"]):
@@ -68,7 +73,9 @@ class Rows:
     return len(self.columns["image"])
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    return {key: column[index] for key, column in self.columns.items()} | {"name": f"{self.name} {index}"}
+    return {key: column[index] for key, column in self.columns.items()} | {
+      "name": f"{self.name} {index}"
+    }
 
 
 def is_idx(path: pathlib.Path) -> bool:
@@ -89,12 +96,19 @@ def _load(path: pathlib.Path, changed: int) -> dict[str, Columns]:
     arrays = dict(arrays) if path.suffix == ".npz" else {"images": arrays}
   except _BROKEN as e:
     objects = "allow_pickle" in str(e)
-    remedy = "save strings as a unicode array, not as objects" if objects else "it is damaged or mislabelled"
+    remedy = (
+      "save strings as a unicode array, not as objects"
+      if objects
+      else "it is damaged or mislabelled"
+    )
     raise UserError(f"{path}: cannot be read as {path.suffix}; {remedy} ({_line(e)}).") from None
   if len(arrays) == 1 and _find(arrays, _IMAGES) is None:
     arrays = {"images": next(iter(arrays.values()))}
   if _find(arrays, _IMAGES, "_train") is not None:
-    return {split: _columns(arrays, path, suffix) for split, suffix in (("train", "_train"), ("eval", "_test"))}
+    return {
+      split: _columns(arrays, path, suffix)
+      for split, suffix in (("train", "_train"), ("eval", "_test"))
+    }
   columns = _columns(arrays, path, "")
   num = len(columns["image"])
   held = _held_out(arrays, path, num)
@@ -105,7 +119,9 @@ def _load(path: pathlib.Path, changed: int) -> dict[str, Columns]:
   if held is None:
     held = hold_out([str(i) for i in range(num)])
   splits = {"train": ~held, "eval": held}
-  return {split: {k: _select(v, keep) for k, v in columns.items()} for split, keep in splits.items()}
+  return {
+    split: {k: _select(v, keep) for k, v in columns.items()} for split, keep in splits.items()
+  }
 
 
 def _columns(arrays: Mapping[str, np.ndarray], path: pathlib.Path, suffix: str) -> Columns:
@@ -113,7 +129,9 @@ def _columns(arrays: Mapping[str, np.ndarray], path: pathlib.Path, suffix: str) 
   images = _find(arrays, _IMAGES, suffix)
   if images is None:
     wanted = ", ".join(k + suffix for k in _IMAGES)
-    raise UserError(f"{path}: has no images; looked for {wanted}, found {', '.join(arrays) or 'nothing'}.")
+    raise UserError(
+      f"{path}: has no images; looked for {wanted}, found {', '.join(arrays) or 'nothing'}."
+    )
   columns: Columns = {"image": to_uint8(images, f"{path}: images{suffix}")}
   num, height, width = columns["image"].shape[:3]
   labels, layout = _find(arrays, _LABELS, suffix), _find(arrays, _LAYOUTS, suffix)
@@ -122,31 +140,44 @@ def _columns(arrays: Mapping[str, np.ndarray], path: pathlib.Path, suffix: str) 
   if labels is not None:
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-      raise UserError(f"{path}: labels{suffix} are {labels.dtype} {list(labels.shape)}; give integers [{num}], "
-                      f"or a uint8 map [{num}, {height}, {width}].")
+      raise UserError(
+        f"{path}: labels{suffix} are {labels.dtype} {list(labels.shape)}; give integers [{num}], "
+        f"or a uint8 map [{num}, {height}, {width}]."
+      )
     columns["label"] = labels.astype(np.int32)
   if layout is not None:
     if layout.dtype != np.uint8 or layout.shape[1:] != (height, width):
-      raise UserError(f"{path}: the layout{suffix} is {layout.dtype} {list(layout.shape)}; give uint8 "
-                      f"[{num}, {height}, {width}].")
+      raise UserError(
+        f"{path}: the layout{suffix} is {layout.dtype} {list(layout.shape)}; give uint8 "
+        f"[{num}, {height}, {width}]."
+      )
     columns["layout"] = layout
   texts = _find(arrays, _TEXTS, suffix)
   if texts is not None:
     if texts.dtype.kind not in "US" or texts.ndim != 1:
-      raise UserError(f"{path}: captions{suffix} are {texts.dtype} {list(texts.shape)}; give strings [{num}].")
+      raise UserError(
+        f"{path}: captions{suffix} are {texts.dtype} {list(texts.shape)}; give strings [{num}]."
+      )
     columns["text"] = texts.astype(str).tolist()
   for key, column in columns.items():
     if len(column) != num:
-      raise UserError(f"{path}: has {num} images{suffix} but {len(column)} entries of {key}; they must pair up.")
+      raise UserError(
+        f"{path}: has {num} images{suffix} but {len(column)} entries of {key}; they must pair up."
+      )
   return columns
 
 
 def to_uint8(images: np.ndarray, where: str) -> np.ndarray:
-  """[N, H, W] or [N, H, W, C] of any supported range -> uint8 [N, H, W, 1 or 3]. Raises UserError otherwise."""
+  """[N, H, W] or [N, H, W, C] of any supported range -> uint8 [N, H, W, 1 or 3].
+
+  Raises UserError otherwise.
+  """
   if images.ndim == 3:
     images = images[..., None]
   if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape[1:]:
-    raise UserError(f"{where} has shape {list(images.shape)}; give [N, H, W] or [N, H, W, C], 1, 3 or 4 channels last.")
+    raise UserError(
+      f"{where} has shape {list(images.shape)}; give [N, H, W] or [N, H, W, C], 1, 3 or 4 channels last."
+    )
   if images.dtype == bool:
     images = images * np.uint8(255)
   elif images.dtype != np.uint8 and images.size:
@@ -169,8 +200,10 @@ def _scaled(images: np.ndarray, where: str) -> np.ndarray:
   elif 0 <= low and high <= 255:
     scale, shift = 1, 0.5
   else:
-    raise UserError(f"{where} is {images.dtype} from {low} to {high}; give uint8, or floats in [0, 1], [-1, 1] or "
-                    "[0, 255].")
+    raise UserError(
+      f"{where} is {images.dtype} from {low} to {high}; give uint8, or floats in [0, 1], [-1, 1] or "
+      "[0, 255]."
+    )
   return np.clip(images * np.float32(scale) + np.float32(shift), 0, 255).astype(np.uint8)
 
 
@@ -181,7 +214,9 @@ def _held_out(arrays: Mapping[str, np.ndarray], path: pathlib.Path, num: int) ->
   elif (names := arrays.get("split")) is not None and names.dtype.kind in "US":
     held = names.astype(str) != "train"
   if held is not None and held.shape != (num,):
-    raise UserError(f"{path}: the split has shape {list(held.shape)} but there are {num} images; give one per image.")
+    raise UserError(
+      f"{path}: the split has shape {list(held.shape)} but there are {num} images; give one per image."
+    )
   return held
 
 
@@ -193,11 +228,19 @@ def _captions(path: pathlib.Path, num: int) -> tuple[list[str], np.ndarray | Non
       raise ValueError("it is not a list")
     entries = [{"caption": e} if isinstance(e, str) else e for e in entries]
     texts = [str(e["caption"]) for e in entries]
-    held = np.array([e["split"] != "train" for e in entries]) if all("split" in e for e in entries) else None
+    held = (
+      np.array([e["split"] != "train" for e in entries])
+      if all("split" in e for e in entries)
+      else None
+    )
   except (OSError, ValueError, KeyError, TypeError) as e:
-    raise UserError(f"{path}: give a JSON list of strings or of objects with a 'caption' ({_line(e)}).") from None
+    raise UserError(
+      f"{path}: give a JSON list of strings or of objects with a 'caption' ({_line(e)})."
+    ) from None
   if len(texts) != num:
-    raise UserError(f"{path}: has {len(texts)} captions for {num} images; they must pair up, or move it elsewhere.")
+    raise UserError(
+      f"{path}: has {len(texts)} captions for {num} images; they must pair up, or move it elsewhere."
+    )
   return texts, held
 
 
@@ -207,12 +250,20 @@ def _load_idx(folder: pathlib.Path) -> dict[str, Columns]:
   for split, words in (("train", ("train",)), ("eval", ("t10k", "test"))):
     found = {}
     for kind in ("images", "labels"):
-      matches = {f.name.removesuffix(".gz"): f for f in files if kind in f.name and any(w in f.name for w in words)}
+      matches = {
+        f.name.removesuffix(".gz"): f
+        for f in files
+        if kind in f.name and any(w in f.name for w in words)
+      }
       if len(matches) > 1:
-        raise UserError(f"{folder}: several {split} {kind}: {', '.join(sorted(matches))}; keep one data set in it.")
+        raise UserError(
+          f"{folder}: several {split} {kind}: {', '.join(sorted(matches))}; keep one data set in it."
+        )
       found[kind] = _read_idx(*matches.values()) if matches else None
     if found["images"] is None:
-      raise UserError(f"{folder}: no {split} images; expected e.g. {words[0]}-images-idx3-ubyte.gz.")
+      raise UserError(
+        f"{folder}: no {split} images; expected e.g. {words[0]}-images-idx3-ubyte.gz."
+      )
     splits[split] = _columns({k: v for k, v in found.items() if v is not None}, folder, "")
   return splits
 
@@ -226,14 +277,20 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
     raise UserError(f"{path}: cannot be read; it is cut short or not gzip ({_line(e)}).") from None
   rank = data[3] if data[:3] == b"\x00\x00\x08" and len(data) > 3 else 0
   if not rank or len(data) < 4 + 4 * rank:
-    raise UserError(f"{path}: is not an IDX file of unsigned bytes (it begins with {data[:4].hex() or 'nothing'}).")
+    raise UserError(
+      f"{path}: is not an IDX file of unsigned bytes (it begins with {data[:4].hex() or 'nothing'})."
+    )
   shape = np.frombuffer(data, ">u4", rank, 4).astype(np.int64)
   if (size := int(np.prod(shape))) != len(data) - 4 - 4 * rank:
-    raise UserError(f"{path}: its header says {size} bytes {shape.tolist()}, but {len(data) - 4 - 4 * rank} follow.")
+    raise UserError(
+      f"{path}: its header says {size} bytes {shape.tolist()}, but {len(data) - 4 - 4 * rank} follow."
+    )
   return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
-def _find(arrays: Mapping[str, np.ndarray], keys: tuple[str, ...], suffix: str = "") -> np.ndarray | None:
+def _find(
+  arrays: Mapping[str, np.ndarray], keys: tuple[str, ...], suffix: str = ""
+) -> np.ndarray | None:
   return next((arrays[k + suffix] for k in keys if k + suffix in arrays), None)
 
 

@@ -1,4 +1,6 @@
-"""Codes computed before: what `python -m vqjax.tokenize` writes, read by memory map with random access, numpy only."""
+"""Codes computed before: what `python -m vqjax.tokenize` writes, read by memory map with random
+access, numpy only.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def read_manifest(path: str) -> dict[str, Any]:
   """What a folder of codes says of itself. Raises UserError where it is none."""
   file = pathlib.Path(path) / MANIFEST
   if not file.is_file():
-    raise UserError(f"path: {path} holds no {MANIFEST}; write the codes with python -m vqjax.tokenize.")
+    raise UserError(
+      f"path: {path} holds no {MANIFEST}; write the codes with python -m vqjax.tokenize."
+    )
   return json.loads(file.read_text())
 
 
@@ -55,8 +59,13 @@ class Codes:
     number = bisect.bisect_right(self._ends, index)
     row = index - (self._ends[number - 1] if number else 0)
     arrays = self._open(number)
-    return {k: np.asarray(v[row], np.int32 if k.startswith("ids") else v.dtype) for k, v in arrays.items()} | {"name": f"codes {index}"}
+    return {
+      k: np.asarray(v[row], np.int32 if k.startswith("ids") else v.dtype) for k, v in arrays.items()
+    } | {"name": f"codes {index}"}
 
   @functools.cache  # noqa: B019  as many entries as shards, as long as the split lives
   def _open(self, number: int) -> dict[str, np.ndarray]:
-    return {field: np.load(self._folder / file, mmap_mode="r") for field, file in self._shards[number]["files"].items()}
+    return {
+      field: np.load(self._folder / file, mmap_mode="r")
+      for field, file in self._shards[number]["files"].items()
+    }

@@ -1,8 +1,12 @@
-"""A folder of images: png, jpg, jpeg, webp, bmp, gif (first frame), at any depth. Without TensorFlow.
+"""A folder of images: png, jpg, jpeg, webp, bmp, gif (first frame), at any depth. Without
+TensorFlow.
 
-Splits: `train/` with one of `eval/`, `validation/`, `valid/`, `val/`, `test/`; otherwise one in ten is held out by a
-hash of its name. Classes: the first folder level below the split, where all images lie in two or more such folders.
-Captions: `metadata.csv` or `metadata.jsonl` (`file_name`, `text`) in the folder or the split's, or a `.txt` beside the
+Splits: `train/` with one of `eval/`, `validation/`, `valid/`, `val/`, `test/`; otherwise one in ten
+  is held out by a
+hash of its name. Classes: the first folder level below the split, where all images lie in two or
+  more such folders.
+Captions: `metadata.csv` or `metadata.jsonl` (`file_name`, `text`) in the folder or the split's, or
+  a `.txt` beside the
 image.
 
 A file that cannot be read is named in the log once and left out; more than 5 % of them is an error.
@@ -61,11 +65,18 @@ class Tally:
     with self._lock:
       if name not in self.bad:
         self.bad.add(name)
-        log.warning("%s: cannot be read and is left out (%s); %d of %d so far.", self.root / name,
-                    str(error).replace(f" '{self.root / name}'", ""), len(self.bad), self.total)
+        log.warning(
+          "%s: cannot be read and is left out (%s); %d of %d so far.",
+          self.root / name,
+          str(error).replace(f" '{self.root / name}'", ""),
+          len(self.bad),
+          self.total,
+        )
       if len(self.bad) > MAX_BAD * self.total:
-        raise UserError(f"{self.root}: {len(self.bad)} of {self.total} images cannot be read, more than "
-                        f"{MAX_BAD:.0%}; mend or remove them, e.g. {name}.")
+        raise UserError(
+          f"{self.root}: {len(self.bad)} of {self.total} images cannot be read, more than "
+          f"{MAX_BAD:.0%}; mend or remove them, e.g. {name}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +109,9 @@ class Files:
 
 @functools.lru_cache(maxsize=4)
 def _scan(root: pathlib.Path) -> dict[str, Files]:
-  """Lists a folder once a process, so that a split is the same throughout a run and a bad file is logged once."""
+  """Lists a folder once a process, so that a split is the same throughout a run and a bad file is
+  logged once.
+  """
   listed = ops.list_files(root)
   images = [n for n in listed if n.lower().endswith(ops.SUFFIXES)]
   if not images:
@@ -108,16 +121,29 @@ def _scan(root: pathlib.Path) -> dict[str, Files]:
   names = {s: tuple(n for n in images if n.startswith(p)) for s, p in prefixes.items()}
   if len(folders) == 1:
     held = hold_out(names["train"])
-    names = {s: tuple(itertools.compress(names[s], keep)) for s, keep in (("train", ~held), ("eval", held))}
-  classes = _classes([n[len(prefixes[s]):] for s in names for n in names[s]])
+    names = {
+      s: tuple(itertools.compress(names[s], keep)) for s, keep in (("train", ~held), ("eval", held))
+    }
+  classes = _classes([n[len(prefixes[s]) :] for s in names for n in names[s]])
   texts = _captions(root, listed, {"", *prefixes.values()})
   if texts and not texts.keys() & set(images):
-    raise UserError(f"{root}: no caption names an image of this folder; file_name is relative to its metadata file.")
+    raise UserError(
+      f"{root}: no caption names an image of this folder; file_name is relative to its metadata file."
+    )
   tally = Tally(root, sum(map(len, names.values())))
-  return {s: Files(
-      root=root, names=names[s], classes=classes, tally=tally,
-      labels=tuple(classes.index(n[len(prefixes[s]):].split("/")[0]) for n in names[s]) if classes else None,
-      texts=tuple(texts.get(n, "") for n in names[s]) if texts else None) for s in names}
+  return {
+    s: Files(
+      root=root,
+      names=names[s],
+      classes=classes,
+      tally=tally,
+      labels=tuple(classes.index(n[len(prefixes[s]) :].split("/")[0]) for n in names[s])
+      if classes
+      else None,
+      texts=tuple(texts.get(n, "") for n in names[s]) if texts else None,
+    )
+    for s in names
+  }
 
 
 def _split_folders(root: pathlib.Path, images: list[str]) -> list[str]:
@@ -152,12 +178,19 @@ def _captions(root: pathlib.Path, listed: list[str], prefixes: set[str]) -> dict
 
 
 def _metadata(path: pathlib.Path) -> list[tuple[str, str]]:
-  """Rows (file_name, text) of a metadata file. Raises UserError counting to the entry that lacks them."""
+  """Rows (file_name, text) of a metadata file.
+
+  Raises UserError counting to the entry that lacks them.
+  """
   rows = []
   try:
     with path.open(encoding="utf-8-sig", newline="") as f:
-      for row in csv.DictReader(f) if path.suffix == ".csv" else map(json.loads, filter(str.strip, f)):
+      for row in (
+        csv.DictReader(f) if path.suffix == ".csv" else map(json.loads, filter(str.strip, f))
+      ):
         rows.append((row["file_name"].removeprefix("./"), row["text"].strip()))
   except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as e:
-    raise UserError(f"{path}: entry {len(rows) + 1} needs file_name and text ({type(e).__name__}: {e}).") from None
+    raise UserError(
+      f"{path}: entry {len(rows) + 1} needs file_name and text ({type(e).__name__}: {e})."
+    ) from None
   return rows

@@ -1,9 +1,10 @@
-"""Drawn scenes: one to three coloured shapes on a patterned ground, a pure function of (seed, index), numpy only.
+"""Drawn scenes: one to three coloured shapes on a patterned ground, a pure function of (seed,
+index), numpy only.
 
-Each example has `image` uint8 [S, S, 3], `label` (the shape of the main object, the largest), `text` ("a large red
-circle above a small blue square"), `layout` uint8 [S, S] (0 the ground, 1 + shape on the objects) and `attributes`
-float32 [max_objects, 6], main object first: 1 + shape (0: no object), colour, radius, x, y in units of the side, angle
-in radians.
+Each example has `image` uint8 [S, S, 3], `label` (the shape of the main object, the largest),
+`text` ("a large red circle above a small blue square"), `layout` uint8 [S, S] (0 the ground, 1 +
+shape on the objects) and `attributes` float32 [max_objects, 6], main object first: 1 + shape (0: no
+object), colour, radius, x, y in units of the side, angle in radians.
 """
 
 from __future__ import annotations
@@ -21,10 +22,20 @@ from vqjax.errors import UserError
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "moon")
 COLORS = {
-    "red": (0.90, 0.13, 0.15), "orange": (1.00, 0.50, 0.05), "yellow": (1.00, 0.85, 0.10), "green": (0.10, 0.65, 0.25),
-    "cyan": (0.10, 0.80, 0.90), "blue": (0.12, 0.30, 0.95), "purple": (0.52, 0.20, 0.80), "pink": (1.00, 0.45, 0.72),
+  "red": (0.90, 0.13, 0.15),
+  "orange": (1.00, 0.50, 0.05),
+  "yellow": (1.00, 0.85, 0.10),
+  "green": (0.10, 0.65, 0.25),
+  "cyan": (0.10, 0.80, 0.90),
+  "blue": (0.12, 0.30, 0.95),
+  "purple": (0.52, 0.20, 0.80),
+  "pink": (1.00, 0.45, 0.72),
 }
-SIZES = {"small": (0.13, 0.15), "medium": (0.18, 0.20), "large": (0.25, 0.28)}  # ranges of the radius
+SIZES = {
+  "small": (0.13, 0.15),
+  "medium": (0.18, 0.20),
+  "large": (0.25, 0.28),
+}  # ranges of the radius
 _RGB = np.array(list(COLORS.values()), np.float32)[:, :, None, None]
 GROUNDS = ("plain", "stripes", "checks", "dots", "clouds")
 _EVAL_OFFSET = 1 << 40  # keeps the eval examples the same whatever num_train is
@@ -32,7 +43,8 @@ _EVAL_OFFSET = 1 << 40  # keeps the eval examples the same whatever num_train is
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Fields: side of the pictures (16 to 256), examples per split, the world, most objects in one, their sizes, patterns of the ground.
+  """Fields: side of the pictures (16 to 256), examples per split, the world, most objects in one,
+  their sizes, patterns of the ground.
 
   A single object is never small where `sizes` has another, and of three at most one is large.
   """
@@ -57,7 +69,9 @@ class Source:
       raise UserError(f"num_train={self.num_train}, num_eval={self.num_eval}: give 1 or more.")
 
   def examples(self, split: str) -> Scenes:
-    return Scenes(self, *((self.num_train, 0) if split == "train" else (self.num_eval, _EVAL_OFFSET)))
+    return Scenes(
+      self, *((self.num_train, 0) if split == "train" else (self.num_eval, _EVAL_OFFSET))
+    )
 
   def class_names(self) -> tuple[str, ...]:
     return SHAPES
@@ -77,7 +91,13 @@ class Scenes:
   def __getitem__(self, index: int) -> dict[str, Any]:
     source = self.source
     example = draw(
-        source.size, source.seed, self.offset + index, source.max_objects, tuple(source.sizes), tuple(source.grounds))
+      source.size,
+      source.seed,
+      self.offset + index,
+      source.max_objects,
+      tuple(source.sizes),
+      tuple(source.grounds),
+    )
     return example | {"name": f"scene {index}"}
 
 
@@ -97,8 +117,14 @@ class Thing:
     return f"a {self.size} {tuple(COLORS)[self.color]} {SHAPES[self.shape]}"
 
 
-def draw(size: int, seed: int, index: int, max_objects: int = 3, sizes: tuple[str, ...] = tuple(SIZES),
-         grounds: tuple[str, ...] = GROUNDS) -> dict[str, Any]:
+def draw(
+  size: int,
+  seed: int,
+  index: int,
+  max_objects: int = 3,
+  sizes: tuple[str, ...] = tuple(SIZES),
+  grounds: tuple[str, ...] = GROUNDS,
+) -> dict[str, Any]:
   """Draws scene `index` of world `seed`; the same scene at any size."""
   rng = ops.generator(seed, index, stream=1)
   things = place(rng, max_objects, sizes)
@@ -109,8 +135,13 @@ def draw(size: int, seed: int, index: int, max_objects: int = 3, sizes: tuple[st
   for i, t in enumerate(things):
     attributes[i] = 1 + t.shape, t.color, t.radius, t.x, t.y, t.angle
   image = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8).transpose(1, 2, 0)
-  return {"image": np.ascontiguousarray(image), "label": np.int32(things[0].shape), "text": caption(things),
-          "layout": layout, "attributes": attributes}
+  return {
+    "image": np.ascontiguousarray(image),
+    "label": np.int32(things[0].shape),
+    "text": caption(things),
+    "layout": layout,
+    "attributes": attributes,
+  }
 
 
 def caption(things: list[Thing]) -> str:
@@ -137,7 +168,9 @@ def place(rng: np.random.Generator, max_objects: int, sizes: tuple[str, ...]) ->
     chosen[1:] = [word if word != "large" else "medium" for word in chosen[1:]]
   things: list[Thing] = []
   for radius, word in sorted(((rng.uniform(*SIZES[word]), word) for word in chosen), reverse=True):
-    gap = lambda spot: min((math.dist(spot, (t.x, t.y)) - t.radius - radius for t in things), default=1)
+    gap = lambda spot: min(
+      (math.dist(spot, (t.x, t.y)) - t.radius - radius for t in things), default=1
+    )
     spots = (radius + 0.01 + (0.98 - 2 * radius) * rng.random((24, 2))).tolist()
     x, y = next((spot for spot in spots if gap(spot) > 0), None) or max(spots, key=gap)
     shape, color = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLORS)))
@@ -150,8 +183,10 @@ def paint_ground(rng: np.random.Generator, size: int, grounds: tuple[str, ...]) 
   x, y = _grid(size)
   value = rng.uniform(0.72, 0.95) if rng.random() < 0.6 else rng.uniform(0.12, 0.3)
   hue = rng.random()
-  ends = [colorsys.hsv_to_rgb((hue + d) % 1, rng.uniform(0.1, 0.35), value + e)
-          for d, e in zip((0, rng.uniform(-0.2, 0.2)), rng.uniform(-0.08, 0.05, 2))]
+  ends = [
+    colorsys.hsv_to_rgb((hue + d) % 1, rng.uniform(0.1, 0.35), value + e)
+    for d, e in zip((0, rng.uniform(-0.2, 0.2)), rng.uniform(-0.08, 0.05, 2))
+  ]
   first, last = np.array(ends, np.float32)[:, :, None, None]
   direction = rng.uniform(0, 2 * math.pi)
   cos, sin = math.cos(direction), math.sin(direction)
@@ -163,7 +198,9 @@ def paint_ground(rng: np.random.Generator, size: int, grounds: tuple[str, ...]) 
   return image
 
 
-def _pattern(kind: str, rng: np.random.Generator, size: int, u: np.ndarray, v: np.ndarray) -> np.ndarray | None:
+def _pattern(
+  kind: str, rng: np.random.Generator, size: int, u: np.ndarray, v: np.ndarray
+) -> np.ndarray | None:
   """Values in [0, 1] over the picture, edges about a pixel soft."""
   waves = rng.uniform(3, 7)
   edge = max(1.0, size / (2 * math.pi * waves))
@@ -172,7 +209,9 @@ def _pattern(kind: str, rng: np.random.Generator, size: int, u: np.ndarray, v: n
   if kind == "checks":
     return _ramp(0.5 + edge * np.sin(math.pi * waves * u) * np.sin(math.pi * waves * v))
   if kind == "dots":
-    return _ramp(0.5 + edge * (np.cos(2 * math.pi * waves * u) + np.cos(2 * math.pi * waves * v) - 1))
+    return _ramp(
+      0.5 + edge * (np.cos(2 * math.pi * waves * u) + np.cos(2 * math.pi * waves * v) - 1)
+    )
   if kind == "clouds":
     weights = _upsampling(size, 6)
     return weights @ rng.uniform(-1, 2, (6, 6)).astype(np.float32) @ weights.T
@@ -183,10 +222,17 @@ def paint(image: np.ndarray, layout: np.ndarray, thing: Thing) -> None:
   """Draws one object with its shadow into image [3, S, S] and layout [S, S], in place."""
   size = layout.shape[0]
   reach = 1.3 * thing.radius
-  rows = slice(max(0, int((thing.y - reach) * size)), min(size, math.ceil((thing.y + reach) * size) + 1))
-  cols = slice(max(0, int((thing.x - reach) * size)), min(size, math.ceil((thing.x + reach) * size) + 1))
+  rows = slice(
+    max(0, int((thing.y - reach) * size)), min(size, math.ceil((thing.y + reach) * size) + 1)
+  )
+  cols = slice(
+    max(0, int((thing.x - reach) * size)), min(size, math.ceil((thing.x + reach) * size) + 1)
+  )
   x, y = _grid(size)
-  x, y = (x[:, cols] - thing.x) / thing.radius, (y[rows] - thing.y) / thing.radius  # [1, w] and [h, 1]
+  x, y = (
+    (x[:, cols] - thing.x) / thing.radius,
+    (y[rows] - thing.y) / thing.radius,
+  )  # [1, w] and [h, 1]
   cos, sin = math.cos(thing.angle), math.sin(thing.angle)
   u, v = cos * x + sin * y, cos * y - sin * x
   pixels, distance_fn = thing.radius * size, _DISTANCE[SHAPES[thing.shape]]
@@ -224,7 +270,8 @@ def _upsampling(size: int, coarse: int) -> np.ndarray:
   return weights
 
 
-# Signed distances to the outline (negative inside) in units of the radius, at points u to the right and v downwards.
+# Signed distances to the outline (negative inside) in units of the radius, at points u to the right
+# and v downwards.
 
 
 def _circle(u, v):
@@ -260,7 +307,9 @@ def _cross(u, v):
 
 def _heart(u, v):
   u, v, s = np.abs(u), v - 0.08, 0.8
-  return np.minimum((u + np.abs(v) - s) * math.sqrt(0.5), np.hypot(u - s / 2, v + s / 2) - s * math.sqrt(0.5))
+  return np.minimum(
+    (u + np.abs(v) - s) * math.sqrt(0.5), np.hypot(u - s / 2, v + s / 2) - s * math.sqrt(0.5)
+  )
 
 
 def _moon(u, v):

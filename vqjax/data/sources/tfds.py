@@ -1,4 +1,7 @@
-"""TensorFlow Datasets by name. Records are read in sequence, decoded late; needs tensorflow and tensorflow-datasets."""
+"""TensorFlow Datasets by name.
+
+Records are read in sequence, decoded late; needs tensorflow and tensorflow-datasets.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ class Source:
     image: the feature with the image. Must be an encoded image.
     label: the feature with the class; not used where there is none of that name.
     text: the feature with the caption, likewise.
-    shuffle_buffer: records shuffled at once, after the files. It is part of every checkpoint, so keep it modest.
+    shuffle_buffer: records shuffled at once, after the files. It is part of every checkpoint, so
+      keep it modest.
   """
 
   dataset: str
@@ -43,8 +47,10 @@ class Source:
     try:
       return builder.info.splits[name].num_examples
     except (KeyError, ValueError):
-      raise UserError(f"config.data.{split}_split: {self.dataset} has no split {name!r}; it has "
-                      f"{', '.join(builder.info.splits)}.") from None
+      raise UserError(
+        f"config.data.{split}_split: {self.dataset} has no split {name!r}; it has "
+        f"{', '.join(builder.info.splits)}."
+      ) from None
 
   def class_names(self) -> tuple[str, ...]:
     features = self._features()
@@ -55,27 +61,43 @@ class Source:
     """1 where every image is grey, otherwise 3."""
     return 1 if self._features()[self.image].shape[-1] == 1 else 3
 
-  def records(self, split: str, *, seed: int | None = None, process_index: int = 0, process_count: int = 1) -> Any:
+  def records(
+    self, split: str, *, seed: int | None = None, process_index: int = 0, process_count: int = 1
+  ) -> Any:
     """Returns a tf.data.Dataset of {image: bytes, label, text}.
 
-    With a seed: endless, this process's part of the split, files and then records shuffled anew every epoch. Without:
+    With a seed: endless, this process's part of the split, files and then records shuffled anew
+      every epoch. Without:
     the whole split once, in its fixed order.
     """
     tfds = _tfds()
     if process_count > self.num_examples(split):
-      raise UserError(f"config.data.{split}_split: fewer examples than processes ({process_count}).")
+      raise UserError(
+        f"config.data.{split}_split: fewer examples than processes ({process_count})."
+      )
     train, part = seed is not None, getattr(self, f"{split}_split")
     if train:
       part = tfds.even_splits(part, process_count)[process_index]
-    keys = {k: getattr(self, k) for k in ("image", "label", "text") if getattr(self, k) in self._features()}
+    keys = {
+      k: getattr(self, k)
+      for k in ("image", "label", "text")
+      if getattr(self, k) in self._features()
+    }
     records = _builder(self.dataset, self.data_dir).as_dataset(
-        split=part, shuffle_files=train,
-        read_config=tfds.ReadConfig(try_autocache=False, shuffle_seed=seed, interleave_cycle_length=16 if train else 1),
-        decoders=tfds.decode.PartialDecoding(
-            dict.fromkeys(keys.values(), True), decoders={self.image: tfds.decode.SkipDecoding()}))
+      split=part,
+      shuffle_files=train,
+      read_config=tfds.ReadConfig(
+        try_autocache=False, shuffle_seed=seed, interleave_cycle_length=16 if train else 1
+      ),
+      decoders=tfds.decode.PartialDecoding(
+        dict.fromkeys(keys.values(), True), decoders={self.image: tfds.decode.SkipDecoding()}
+      ),
+    )
     records = records.map(lambda record: {k: record[feature] for k, feature in keys.items()})
     if train:
-      records = records.shuffle(self.shuffle_buffer, seed=seed, reshuffle_each_iteration=True).repeat()
+      records = records.shuffle(
+        self.shuffle_buffer, seed=seed, reshuffle_each_iteration=True
+      ).repeat()
     return records
 
   def _features(self) -> Any:
@@ -83,8 +105,10 @@ class Source:
     features = _builder(self.dataset, self.data_dir).info.features
     if self.image not in features or not isinstance(features[self.image], tfds.features.Image):
       images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
-      raise UserError(f"config.data.image: {self.dataset} has no image feature {self.image!r}; "
-                      f"it has {', '.join(images) or 'none'}.")
+      raise UserError(
+        f"config.data.image: {self.dataset} has no image feature {self.image!r}; "
+        f"it has {', '.join(images) or 'none'}."
+      )
     return features
 
 
@@ -92,32 +116,48 @@ def _tfds() -> types.ModuleType:
   try:
     import tensorflow_datasets
   except ImportError as e:
-    raise UserError(f"config.data.name: 'tfds' is not installed ({e}); pip install tensorflow-datasets.") from None
+    raise UserError(
+      f"config.data.name: 'tfds' is not installed ({e}); pip install tensorflow-datasets."
+    ) from None
   return tensorflow_datasets
 
 
 @functools.lru_cache(maxsize=4)
 def _builder(dataset: str, data_dir: str | None) -> Any:
-  """Returns the prepared data set, downloading it where that is possible. Raises UserError where it is not."""
+  """Returns the prepared data set, downloading it where that is possible.
+
+  Raises UserError where it is not.
+  """
   tfds = _tfds()
   try:
     builder = tfds.builder(dataset, data_dir=data_dir)
   except tfds.core.registered.DatasetNotFoundError:
-    close = difflib.get_close_matches(dataset, tfds.list_builders(with_community_datasets=False), n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else " See tensorflow.org/datasets for the names."
-    raise UserError(f"config.data.dataset: TFDS knows no {dataset!r}; none is prepared in {data_dir}.{hint}") from None
-  except Exception as e:  # TFDS raises AssertionError, ValueError, ImportError … for what the name asks for.
+    close = difflib.get_close_matches(
+      dataset, tfds.list_builders(with_community_datasets=False), n=1
+    )
+    hint = (
+      f" Did you mean {close[0]!r}?" if close else " See tensorflow.org/datasets for the names."
+    )
+    raise UserError(
+      f"config.data.dataset: TFDS knows no {dataset!r}; none is prepared in {data_dir}.{hint}"
+    ) from None
+  except (
+    Exception
+  ) as e:  # TFDS raises AssertionError, ValueError, ImportError … for what the name asks for.
     raise UserError(f"config.data.dataset: {dataset!r}: {_line(e)}") from None
   if not builder.is_prepared():
     where = f"config.data.dataset: {dataset} is not prepared in {builder.data_path}"
     try:
-      # TFDS retries for minutes when there is no network, so ask first. An answer of any kind will do.
+      # TFDS retries for minutes when there is no network, so ask first. An answer of any kind will
+      # do.
       urllib.request.urlopen("https://storage.googleapis.com", timeout=5).close()
     except urllib.error.HTTPError:
       pass
     except OSError:
-      raise UserError(f"{where} and there is no network to download it; prepare it elsewhere and set "
-                      "config.data.data_dir, or use --data=PATH.") from None
+      raise UserError(
+        f"{where} and there is no network to download it; prepare it elsewhere and set "
+        "config.data.data_dir, or use --data=PATH."
+      ) from None
     try:
       builder.download_and_prepare()
     except Exception as e:

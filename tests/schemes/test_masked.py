@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vqjax.errors import UserError
-from vqjax.generation import Corrupted, Network, masked
+from vqjax.schemes import Corrupted, Network, masked
 
 N = 20_000
 
@@ -17,13 +17,17 @@ def draw(world, known=(), values=(), n=N, schedule="cosine", table=None, **optio
   ids = jnp.zeros((n, 4), jnp.int32).at[:, list(known)].set(jnp.asarray(values, jnp.int32)[None])
   mask = jnp.zeros((n, 4), bool).at[:, list(known)].set(True)
   network = Network(world.lookup(world.masked() if table is None else table))
-  return jax.jit(lambda key: masked.Scheme(3, schedule).sample(key, network, ids, mask, **options))(jax.random.key(9))
+  return jax.jit(lambda key: masked.Scheme(3, schedule).sample(key, network, ids, mask, **options))(
+    jax.random.key(9)
+  )
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_one_code_per_step_in_random_order_is_exact(world, schedule):
   ids, path = draw(world, steps=4, choice_temperature=math.inf, schedule=schedule, trajectory=True)
-  np.testing.assert_array_equal((np.asarray(path) == 3).sum(-1), np.tile([[3], [2], [1], [0]], (1, N)))
+  np.testing.assert_array_equal(
+    (np.asarray(path) == 3).sum(-1), np.tile([[3], [2], [1], [0]], (1, N))
+  )
   world.check(ids, world.joint)
 
 
@@ -47,7 +51,7 @@ def test_without_choice_temperature_the_most_confident_code_stays(world):
   table[:, 2] = [0.02, 0.96, 0.02]
   _, path = draw(world, n=200, steps=4, choice_temperature=0.0, table=table, trajectory=True)
   first = np.asarray(path[0])
-  kept_likely = (first[:, 2] == 1)
+  kept_likely = first[:, 2] == 1
   assert kept_likely.mean() > 0.85 and (first[kept_likely][:, [0, 1, 3]] == 3).all()
 
 
@@ -72,9 +76,16 @@ def test_corruption_hides_the_scheduled_share_at_uniform_places(chi2):
   np.testing.assert_array_equal(np.where(hidden, out.targets_BL, out.inputs_BL), ids)
   chi2(np.bincount(hidden.sum(-1), minlength=5), [0, 0.25, 0.25, 0.25, 0.25])
   places = hidden[hidden.sum(-1) == 2]
-  chi2(np.bincount(places @ [8, 4, 2, 1], minlength=16), np.isin(np.arange(16), [3, 5, 6, 9, 10, 12]) / 6)
-  share = jax.jit(masked.Scheme(3).corrupt)(jax.random.key(1), jnp.zeros((2000, 64), int)).weights_BL.mean()
-  assert abs(share - 2 / np.pi - 0.5 / 64) < 0.03  # the mean of the cosine schedule, and half a code for rounding up
+  chi2(
+    np.bincount(places @ [8, 4, 2, 1], minlength=16),
+    np.isin(np.arange(16), [3, 5, 6, 9, 10, 12]) / 6,
+  )
+  share = jax.jit(masked.Scheme(3).corrupt)(
+    jax.random.key(1), jnp.zeros((2000, 64), int)
+  ).weights_BL.mean()
+  assert (
+    abs(share - 2 / np.pi - 0.5 / 64) < 0.03
+  )  # the mean of the cosine schedule, and half a code for rounding up
 
 
 def test_label_smoothing_is_cross_entropy_against_the_smoothed_target():
@@ -82,7 +93,9 @@ def test_label_smoothing_is_cross_entropy_against_the_smoothed_target():
   corrupted = Corrupted(jnp.asarray([[5, 1]]), jnp.asarray([[3, 1]]), jnp.asarray([[1.0, 0.0]]))
   nats, weights = masked.Scheme(5, label_smoothing=0.2).loss(logits, corrupted)
   target = 0.8 * np.eye(5)[[3, 1]] + 0.2 / 5
-  np.testing.assert_allclose(nats[0], -(target * np.asarray(jax.nn.log_softmax(logits[0]))).sum(-1), rtol=1e-5)
+  np.testing.assert_allclose(
+    nats[0], -(target * np.asarray(jax.nn.log_softmax(logits[0]))).sum(-1), rtol=1e-5
+  )
   np.testing.assert_array_equal(weights, [[1, 0]])
 
 

@@ -1,4 +1,6 @@
-"""Raster-order sampling against enumeration; the cache, the prefix and the sliding window against the plain way."""
+"""Raster-order sampling against enumeration; the cache, the prefix and the sliding window against
+the plain way.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 
 from vqjax.errors import UserError
-from vqjax.generation import Network, autoregressive
+from vqjax.schemes import Network, autoregressive
 
 N = 20_000
 SCHEME = autoregressive.Scheme(3)
@@ -26,7 +28,10 @@ def test_samples_follow_the_joint(world):
 @pytest.mark.parametrize("prefix", [0, 1, 2])
 def test_completions_follow_the_conditional(world, prefix):
   match = (world.grids[:, :2] == (1, 2)).all(1)
-  world.check(draw(world, (0, 1), (1, 2), prefix=prefix), np.where(match, world.joint, 0) / world.joint[match].sum())
+  world.check(
+    draw(world, (0, 1), (1, 2), prefix=prefix),
+    np.where(match, world.joint, 0) / world.joint[match].sum(),
+  )
 
 
 def test_a_prefix_changes_no_draw(world):
@@ -57,7 +62,9 @@ def test_options_shape_each_conditional(world, options):
     before = np.take_along_axis(np.cumsum(ordered, -1) - ordered, rank, -1)
     power = np.where(before < options["top_p"], power, 0)
   table = power / power.sum(-1, keepdims=True)
-  world.check(draw(world, **options), [table[world.index(g), np.arange(4), g].prod() for g in world.grids])
+  world.check(
+    draw(world, **options), [table[world.index(g), np.arange(4), g].prod() for g in world.grids]
+  )
 
 
 def test_greedy_is_the_argmax_continuation(world):
@@ -77,7 +84,9 @@ def test_first_code_is_from_start_and_the_last_is_drawn():
 def test_uncached_equals_cached(world):
   cached = world.cached(50)
   network = Network(cached.full, *autoregressive.uncached(cached.full, 50, 4))
-  np.testing.assert_array_equal(draw(world, (1,), (2,), n=50), draw(world, (1,), (2,), n=50, network=network))
+  np.testing.assert_array_equal(
+    draw(world, (1,), (2,), n=50), draw(world, (1,), (2,), n=50, network=network)
+  )
 
 
 def test_likelihood_is_that_of_the_joint(world):
@@ -86,7 +95,9 @@ def test_likelihood_is_that_of_the_joint(world):
   nats, weights = SCHEME.loss(network.full(ids, None), SCHEME.corrupt(jax.random.key(0), ids))
   np.testing.assert_allclose(jnp.sum(nats * weights, -1), -np.log(world.joint), rtol=1e-4)
   np.testing.assert_allclose(SCHEME.bound(jax.random.key(0), network, ids), nats, rtol=1e-6)
-  np.testing.assert_allclose(autoregressive.log_prob(network.full(ids, None), ids), -nats, rtol=1e-6)
+  np.testing.assert_allclose(
+    autoregressive.log_prob(network.full(ids, None), ids), -nats, rtol=1e-6
+  )
 
 
 def test_bfloat16_logits_are_weighed_in_float32():
@@ -107,14 +118,19 @@ def test_errors(world):
     draw(world, n=2, top_k=4)
   grid = jnp.zeros((1, 2, 4), int)
   with pytest.raises(UserError, match="window: 3 x 4"):
-    autoregressive.sample_window(jax.random.key(0), None, grid, grid > 0, num_codes=3, window=(3, 4))
+    autoregressive.sample_window(
+      jax.random.key(0), None, grid, grid > 0, num_codes=3, window=(3, 4)
+    )
 
 
 def test_window_as_large_as_the_grid_is_plain_sampling(world):
   full = world.lookup(world.causal())
   ids, known = jnp.full((40, 2, 2), 2), jnp.zeros((40, 2, 2), bool).at[:, 0, 1].set(True)
-  out = jax.jit(lambda key: autoregressive.sample_window(
-      key, lambda ids, top, left: full(ids), ids, known, num_codes=3, window=(2, 2), temperature=0.9))(jax.random.key(7))
+  out = jax.jit(
+    lambda key: autoregressive.sample_window(
+      key, lambda ids, top, left: full(ids), ids, known, num_codes=3, window=(2, 2), temperature=0.9
+    )
+  )(jax.random.key(7))
   np.testing.assert_array_equal(out.reshape(40, 4), draw(world, (1,), (2,), n=40, temperature=0.9))
 
 
@@ -128,8 +144,11 @@ def test_window_is_centred_and_clipped(window):
     return jax.nn.one_hot((top * width + left) * h * w + place, height * width * h * w)[None]
 
   ids = jnp.zeros((1, height, width), int)
-  out = jax.jit(lambda key: autoregressive.sample_window(
-      key, full, ids, ids > 0, num_codes=height * width * h * w, window=window, temperature=0.0))(jax.random.key(0))
+  out = jax.jit(
+    lambda key: autoregressive.sample_window(
+      key, full, ids, ids > 0, num_codes=height * width * h * w, window=window, temperature=0.0
+    )
+  )(jax.random.key(0))
   corner, place = np.divmod(np.asarray(out[0]), h * w)
   top, left = np.divmod(corner, width)
   row, col = np.mgrid[:height, :width]
@@ -148,5 +167,12 @@ def test_window_shows_what_was_drawn_and_what_is_known():
 
   known = jnp.zeros((1, 3, 7), bool).at[0, 1, 3].set(True)
   out = autoregressive.sample_window(
-      jax.random.key(0), full, jnp.full((1, 3, 7), 9), known, num_codes=20, window=(2, 3), temperature=0.0)
+    jax.random.key(0),
+    full,
+    jnp.full((1, 3, 7), 9),
+    known,
+    num_codes=20,
+    window=(2, 3),
+    temperature=0.0,
+  )
   np.testing.assert_array_equal(out[0], [np.arange(7), [0, 1, 2, 9, 10, 11, 12], np.arange(7)])

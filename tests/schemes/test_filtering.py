@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vqjax.errors import UserError
-from vqjax.generation import _sampling
+from vqjax.schemes import _sampling
 
 
 def by_sorting(logits, temperature, top_k, top_p):
@@ -23,19 +23,36 @@ def by_sorting(logits, temperature, top_k, top_p):
   return probs / probs.sum()
 
 
-@pytest.mark.parametrize("temperature,top_k,top_p", [
-    (0.3, None, None), (1.0, 1, None), (2.5, 7, None), (1.0, 100, 1.0), (1.0, None, 0.05), (0.3, None, 0.6),
-    (2.5, None, 0.999), (1.0, 20, 0.7), (2.5, 3, 0.99)])
+@pytest.mark.parametrize(
+  "temperature,top_k,top_p",
+  [
+    (0.3, None, None),
+    (1.0, 1, None),
+    (2.5, 7, None),
+    (1.0, 100, 1.0),
+    (1.0, None, 0.05),
+    (0.3, None, 0.6),
+    (2.5, None, 0.999),
+    (1.0, 20, 0.7),
+    (2.5, 3, 0.99),
+  ],
+)
 def test_filters_equal_sorting(temperature, top_k, top_p):
   logits = np.random.default_rng(1).normal(size=(2, 3, 100)).astype(np.float32) * 2
-  fast = jax.jit(lambda x: jax.nn.softmax(_sampling.filter_logits(x, temperature, top_k, top_p)))(logits)
-  slow = np.stack([by_sorting(row, temperature, top_k, top_p) for row in logits.reshape(-1, 100)]).reshape(logits.shape)
+  fast = jax.jit(lambda x: jax.nn.softmax(_sampling.filter_logits(x, temperature, top_k, top_p)))(
+    logits
+  )
+  slow = np.stack(
+    [by_sorting(row, temperature, top_k, top_p) for row in logits.reshape(-1, 100)]
+  ).reshape(logits.shape)
   np.testing.assert_array_equal(np.asarray(fast) > 0, slow > 0)
   np.testing.assert_allclose(fast, slow, atol=1e-5)
 
 
 def test_filters_keep_equals_and_survive_extremes():
-  keep = lambda logits, **options: np.isfinite(_sampling.filter_logits(jnp.asarray(logits), **options)).tolist()
+  keep = lambda logits, **options: np.isfinite(
+    _sampling.filter_logits(jnp.asarray(logits), **options)
+  ).tolist()
   assert keep([1.0, 2.0, 2.0, 0.0], top_k=1) == [False, True, True, False]
   assert keep([0.0, 0.0, 0.0, 0.0], top_p=0.5) == [True] * 4
   assert keep([1e4, -1e4, 0.0, 0.0], top_p=0.5) == [True, False, False, False]
@@ -63,9 +80,18 @@ def test_an_example_draws_the_same_in_any_batch(impl):
   assert len(np.unique(each)) == each.size
 
 
-@pytest.mark.parametrize("options,word", [
-    (dict(top_k=0), "top_k: 0"), (dict(top_k=9), "top_k: 9"), (dict(top_p=0.0), "top_p"), (dict(top_p=1.1), "top_p"),
-    (dict(temperature=-0.1), "temperature"), (dict(temperature=float("nan")), "temperature"), (dict(steps=0), "steps")])
+@pytest.mark.parametrize(
+  "options,word",
+  [
+    (dict(top_k=0), "top_k: 0"),
+    (dict(top_k=9), "top_k: 9"),
+    (dict(top_p=0.0), "top_p"),
+    (dict(top_p=1.1), "top_p"),
+    (dict(temperature=-0.1), "temperature"),
+    (dict(temperature=float("nan")), "temperature"),
+    (dict(steps=0), "steps"),
+  ],
+)
 def test_options_out_of_range_are_one_clear_line(options, word):
   _sampling.check_options(8, top_k=8, top_p=1.0, temperature=0.0, steps=1)
   with pytest.raises(UserError, match=word) as e:

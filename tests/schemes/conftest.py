@@ -1,4 +1,6 @@
-"""A world small enough to enumerate: a random joint distribution over 4 codes of 3 kinds, and networks that know it."""
+"""A world small enough to enumerate: a random joint distribution over 4 codes of 3 kinds, and
+networks that know it.
+"""
 
 import itertools
 
@@ -7,13 +9,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vqjax.generation import Network
+from vqjax.schemes import Network
 
 K, L = 3, 4
 
 
 class World:
-  """`joint` [81] over `grids` [81, 4]; `states` [256, 4] are all inputs, with the mask 3; networks look tables up."""
+  """`joint` [81] over `grids` [81, 4]; `states` [256, 4] are all inputs, with the mask 3; networks
+  look tables up.
+  """
 
   def __init__(self):
     self.grids = np.array(list(itertools.product(range(K), repeat=L)))
@@ -25,7 +29,9 @@ class World:
     return sum(ids[..., i] * (K + 1) ** (L - 1 - i) for i in range(L))
 
   def conditionals(self, weigh):
-    """Table [256, 4, 3] of p(x_i = v | state); weigh(i, state) is the evidence of grids [81, 4] for place i."""
+    """Table [256, 4, 3] of p(x_i = v | state); weigh(i, state) is the evidence of grids [81, 4] for
+    place i.
+    """
     table = np.zeros((len(self.states), L, K))
     for n, state in enumerate(self.states):
       for i in range(L):
@@ -41,6 +47,7 @@ class World:
     def weigh(i, state):
       seen = (state < K) & (np.arange(L) != i)
       return (self.grids[:, seen] == state[seen]).all(1)
+
     return self.conditionals(weigh)
 
   def lookup(self, table):
@@ -54,11 +61,15 @@ class World:
     return full
 
   def cached(self, batch):
-    """A causal network with a real cache: the joint probabilities of the grids that are still possible, [B, 81]."""
+    """A causal network with a real cache: the joint probabilities of the grids that are still
+    possible, [B, 81].
+    """
     codes = jnp.asarray(self.grids)
 
     def predict(index, left_BX):
-      return jnp.log(left_BX @ (codes[:, index][:, None] == jnp.arange(K)[None]).astype(jnp.float32) + 1e-37)
+      return jnp.log(
+        left_BX @ (codes[:, index][:, None] == jnp.arange(K)[None]).astype(jnp.float32) + 1e-37
+      )
 
     def start():
       left_BX = jnp.tile(jnp.asarray(self.joint, jnp.float32)[None], (batch, 1))
@@ -79,12 +90,17 @@ class World:
 
 
 def chi_square(counts, expected):
-  """Fails where counts could hardly (1 in 10,000) come from these probabilities; pools cells with few expected counts."""
+  """Fails where counts could hardly (1 in 10,000) come from these probabilities; pools cells with
+  few expected counts.
+  """
   counts, expected = np.asarray(counts, float), np.asarray(expected, float) * np.sum(counts)
   assert not counts[expected < 1e-9 * counts.sum()].any(), "drew what has no probability"
   rare = expected < 5
   if expected[rare].sum() > 0:
-    counts, expected = np.append(counts[~rare], counts[rare].sum()), np.append(expected[~rare], expected[rare].sum())
+    counts, expected = (
+      np.append(counts[~rare], counts[rare].sum()),
+      np.append(expected[~rare], expected[rare].sum()),
+    )
   else:
     counts, expected = counts[~rare], expected[~rare]
   if len(counts) > 1:

@@ -1,4 +1,6 @@
-"""The simplest diffusion over codes: learn to take back a little random replacement; start from noise and repeat."""
+"""The simplest diffusion over codes: learn to take back a little random replacement; start from
+noise and repeat.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from vqjax.errors import UserError
-from vqjax.generation import Corrupted, Network, _sampling
+from vqjax.schemes import Corrupted, Network, _sampling
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-  """Replaces a random share of the codes by uniform ones (x_a) and a fixed share more (x_b); predicts x_a from x_b.
+  """Replaces a random share of the codes by uniform ones (x_a) and a fixed share more (x_b);
+  predicts x_a from x_b.
 
   The network is told no time. It is a one-step relative of SUNDAE (arXiv 2112.06749).
 
@@ -47,7 +50,9 @@ class Scheme:
     place_key, code_key = jax.random.split(key)
     replaced = jax.random.uniform(place_key, ids_BL.shape) < share_B1
     noise = jax.random.randint(code_key, ids_BL.shape, 0, self.num_codes // self.books)
-    return jnp.where(replaced, noise + self._first_of_book(ids_BL.shape[1])[None], ids_BL).astype(jnp.int32)
+    return jnp.where(replaced, noise + self._first_of_book(ids_BL.shape[1])[None], ids_BL).astype(
+      jnp.int32
+    )
 
   def _first_of_book(self, length: int) -> jax.Array:
     """The smallest code of each position's book, int32 [L]."""
@@ -55,30 +60,34 @@ class Scheme:
 
   def loss(self, logits_BLV: jax.Array, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
     """Cross entropy of x_a: nats [B, L], weights [B, L] of 1."""
-    return -_sampling.log_prob(logits_BLV[..., :self.num_codes], corrupted.targets_BL), corrupted.weights_BL
+    return -_sampling.log_prob(
+      logits_BLV[..., : self.num_codes], corrupted.targets_BL
+    ), corrupted.weights_BL
 
   def sample(
-      self,
-      key: jax.Array,
-      network: Network,
-      ids_BL: jax.Array,
-      known_BL: jax.Array,
-      *,
-      steps: int = 64,
-      temperature: float = 1.0,
-      top_k: int | None = None,
-      top_p: float | None = None,
-      trajectory: bool = False,
+    self,
+    key: jax.Array,
+    network: Network,
+    ids_BL: jax.Array,
+    known_BL: jax.Array,
+    *,
+    steps: int = 64,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    trajectory: bool = False,
   ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Starts from uniform codes and draws every unknown code anew `steps` times, given all codes of the last time.
+    """Starts from uniform codes and draws every unknown code anew `steps` times, given all codes of
+    the last time.
 
     Args:
       key: one key, or one per example [B].
       network: `full` is called with the share of steps still to go as `time_B`.
       ids_BL, known_BL: int32 and bool; known codes are held throughout.
       steps: network calls.
-      temperature, top_k, top_p: see `filter_logits`. The network finds nine codes of ten right as they are, so the
-        temperature decides how readily a code changes: at 0 only where another is the most probable.
+      temperature, top_k, top_p: see `filter_logits`. The network finds nine codes of ten right as
+        they are, so the temperature decides how readily a code changes: at 0 only where another is
+        the most probable.
       trajectory: return (ids_BL, ids_SBL) with the ids after each step.
 
     Raises:
@@ -89,13 +98,15 @@ class Scheme:
     keys_B = _sampling.example_keys(key, batch)
 
     def advance(now_BL: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
-      logits = network.full(now_BL, jnp.full((batch,), 1 - i / steps))[..., :self.num_codes]
+      logits = network.full(now_BL, jnp.full((batch,), 1 - i / steps))[..., : self.num_codes]
       logits = _sampling.filter_logits(logits, temperature, top_k, top_p)
       now_BL = jnp.where(known_BL, ids_BL, _sampling.draw(_sampling.fold(keys_B, i), logits))
       return now_BL, now_BL if trajectory else None
 
     uniform = jnp.zeros((batch, length, self.num_codes // self.books), jnp.float32)
-    noise_BL = _sampling.draw(_sampling.fold(keys_B, steps), uniform) + self._first_of_book(length)[None]
+    noise_BL = (
+      _sampling.draw(_sampling.fold(keys_B, steps), uniform) + self._first_of_book(length)[None]
+    )
     start_BL = jnp.where(known_BL, ids_BL, noise_BL)
     out_BL, ids_SBL = lax.scan(advance, start_BL, jnp.arange(steps))
     return (out_BL, ids_SBL) if trajectory else out_BL

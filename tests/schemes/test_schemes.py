@@ -1,4 +1,6 @@
-"""What every scheme promises: known codes stay, only codes come out, batches permute, one compilation."""
+"""What every scheme promises: known codes stay, only codes come out, batches permute, one
+compilation.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,19 +9,21 @@ import pytest
 
 from vqjax import build
 from vqjax.errors import UserError
-from vqjax.generation import Network
-from vqjax.generation.autoregressive import uncached
+from vqjax.schemes import Network
+from vqjax.schemes.autoregressive import uncached
 
 B, L, K = 6, 9, 11
-SCHEMES = build.names("generation")
+SCHEMES = build.names("schemes")
 
 
 def make(name):
-  return build.build("generation", dict(name=name), num_codes=K)
+  return build.build("schemes", dict(name=name), num_codes=K)
 
 
 def network(condition_B, calls=None):
-  """Any function of ids and condition, causal for `start` and `step`; it favours an id beyond the codes."""
+  """Any function of ids and condition, causal for `start` and `step`; it favours an id beyond the
+  codes.
+  """
   table = jax.random.normal(jax.random.key(0), (K + 2, L, K + 2)).at[..., K:].set(20.0)
 
   def full(ids_BL, time_B=None, shift=0):
@@ -28,7 +32,9 @@ def network(condition_B, calls=None):
     total = jnp.cumsum(table[ids_BL, jnp.arange(L)[None]], 1)
     return jnp.roll(total, shift, 1) + condition_B[:, None, None] * table[0][None]
 
-  causal = lambda ids_BL, time_B: full(ids_BL, time_B, shift=1).at[:, 0].set(condition_B[:, None] * table[0, :1])
+  causal = lambda ids_BL, time_B: (
+    full(ids_BL, time_B, shift=1).at[:, 0].set(condition_B[:, None] * table[0, :1])
+  )
   return Network(full, *uncached(causal, condition_B.shape[0], L))
 
 
@@ -40,8 +46,11 @@ def patterns():
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_known_codes_stay_and_only_codes_come_out(name):
-  sample = jax.jit(lambda *inputs: make(name).sample(
-      jax.random.key(2), network(jnp.arange(B)), *inputs, trajectory=True))
+  sample = jax.jit(
+    lambda *inputs: make(name).sample(
+      jax.random.key(2), network(jnp.arange(B)), *inputs, trajectory=True
+    )
+  )
   ids, other = (jax.random.randint(jax.random.key(k), (B, L), 0, K) for k in (1, 5))
   for known in patterns():
     out, path = sample(ids, known)
@@ -50,7 +59,9 @@ def test_known_codes_stay_and_only_codes_come_out(name):
     assert path.shape[1:] == (B, L) and path.min() >= 0 and path.max() <= K
     np.testing.assert_array_equal(path[-1], out)
     keep = np.broadcast_to(known[None], path.shape)
-    np.testing.assert_array_equal(np.asarray(path)[keep], np.broadcast_to(ids[None], path.shape)[keep])
+    np.testing.assert_array_equal(
+      np.asarray(path)[keep], np.broadcast_to(ids[None], path.shape)[keep]
+    )
     if not known.all():
       assert (out != ids)[~known].any()
     # What stands at unknown places is never looked at.
@@ -70,7 +81,9 @@ def test_permuting_the_batch_permutes_the_samples(name):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_sample_does_not_depend_on_the_size_of_its_batch(name):
-  sample = lambda ids: make(name).sample(jax.random.key(2), network(jnp.zeros(len(ids))), ids, ids > 0)
+  sample = lambda ids: make(name).sample(
+    jax.random.key(2), network(jnp.zeros(len(ids))), ids, ids > 0
+  )
   run = lambda n: jax.jit(sample)(jnp.zeros((n, L), int))
   np.testing.assert_array_equal(run(B)[:2], run(2))
 
@@ -78,7 +91,9 @@ def test_a_sample_does_not_depend_on_the_size_of_its_batch(name):
 @pytest.mark.parametrize("name", SCHEMES)
 def test_sampling_is_one_compilation_with_the_network_in_a_loop(name):
   calls, scheme = [], make(name)
-  sample = jax.jit(lambda key, ids, known: scheme.sample(key, network(jnp.zeros(B), calls), ids, known))
+  sample = jax.jit(
+    lambda key, ids, known: scheme.sample(key, network(jnp.zeros(B), calls), ids, known)
+  )
   for seed in range(3):
     ids = jax.random.randint(jax.random.key(seed), (B, L), 0, K)
     sample(jax.random.key(seed), ids, ids > 7)
@@ -87,7 +102,9 @@ def test_sampling_is_one_compilation_with_the_network_in_a_loop(name):
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-@pytest.mark.parametrize("options", [dict(top_k=0), dict(top_k=K + 1), dict(top_p=0.0), dict(temperature=-1.0)])
+@pytest.mark.parametrize(
+  "options", [dict(top_k=0), dict(top_k=K + 1), dict(top_p=0.0), dict(temperature=-1.0)]
+)
 def test_bad_options_are_refused(name, options):
   ids = jnp.zeros((1, L), int)
   with pytest.raises(UserError, match=next(iter(options))):

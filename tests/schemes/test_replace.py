@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vqjax.errors import UserError
-from vqjax.generation import Network, replace
+from vqjax.schemes import Network, replace
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
@@ -19,10 +19,16 @@ def test_sampler_is_the_enumerated_chain(world, temperature):
   sharp /= sharp.sum(-1, keepdims=True)
   now = np.full(81, 1 / 81)
   for _ in range(3):
-    now = sum(p * functools.reduce(np.kron, sharp[world.index(g)]) for p, g in zip(now, world.grids))
+    now = sum(
+      p * functools.reduce(np.kron, sharp[world.index(g)]) for p, g in zip(now, world.grids)
+    )
   ids = jnp.zeros((n, 4), int)
   network = Network(world.lookup(table))
-  sample = jax.jit(lambda key: replace.Scheme(3).sample(key, network, ids, ids > 0, steps=3, temperature=temperature))
+  sample = jax.jit(
+    lambda key: replace.Scheme(3).sample(
+      key, network, ids, ids > 0, steps=3, temperature=temperature
+    )
+  )
   world.check(sample(jax.random.key(0)), now)
 
 
@@ -34,7 +40,9 @@ def test_corruption_replaces_a_uniform_share_and_a_tenth_more():
   np.testing.assert_allclose(np.quantile(first, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.04)
   second = np.asarray(out.inputs_BL != out.targets_BL).mean() / (1 - 1 / codes)
   np.testing.assert_allclose(second, 0.1, atol=0.003)
-  counts = np.bincount(np.asarray(out.inputs_BL)[np.asarray(out.inputs_BL != out.targets_BL)], minlength=codes)
+  counts = np.bincount(
+    np.asarray(out.inputs_BL)[np.asarray(out.inputs_BL != out.targets_BL)], minlength=codes
+  )
   assert counts.min() > 0.85 * counts.mean()
 
 
@@ -46,7 +54,9 @@ def test_loss_is_the_cross_entropy_of_the_less_noisy_codes():
   probs = np.exp(np.asarray(logits, np.float64))
   probs /= probs.sum(-1, keepdims=True)
   nats, weights = scheme.loss(logits, out)
-  np.testing.assert_allclose(nats[0], -np.log(probs[0, range(4), np.asarray(out.targets_BL)[0]]), rtol=1e-5)
+  np.testing.assert_allclose(
+    nats[0], -np.log(probs[0, range(4), np.asarray(out.targets_BL)[0]]), rtol=1e-5
+  )
   np.testing.assert_array_equal(weights, np.ones((1, 4)))
 
 

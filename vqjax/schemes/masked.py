@@ -1,4 +1,6 @@
-"""Masked generation (MaskGIT, arXiv 2202.04200): predict hidden codes from visible ones, sample many in parallel."""
+"""Masked generation (MaskGIT, arXiv 2202.04200): predict hidden codes from visible ones, sample
+many in parallel.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from vqjax.errors import UserError
-from vqjax.generation import IMPOSSIBLE, Corrupted, Network, _sampling
+from vqjax.schemes import IMPOSSIBLE, Corrupted, Network, _sampling
 
-# Share of codes that is hidden, by the share of the way gone: 1 at 0, 0 at 1 (§3.3; concave ones reveal few at first).
+# Share of codes that is hidden, by the share of the way gone: 1 at 0, 0 at 1 (§3.3; concave ones
+# reveal few at first).
 _SCHEDULES = {
-    "cosine": lambda u: jnp.cos(0.5 * jnp.pi * u),
-    "linear": lambda u: 1 - u,
-    "square": lambda u: 1 - u**2,
-    "cubic": lambda u: 1 - u**3,
-    "sqrt": lambda u: 1 - u**0.5,
+  "cosine": lambda u: jnp.cos(0.5 * jnp.pi * u),
+  "linear": lambda u: 1 - u,
+  "square": lambda u: 1 - u**2,
+  "cubic": lambda u: 1 - u**3,
+  "sqrt": lambda u: 1 - u**0.5,
 }
 
 
@@ -28,8 +31,10 @@ class Scheme:
   """Hidden codes are shown as the id `num_codes`; the loss is over them alone.
 
   Fields:
-    schedule: share hidden as a function of a uniform number in training, of the share of steps done in sampling.
-    label_smoothing: in [0, 1); the paper trains with 0.1. The loss is in nats of plain cross entropy only at 0.
+    schedule: share hidden as a function of a uniform number in training, of the share of steps done
+      in sampling.
+    label_smoothing: in [0, 1); the paper trains with 0.1. The loss is in nats of plain cross
+      entropy only at 0.
   """
 
   num_codes: int
@@ -50,21 +55,29 @@ class Scheme:
     share_B = _SCHEDULES[self.schedule](jax.random.uniform(share_key, (batch,)))
     count_B = jnp.clip(jnp.ceil(share_B * length), 1, length)
     hidden_BL = _hide(jax.random.uniform(place_key, (batch, length)), count_B)
-    return Corrupted(jnp.where(hidden_BL, self.num_codes, ids_BL), ids_BL, hidden_BL.astype(jnp.float32))
+    return Corrupted(
+      jnp.where(hidden_BL, self.num_codes, ids_BL), ids_BL, hidden_BL.astype(jnp.float32)
+    )
 
   def loss(self, logits_BLV: jax.Array, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
-    """Cross entropy with label smoothing: nats [B, L], weights [B, L] that are 1 where a code was hidden."""
-    logits_BLK = logits_BLV[..., :self.num_codes].astype(jnp.float32)
+    """Cross entropy with label smoothing: nats [B, L], weights [B, L] that are 1 where a code was
+    hidden.
+    """
+    logits_BLK = logits_BLV[..., : self.num_codes].astype(jnp.float32)
     nats = -_sampling.log_prob(logits_BLK, corrupted.targets_BL)
     # Over the codes that can stand there: of several codebooks each position has one.
-    uniform_nats = -jnp.mean(jax.nn.log_softmax(logits_BLK), -1, where=logits_BLK > 0.1 * IMPOSSIBLE)
-    return (1 - self.label_smoothing) * nats + self.label_smoothing * uniform_nats, corrupted.weights_BL
+    uniform_nats = -jnp.mean(
+      jax.nn.log_softmax(logits_BLK), -1, where=logits_BLK > 0.1 * IMPOSSIBLE
+    )
+    return (
+      1 - self.label_smoothing
+    ) * nats + self.label_smoothing * uniform_nats, corrupted.weights_BL
 
   def bound(self, key: jax.Array, network: Network, ids_BL: jax.Array) -> jax.Array:
     """A one-draw estimate of nats [B, L] whose mean over keys bounds -log p in total.
 
-    It is the order-agnostic bound (arXiv 2110.02037, eq. 5): codes revealed one by one in random order. With n of L
-    hidden, n uniform, the hidden ones count L / n times.
+    It is the order-agnostic bound (arXiv 2110.02037, eq. 5): codes revealed one by one in random
+    order. With n of L hidden, n uniform, the hidden ones count L / n times.
     """
     count_key, place_key = jax.random.split(key)
     batch, length = ids_BL.shape
@@ -72,27 +85,32 @@ class Scheme:
     shift = jax.random.uniform(count_key) + jnp.arange(batch) / batch
     count_B = 1 + jnp.floor((shift % 1) * length).astype(jnp.int32)
     hidden_BL = _hide(jax.random.uniform(place_key, (batch, length)), count_B)
-    logits = network.full(jnp.where(hidden_BL, self.num_codes, ids_BL), count_B / length)[..., :self.num_codes]
-    return jnp.where(hidden_BL, -_sampling.log_prob(logits, ids_BL) * (length / count_B)[:, None], 0.0)
+    logits = network.full(jnp.where(hidden_BL, self.num_codes, ids_BL), count_B / length)[
+      ..., : self.num_codes
+    ]
+    return jnp.where(
+      hidden_BL, -_sampling.log_prob(logits, ids_BL) * (length / count_B)[:, None], 0.0
+    )
 
   def sample(
-      self,
-      key: jax.Array,
-      network: Network,
-      ids_BL: jax.Array,
-      known_BL: jax.Array,
-      *,
-      steps: int = 12,
-      temperature: float = 1.0,
-      top_k: int | None = None,
-      top_p: float | None = None,
-      choice_temperature: float = 4.5,
-      trajectory: bool = False,
+    self,
+    key: jax.Array,
+    network: Network,
+    ids_BL: jax.Array,
+    known_BL: jax.Array,
+    *,
+    steps: int = 12,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    choice_temperature: float = 4.5,
+    trajectory: bool = False,
   ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Draws all hidden codes at every step and keeps the most confident, as many as the schedule says (§3.2).
+    """Draws all hidden codes at every step and keeps the most confident, as many as the schedule
+    says (§3.2).
 
-    At least one code is kept per step, so `steps` beyond the number of unknown codes change nothing; with as many, and
-    a concave or linear schedule, each step keeps exactly one.
+    At least one code is kept per step, so `steps` beyond the number of unknown codes change
+    nothing; with as many, and a concave or linear schedule, each step keeps exactly one.
 
     Args:
       key: one key, or one per example [B].
@@ -100,9 +118,10 @@ class Scheme:
       ids_BL, known_BL: int32 and bool; known codes are never drawn again.
       steps: number of network calls.
       temperature, top_k, top_p: of the draws, see `filter_logits`.
-      choice_temperature: of the Gumbel noise on the log-probability by which codes are kept, annealed linearly to 0;
-        infinite means a random order.
-      trajectory: return (ids_BL, ids_SBL) with the ids after each step; `num_codes` stands for "hidden".
+      choice_temperature: of the Gumbel noise on the log-probability by which codes are kept,
+        annealed linearly to 0; infinite means a random order.
+      trajectory: return (ids_BL, ids_SBL) with the ids after each step; `num_codes` stands for
+        "hidden".
 
     Raises:
       UserError: an option out of range.
@@ -118,8 +137,10 @@ class Scheme:
       i, to_go, share = step
       hidden_BL = ids_BL == self.num_codes
       draw_keys, choice_keys = _sampling.fold(keys_B, 2 * i), _sampling.fold(keys_B, 2 * i + 1)
-      logits = network.full(ids_BL, jnp.full((batch,), to_go))[..., :self.num_codes]
-      drawn_BL = _sampling.draw(draw_keys, _sampling.filter_logits(logits, temperature, top_k, top_p))
+      logits = network.full(ids_BL, jnp.full((batch,), to_go))[..., : self.num_codes]
+      drawn_BL = _sampling.draw(
+        draw_keys, _sampling.filter_logits(logits, temperature, top_k, top_p)
+      )
       confidence = _sampling.log_prob(logits, drawn_BL)
       noise = _sampling.gumbel(choice_keys, confidence.shape[1:])
       if math.isinf(choice_temperature):
@@ -127,7 +148,9 @@ class Scheme:
       else:
         confidence = confidence + choice_temperature * (to_go - 1 / steps) * noise
       # The margin undoes float32 rounding: a share of 1/3 of 3 codes must not floor to 0.
-      stay_B = jnp.minimum(jnp.floor(share * unknown_B + 1e-4).astype(jnp.int32), jnp.sum(hidden_BL, -1) - 1)
+      stay_B = jnp.minimum(
+        jnp.floor(share * unknown_B + 1e-4).astype(jnp.int32), jnp.sum(hidden_BL, -1) - 1
+      )
       stay_BL = _hide(jnp.where(hidden_BL, confidence, jnp.inf), stay_B)
       ids_BL = jnp.where(hidden_BL & ~stay_BL, drawn_BL, ids_BL)
       return ids_BL, ids_BL if trajectory else None

@@ -1,4 +1,6 @@
-"""Discrete diffusion over codes (D3PM, arXiv 2107.03006; VQ-Diffusion, arXiv 2111.14822): undo noise step by step."""
+"""Discrete diffusion over codes (D3PM, arXiv 2107.03006; VQ-Diffusion, arXiv 2111.14822): undo
+noise step by step.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,23 @@ import numpy as np
 from jax import lax
 
 from vqjax.errors import UserError
-from vqjax.generation import Corrupted, Network, _kernels, _sampling
+from vqjax.schemes import Corrupted, Network, _kernels, _sampling
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-  """The network sees codes at time t/T and predicts x_0; steps back go through the exact posterior given x_0.
+  """The network sees codes at time t/T and predicts x_0; steps back go through the exact posterior
+  given x_0.
 
   Fields:
-    kernel: "uniform" redraws codes, "absorbing" masks them, "mask_and_replace" does both. The mask is id `num_codes`.
+    kernel: "uniform" redraws codes, "absorbing" masks them, "mask_and_replace" does both. The mask
+      is id `num_codes`.
     schedule: how much of x_0 is kept at time t, see `_kernels.transitions`.
     timesteps: T.
-    mask_share: of the codes lost at T, the share that is masked ("mask_and_replace" only; 0.9 in VQ-Diffusion).
-    auxiliary: weight of the cross entropy of x_0 beside the bound. The papers weigh it against one of the T terms
-      of the bound (0.001 and 0.0005), here it stands against their sum.
+    mask_share: of the codes lost at T, the share that is masked ("mask_and_replace" only; 0.9 in
+      VQ-Diffusion).
+    auxiliary: weight of the cross entropy of x_0 beside the bound. The papers weigh it against one
+      of the T terms of the bound (0.001 and 0.0005), here it stands against their sum.
   """
 
   num_codes: int
@@ -40,7 +45,9 @@ class Scheme:
     if self.timesteps < 1:
       raise UserError(f"timesteps: {self.timesteps} is too few; use at least 1.")
     if not 0 < self.mask_share < 1:
-      raise UserError(f"mask_share: {self.mask_share} is outside (0, 1); for 0 and 1 use kernel uniform and absorbing.")
+      raise UserError(
+        f"mask_share: {self.mask_share} is outside (0, 1); for 0 and 1 use kernel uniform and absorbing."
+      )
 
   @property
   def extra_ids(self) -> int:
@@ -55,7 +62,10 @@ class Scheme:
     return _kernels.transitions(times, self.timesteps, self.schedule, self._mask_share)
 
   def corrupt(self, key: jax.Array, ids_BL: jax.Array) -> Corrupted:
-    """x_t at a time t of 1 .. T, uniform per example; `time_B` is t/T and `extra` is t, int32 [B]."""
+    """x_t at a time t of 1 ..
+
+    T, uniform per example; `time_B` is t/T and `extra` is t, int32 [B].
+    """
     time_key, noise_key = jax.random.split(key)
     t_B = jax.random.randint(time_key, ids_BL.shape[:1], 1, self.timesteps + 1)
     return self._corrupt_at(noise_key, ids_BL, t_B)
@@ -63,24 +73,36 @@ class Scheme:
   def _corrupt_at(self, key: jax.Array, ids_BL: jax.Array, t_B: jax.Array) -> Corrupted:
     rates_B = self._transitions(np.arange(self.timesteps + 1)).at(t_B - 1).late
     noisy_BL = _kernels.corrupt(key, ids_BL, rates_B, self.num_codes)
-    return Corrupted(noisy_BL, ids_BL, jnp.ones(ids_BL.shape, jnp.float32), t_B / self.timesteps, t_B)
+    return Corrupted(
+      noisy_BL, ids_BL, jnp.ones(ids_BL.shape, jnp.float32), t_B / self.timesteps, t_B
+    )
 
   def loss(self, logits_BLV: jax.Array, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
-    """T times the bound's term at t plus the weighted cross entropy of x_0: nats [B, L], weights [B, L] of 1."""
-    logits_BLK = logits_BLV[..., :self.num_codes]
+    """T times the bound's term at t plus the weighted cross entropy of x_0: nats [B, L], weights
+    [B, L] of 1.
+    """
+    logits_BLK = logits_BLV[..., : self.num_codes]
     cross_entropy = -_sampling.log_prob(logits_BLK, corrupted.targets_BL)
-    return self.timesteps * self._term(logits_BLK, corrupted) + self.auxiliary * cross_entropy, corrupted.weights_BL
+    return self.timesteps * self._term(
+      logits_BLK, corrupted
+    ) + self.auxiliary * cross_entropy, corrupted.weights_BL
 
   def _term(self, logits_BLK: jax.Array, corrupted: Corrupted) -> jax.Array:
-    """KL of p(x_{t-1} | x_t) from q(x_{t-1} | x_t, x_0), [B, L] (D3PM, eq. 1); at t = 1 it is -log p(x_0 | x_1)."""
+    """KL of p(x_{t-1} | x_t) from q(x_{t-1} | x_t, x_0), [B, L] (D3PM, eq.
+
+    1); at t = 1 it is -log p(x_0 | x_1).
+    """
     transition_B = self._transitions(np.arange(self.timesteps + 1)).at(corrupted.extra - 1)
     known_BLK = jax.nn.one_hot(corrupted.targets_BL, self.num_codes)
     true = _kernels.posterior(corrupted.inputs_BL, known_BLK, transition_B)
-    model = _kernels.posterior(corrupted.inputs_BL, self._beliefs(logits_BLK, corrupted.inputs_BL), transition_B)
+    model = _kernels.posterior(
+      corrupted.inputs_BL, self._beliefs(logits_BLK, corrupted.inputs_BL), transition_B
+    )
     return _kernels.divergence(true, model)
 
   def _beliefs(self, logits_BLK: jax.Array, noisy_BL: jax.Array) -> jax.Array:
-    """p(x_0 | x_t), float32 [B, L, K]; under the absorbing kernel a visible code is certain, whatever the network says.
+    """p(x_0 | x_t), float32 [B, L, K]; under the absorbing kernel a visible code is certain,
+    whatever the network says.
     """
     probs_BLK = jax.nn.softmax(logits_BLK.astype(jnp.float32))
     if self.kernel != "absorbing":
@@ -88,7 +110,9 @@ class Scheme:
     visible_BL1 = noisy_BL[..., None] < self.num_codes
     return jnp.where(visible_BL1, jax.nn.one_hot(noisy_BL, self.num_codes), probs_BLK)
 
-  def bound(self, key: jax.Array, network: Network, ids_BL: jax.Array, *, times: int | None = None) -> jax.Array:
+  def bound(
+    self, key: jax.Array, network: Network, ids_BL: jax.Array, *, times: int | None = None
+  ) -> jax.Array:
     """An estimate of nats [B, L] whose mean over keys bounds -log p in total (D3PM, eq. 1).
 
     Nothing is kept at T, so the prior's term is 0 and the bound is the sum of T terms.
@@ -97,48 +121,57 @@ class Scheme:
       key: noise; one draw of x_t per time.
       network: `full` is called once per time.
       ids_BL: x_0.
-      times: how many of the T times to compute, drawn without repetition from equal stretches; None is all.
+      times: how many of the T times to compute, drawn without repetition from equal stretches; None
+        is all.
 
     Raises:
       UserError: `times` outside 1 .. T.
     """
     times = self.timesteps if times is None else times
     if not 1 <= times <= self.timesteps:
-      raise UserError(f"times: {times} is outside 1 to {self.timesteps}, the diffusion's timesteps.")
+      raise UserError(
+        f"times: {times} is outside 1 to {self.timesteps}, the diffusion's timesteps."
+      )
     batch, (shift_key, noise_key) = ids_BL.shape[0], jax.random.split(key)
     shift = jax.random.uniform(shift_key) if times < self.timesteps else 0.0
 
     def add(total_BL: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-      t = jnp.clip(jnp.floor((i + shift) * self.timesteps / times).astype(jnp.int32) + 1, 1, self.timesteps)
+      t = jnp.clip(
+        jnp.floor((i + shift) * self.timesteps / times).astype(jnp.int32) + 1, 1, self.timesteps
+      )
       corrupted = self._corrupt_at(jax.random.fold_in(noise_key, i), ids_BL, jnp.full((batch,), t))
-      logits = network.full(corrupted.inputs_BL, corrupted.time_B)[..., :self.num_codes]
+      logits = network.full(corrupted.inputs_BL, corrupted.time_B)[..., : self.num_codes]
       return total_BL + self._term(logits, corrupted), None
 
     total_BL, _ = lax.scan(add, jnp.zeros(ids_BL.shape, jnp.float32), jnp.arange(times))
     return total_BL * (self.timesteps / times)
 
   def sample(
-      self,
-      key: jax.Array,
-      network: Network,
-      ids_BL: jax.Array,
-      known_BL: jax.Array,
-      *,
-      steps: int | None = None,
-      temperature: float = 1.0,
-      top_k: int | None = None,
-      top_p: float | None = None,
-      trajectory: bool = False,
+    self,
+    key: jax.Array,
+    network: Network,
+    ids_BL: jax.Array,
+    known_BL: jax.Array,
+    *,
+    steps: int | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    trajectory: bool = False,
   ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Draws x_T and steps back to x_0, every unknown code at once. Known codes are shown clean at every time.
+    """Draws x_T and steps back to x_0, every unknown code at once. Known codes are shown clean at
+    every time.
 
     Args:
       key: one key, or one per example [B].
       network: `full` is called with t/T as `time_B`.
       ids_BL, known_BL: int32 and bool.
-      steps: network calls, at evenly spaced times (by the exact posterior over each stride); None is T.
-      temperature, top_k, top_p: of the beliefs about x_0, see `filter_logits`. `top_p` is VQ-Diffusion's truncation.
-      trajectory: return (ids_BL, ids_SBL) with the ids after each step; `num_codes` stands for "masked".
+      steps: network calls, at evenly spaced times (by the exact posterior over each stride); None
+        is T.
+      temperature, top_k, top_p: of the beliefs about x_0, see `filter_logits`. `top_p` is
+        VQ-Diffusion's truncation.
+      trajectory: return (ids_BL, ids_SBL) with the ids after each step; `num_codes` stands for
+        "masked".
 
     Raises:
       UserError: an option out of range.
@@ -146,7 +179,9 @@ class Scheme:
     steps = self.timesteps if steps is None else steps
     _sampling.check_options(self.num_codes, temperature, top_k, top_p, steps)
     if steps > self.timesteps:
-      raise UserError(f"steps: {steps} is more than the diffusion's {self.timesteps} timesteps; use at most these.")
+      raise UserError(
+        f"steps: {steps} is more than the diffusion's {self.timesteps} timesteps; use at most these."
+      )
     (batch, length), ids_BL = ids_BL.shape, ids_BL.astype(jnp.int32)
     keys_B = _sampling.example_keys(key, batch)
     times = np.round(np.linspace(0, self.timesteps, steps + 1)).astype(int)
@@ -154,9 +189,11 @@ class Scheme:
 
     def advance(noisy_BL: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
       time_B = jnp.full((batch,), jnp.asarray(times)[i + 1] / self.timesteps)
-      logits = network.full(noisy_BL, time_B)[..., :self.num_codes]
+      logits = network.full(noisy_BL, time_B)[..., : self.num_codes]
       beliefs = self._beliefs(_sampling.filter_logits(logits, temperature, top_k, top_p), noisy_BL)
-      probs = _kernels.posterior(noisy_BL, beliefs, jax.tree.map(lambda x: jnp.full((batch,), x), table.at(i)))
+      probs = _kernels.posterior(
+        noisy_BL, beliefs, jax.tree.map(lambda x: jnp.full((batch,), x), table.at(i))
+      )
       drawn_BL = _sampling.draw(_sampling.fold(keys_B, i), jnp.log(probs))
       drawn_BL = jnp.where(known_BL, ids_BL, drawn_BL)
       return drawn_BL, drawn_BL if trajectory else None

@@ -1,4 +1,6 @@
-"""Discrete diffusion against matrices written out: kernels, posteriors, the bound, and the sampler's own Markov chain."""
+"""Discrete diffusion against matrices written out: kernels, posteriors, the bound, and the
+sampler's own Markov chain.
+"""
 
 import functools
 import itertools
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from vqjax.errors import UserError
-from vqjax.generation import Network, _kernels, diffusion
+from vqjax.schemes import Network, _kernels, diffusion
 
 K, M = 3, 3  # codes, and the mask's id
 KERNELS = ["uniform", "absorbing", "mask_and_replace"]
@@ -40,7 +42,10 @@ def between(kernel, schedule, s, t, timesteps):
 
 def reverse(kernel, schedule, s, t, timesteps):
   """q(x_s | x_t, x_0) as [x_t, x_0, x_s]; zero where x_t cannot come from x_0."""
-  from_0, step = between(kernel, schedule, 0, s, timesteps), between(kernel, schedule, s, t, timesteps)
+  from_0, step = (
+    between(kernel, schedule, 0, s, timesteps),
+    between(kernel, schedule, s, t, timesteps),
+  )
   joint = from_0[:K].T[:, :, None] * step[:, None, :]  # [x_s, x_0, x_t]
   total = joint.sum(0, keepdims=True)
   return np.where(total > 0, joint / np.maximum(total, 1e-300), 0).transpose(2, 1, 0)
@@ -60,10 +65,18 @@ def test_rates_are_products_of_matrices(kernel, schedule, times):
   scheme, times = diffusion.Scheme(K, kernel, schedule, 8), np.asarray(times)
   table = scheme._transitions(times)
   for i, (s, t) in enumerate(zip(times, times[1:])):
-    np.testing.assert_allclose(as_matrix(table.early, i), between(kernel, schedule, 0, s, 8), atol=1e-6)
-    np.testing.assert_allclose(as_matrix(table.step, i), between(kernel, schedule, s, t, 8), atol=1e-6)
-    np.testing.assert_allclose(as_matrix(table.late, i), between(kernel, schedule, 0, t, 8), atol=1e-6)
-  np.testing.assert_allclose(_kernels.prior(scheme._mask_share, K), between(kernel, schedule, 0, 8, 8)[0], atol=1e-6)
+    np.testing.assert_allclose(
+      as_matrix(table.early, i), between(kernel, schedule, 0, s, 8), atol=1e-6
+    )
+    np.testing.assert_allclose(
+      as_matrix(table.step, i), between(kernel, schedule, s, t, 8), atol=1e-6
+    )
+    np.testing.assert_allclose(
+      as_matrix(table.late, i), between(kernel, schedule, 0, t, 8), atol=1e-6
+    )
+  np.testing.assert_allclose(
+    _kernels.prior(scheme._mask_share, K), between(kernel, schedule, 0, 8, 8)[0], atol=1e-6
+  )
 
 
 def test_absorbing_linear_is_the_papers_schedule():
@@ -75,10 +88,13 @@ def test_absorbing_linear_is_the_papers_schedule():
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_posteriors_are_those_of_the_matrices(kernel, schedule):
   scheme, times = diffusion.Scheme(K, kernel, schedule, 6), np.array([0, 1, 3, 5, 6])
-  beliefs, posterior = np.random.default_rng(0).dirichlet(np.ones(K), size=K + 1), jax.jit(_kernels.posterior)
+  beliefs, posterior = (
+    np.random.default_rng(0).dirichlet(np.ones(K), size=K + 1),
+    jax.jit(_kernels.posterior),
+  )
   for i, (s, t) in enumerate(zip(times, times[1:])):
     exact = reverse(kernel, schedule, s, t, 6)
-    table = jax.tree.map(lambda x: x[i:i + 1], scheme._transitions(times))
+    table = jax.tree.map(lambda x: x[i : i + 1], scheme._transitions(times))
     x_t, x_0 = np.nonzero(exact.any(-1))
     ours = posterior(jnp.asarray(x_t)[None], jnp.eye(K)[x_0][None], table)[0]
     np.testing.assert_allclose(ours, exact[x_t, x_0], atol=1e-5)
@@ -111,7 +127,10 @@ def test_bound_and_loss_are_those_of_enumeration(kernel):
     beliefs = np.where(states[None, :, :, None] < K, np.eye(K + 1)[states][None, :, :, :K], beliefs)
   terms = np.zeros((timesteps, 2))
   for t in range(1, timesteps + 1):
-    noise, back = between(kernel, "linear", 0, t, timesteps), reverse(kernel, "linear", t - 1, t, timesteps)
+    noise, back = (
+      between(kernel, "linear", 0, t, timesteps),
+      reverse(kernel, "linear", t - 1, t, timesteps),
+    )
     for state, belief in zip(states, beliefs[t - 1]):
       weight = noise[grid, state].prod()
       if weight > 0:
@@ -121,13 +140,21 @@ def test_bound_and_loss_are_those_of_enumeration(kernel):
           terms[t - 1, i] += weight * np.sum(true[some] * np.log(true[some] / model[some]))
 
   logs = jnp.asarray(np.log(np.maximum(beliefs, 1e-37)), jnp.float32)
-  full = lambda ids, time: logs[jnp.round(time * timesteps).astype(int) - 1, ids[:, 0] * (K + 1) + ids[:, 1]]
+  full = lambda ids, time: logs[
+    jnp.round(time * timesteps).astype(int) - 1, ids[:, 0] * (K + 1) + ids[:, 1]
+  ]
   scheme = diffusion.Scheme(K, kernel, timesteps=timesteps, auxiliary=0.0)
   ids = jnp.tile(jnp.asarray(grid)[None], (n, 1))
-  near = lambda x, exact: np.testing.assert_array_less(np.abs(x.mean(0) - exact), 5 * x.std(0) / n**0.5 + 1e-5)
-  near(np.asarray(jax.jit(lambda key: scheme.bound(key, Network(full), ids))(jax.random.key(0))), terms.sum(0))
+  near = lambda x, exact: np.testing.assert_array_less(
+    np.abs(x.mean(0) - exact), 5 * x.std(0) / n**0.5 + 1e-5
+  )
+  near(
+    np.asarray(jax.jit(lambda key: scheme.bound(key, Network(full), ids))(jax.random.key(0))),
+    terms.sum(0),
+  )
   if kernel == "mask_and_replace":
-    # Of two times in four, either the first and third terms are computed or the second and fourth, and counted twice.
+    # Of two times in four, either the first and third terms are computed or the second and fourth,
+    # and counted twice.
     two = jax.jit(lambda key: scheme.bound(key, Network(full), ids, times=2).mean(0))
     pairs = 2 * (terms[:2] + terms[2:])
     gaps = np.array([np.abs(pairs - np.asarray(two(jax.random.key(k)))).max(-1) for k in range(12)])
@@ -148,7 +175,9 @@ def test_auxiliary_is_the_cross_entropy_and_gradients_are_finite(kernel):
   plain, more = (diffusion.Scheme(K, kernel, timesteps=50, auxiliary=a) for a in (0.0, 0.5))
   corrupted = jax.jit(plain.corrupt)(jax.random.key(1), ids)
   extra = jax.jit(more.loss)(logits, corrupted)[0] - jax.jit(plain.loss)(logits, corrupted)[0]
-  cross_entropy = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(ids)[..., None], -1)[..., 0]
+  cross_entropy = -np.take_along_axis(
+    np.asarray(jax.nn.log_softmax(logits)), np.asarray(ids)[..., None], -1
+  )[..., 0]
   np.testing.assert_allclose(extra, 0.5 * cross_entropy, atol=1e-2)
   assert np.isfinite(jax.jit(jax.grad(lambda x: plain.loss(x, corrupted)[0].sum()))(logits)).all()
 
@@ -184,10 +213,14 @@ def test_sampler_is_the_enumerated_chain(world, kernel, times):
   beliefs = np.stack([true_beliefs(world, kernel, t, timesteps) for t in range(1, timesteps + 1)])
   scheme, network = diffusion.Scheme(K, kernel, timesteps=timesteps), Network(world.lookup(beliefs))
   ids = jnp.tile(jnp.asarray(values)[None], (n, 1))
-  sample = jax.jit(lambda known: scheme.sample(jax.random.key(3), network, ids, known, steps=len(times) - 1))
+  sample = jax.jit(
+    lambda known: scheme.sample(jax.random.key(3), network, ids, known, steps=len(times) - 1)
+  )
   for pinned in (np.zeros(4, bool), np.array([False, True, False, True])):
-    world.check(sample(jnp.tile(jnp.asarray(pinned)[None], (n, 1))),
-                enumerated_chain(world, kernel, beliefs, times, values, pinned))
+    world.check(
+      sample(jnp.tile(jnp.asarray(pinned)[None], (n, 1))),
+      enumerated_chain(world, kernel, beliefs, times, values, pinned),
+    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -198,14 +231,18 @@ def test_one_code_is_exact_in_few_steps(kernel, chi2):
     joint = data[:, None] * between(kernel, "linear", 0, t, timesteps)[:K]
     beliefs.append((joint / np.maximum(joint.sum(0), 1e-30)).T)
   logs = jnp.asarray(np.log(np.maximum(beliefs, 1e-37)), jnp.float32)
-  network = Network(lambda ids, time: logs[jnp.round(time * timesteps).astype(int)[:, None] - 1, ids])
+  network = Network(
+    lambda ids, time: logs[jnp.round(time * timesteps).astype(int)[:, None] - 1, ids]
+  )
   scheme, ids = diffusion.Scheme(K, kernel, timesteps=timesteps), jnp.zeros((n, 1), int)
   out = jax.jit(lambda key: scheme.sample(key, network, ids, ids > 0, steps=5))(jax.random.key(0))
   chi2(np.bincount(np.asarray(out)[:, 0], minlength=K), data)
 
 
 def test_truncation_and_greedy_act_on_the_beliefs():
-  network = Network(lambda ids, time: jnp.log(jnp.tile(jnp.asarray([0.5, 0.3, 0.2])[None, None], (*ids.shape, 1))))
+  network = Network(
+    lambda ids, time: jnp.log(jnp.tile(jnp.asarray([0.5, 0.3, 0.2])[None, None], (*ids.shape, 1)))
+  )
   scheme, ids = diffusion.Scheme(K, "absorbing", timesteps=5), jnp.zeros((300, 4), int)
 
   def drawn(**options):

@@ -1,8 +1,10 @@
-"""Transition kernels of discrete diffusion in closed form: three numbers per time instead of matrices.
+"""Transition kernels of discrete diffusion in closed form: three numbers per time instead of
+matrices.
 
-All kernels are one family (D3PM, arXiv 2107.03006; VQ-Diffusion, arXiv 2111.14822, eq. 7-8). From one time to a later
-one a code stays with probability `keep`, is drawn anew from the K codes with `noise`, becomes the mask with `mask`; the
-three add up to 1, and the mask stays the mask. Two kernels in a row give a kernel of the same family.
+All kernels are one family (D3PM, arXiv 2107.03006; VQ-Diffusion, arXiv 2111.14822, eq. 7-8). From
+one time to a later one a code stays with probability `keep`, is drawn anew from the K codes with
+`noise`, becomes the mask with `mask`; the three add up to 1, and the mask stays the mask. Two
+kernels in a row give a kernel of the same family.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class Rates(NamedTuple):
 
 
 class Transition(NamedTuple):
-  """Everything about going between an earlier time s and a later time t: 0 to s, s to t, and 0 to t."""
+  """Everything about going between an earlier time s and a later time t: 0 to s, s to t, and 0 to
+  t.
+  """
 
   early: Rates
   step: Rates
@@ -39,12 +43,15 @@ class Transition(NamedTuple):
     return jax.tree.map(lambda table: table[index], self)
 
 
-def transitions(times: np.ndarray, timesteps: int, schedule: Schedule, mask_share: float) -> Transition:
-  """Tables [S] of the transitions between neighbours of `times` (increasing, S + 1 integers from 0 to timesteps).
+def transitions(
+  times: np.ndarray, timesteps: int, schedule: Schedule, mask_share: float
+) -> Transition:
+  """Tables [S] of the transitions between neighbours of `times` (increasing, S + 1 integers from 0
+  to timesteps).
 
   The share kept from 0 to t is 1 - t/T ("linear": D3PM's absorbing and VQ-Diffusion's schedule) or
-  cos(π/2 · t/T) ("cosine": D3PM's uniform schedule without its offset); of the rest, `mask_share` is masked and the
-  others are drawn anew. At T nothing is kept, so the prior over x_T is exact.
+  cos(π/2 · t/T) ("cosine": D3PM's uniform schedule without its offset); of the rest, `mask_share`
+  is masked and the others are drawn anew. At T nothing is kept, so the prior over x_T is exact.
   """
   u = times / timesteps
   keep = {"linear": 1 - u, "cosine": np.cos(0.5 * np.pi * u)}[schedule]
@@ -56,7 +63,11 @@ def transitions(times: np.ndarray, timesteps: int, schedule: Schedule, mask_shar
   step_mask = (mask[1:] - mask[:-1]) / (1 - mask[:-1])
   # Never negative but by rounding: exactly 0 matters for the absorbing kernel.
   step_noise = np.zeros_like(step_keep) if mask_share == 1 else 1 - step_keep - step_mask
-  tables = (keep[:-1], noise[:-1], mask[:-1]), (step_keep, step_noise, step_mask), (keep[1:], noise[1:], mask[1:])
+  tables = (
+    (keep[:-1], noise[:-1], mask[:-1]),
+    (step_keep, step_noise, step_mask),
+    (keep[1:], noise[1:], mask[1:]),
+  )
   return Transition(*(Rates(*(jnp.asarray(x, jnp.float32) for x in rates)) for rates in tables))
 
 
@@ -66,20 +77,26 @@ def corrupt(key: jax.Array, ids_BL: jax.Array, rates_B: Rates, num_codes: int) -
   chance = jax.random.uniform(chance_key, ids_BL.shape)
   noise = jax.random.randint(noise_key, ids_BL.shape, 0, num_codes)
   keep, mask = rates_B.keep[:, None], rates_B.mask[:, None]
-  return jnp.where(chance < keep, ids_BL, jnp.where(chance < keep + mask, num_codes, noise)).astype(jnp.int32)
+  return jnp.where(chance < keep, ids_BL, jnp.where(chance < keep + mask, num_codes, noise)).astype(
+    jnp.int32
+  )
 
 
 def prior(mask_share: float, num_codes: int) -> jax.Array:
   """Distribution of x_T, float32 [K + 1]; the last entry is the mask."""
-  return jnp.append(jnp.full(num_codes, (1 - mask_share) / num_codes), mask_share).astype(jnp.float32)
+  return jnp.append(jnp.full(num_codes, (1 - mask_share) / num_codes), mask_share).astype(
+    jnp.float32
+  )
 
 
 def posterior(ids_BL: jax.Array, probs_BLK: jax.Array, transition_B: Transition) -> jax.Array:
-  """Distribution of x_s given x_t and beliefs about x_0, float32 [B, L, K + 1]; the last entry is the mask.
+  """Distribution of x_s given x_t and beliefs about x_0, float32 [B, L, K + 1]; the last entry is
+  the mask.
 
-  It is the sum over x_0 of q(x_s | x_t, x_0) · probs(x_0) (VQ-Diffusion, eq. 11), in O(K): for a code x_t = w, with
-  r = probs / q(x_t = w | x_0), the sum at x_s = v is (keep·[v = w] + noise/K) · (keep_s·r(v) + noise_s/K · sum r).
-  One-hot `probs` give the exact posterior of a known x_0; the true p(x_0 | x_t) gives the true p(x_s | x_t).
+  It is the sum over x_0 of q(x_s | x_t, x_0) · probs(x_0) (VQ-Diffusion, eq. 11), in O(K): for a
+  code x_t = w, with r = probs / q(x_t = w | x_0), the sum at x_s = v is (keep·[v = w] + noise/K) ·
+  (keep_s·r(v) + noise_s/K · sum r). One-hot `probs` give the exact posterior of a known x_0; the
+  true p(x_0 | x_t) gives the true p(x_s | x_t).
 
   Args:
     ids_BL: x_t, codes 0 .. K - 1 or the mask K.
