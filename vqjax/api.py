@@ -22,7 +22,7 @@ from vqjax import (
   train,
 )
 from vqjax.errors import UserError
-from vqjax.tasks.conditions import check_range
+from vqjax.tasks._conditions import check_range
 
 
 class Model:

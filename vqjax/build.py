@@ -1,5 +1,5 @@
-"""From a config's sub-dict to the callable it names: build("quantizers", cfg) returns
-quantizers.<name>.Model(**rest).
+"""From a config's sub-dict to the callable it names, checked and completed by the schema that the
+callable's own fields are: build("quantizers", cfg) returns quantizers.<name>.Model(**rest).
 """
 
 from __future__ import annotations
@@ -14,20 +14,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vqjax import fields as marks
 from vqjax.errors import UserError, near_miss
 
-# What a family's files define, where it is not `Model`.
-_CLASS = {"schemes": "Scheme", "evaluators": "Measure", "data.sources": "Source"}
-# A sub-dict under one of these fields is built first, from the family given.
-_NESTED = {"quantizer": "quantizers"}
-# Fields with defaults that the program sets: a resolved config does not hold them.
-_SET = {
-  "autoencoders": {"channels", "out_channels"},
-  "schemes": {"books"},
-  "priors": {"causal", "max_prefix", "prefix_grid", "modulation"},
-}
-# Sub-dicts whose `name` chooses something.
-_NAMED = ("data", "disc", "model", "optim", "optim_disc", "quantizer", "scheme")
 _DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -44,58 +33,93 @@ def module(family: str, name: str) -> types.ModuleType:
   return importlib.import_module(f"vqjax.{family}.{name}")
 
 
-def build(family: str, config: Mapping[str, Any], path: str = "config", **fixed: Any) -> Any:
+def member(family: str, name: str) -> Any:
+  """The class that a family's file defines: `Model`, or what the family's MEMBER says."""
+  kind = getattr(importlib.import_module(f"vqjax.{family}"), "MEMBER", "Model")
+  return getattr(module(family, name), kind)
+
+
+def build(family: str, config: Mapping[str, Any], path: str = "config", **given: Any) -> Any:
   """Builds what `config["name"]` names in `vqjax.<family>`, with the other entries as its fields.
 
   Args:
     family: a folder of vqjax, e.g. "quantizers".
-    config: the sub-dict; nested sub-dicts of known families are built first.
+    config: the sub-dict; sub-dicts of other members are built first.
     path: how the user spells this sub-dict, for messages.
-    **fixed: fields that the caller sets; they win over nothing: a clash is an error.
+    **given: values for those fields of the member that the program sets; others are left out.
 
   Raises:
     UserError: unknown name, unknown field, missing field or a value of the wrong type.
   """
-  name, cls, config = _named(family, config, path)
-  fields = {
-    key: build(_NESTED[key], value, f"{path}.{key}")
-    if key in _NESTED and isinstance(value, Mapping)
-    else value
-    for key, value in config.items()
-  }
-  check_fields(cls, fields, f"{path}({name})")
-  for key in fixed.keys() & fields.keys():
+  name, values = _named(family, config, path)
+  return make(member(family, name), values, path, f"{path}({name})", **given)
+
+
+def make(
+  cls: Any, values: Mapping[str, Any], path: str = "config", where: str = "", **given: Any
+) -> Any:
+  """An instance of the dataclass `cls`; arguments and errors as for `build`."""
+  where, known = where or path, {f.name: f for f in _fields(cls)}
+  given = {k: v for k, v in given.items() if k in known and marks.by_program(known[k])}
+  for key in given.keys() & values.keys():
     raise UserError(f"{path}.{key}: is set by the program here; remove it from the config.")
-  fields |= fixed
-  required = {
-    f.name
-    for f in dataclasses.fields(cls)
-    if f.init and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-  }
-  if missing := sorted(required - fields.keys() - {"parent"}):
-    raise UserError(f"{path}({name}): needs {', '.join(missing)}.")
+  built = {}
+  for key, value in values.items():
+    family = known[key].metadata.get("family") if key in known else None
+    nested = family and isinstance(value, Mapping)
+    built[key] = build(family, value, f"{path}.{key}") if nested else value
+  check_fields(cls, built, where)
+  built |= given
+  if missing := sorted(k for k, f in known.items() if _required(f) and k not in built):
+    raise UserError(f"{where}: needs {', '.join(missing)}.")
   try:
-    return cls(**{k: _plain(v) for k, v in fields.items()})
+    return cls(**{k: v if k in given else _plain(v) for k, v in built.items()})
   except UserError as e:
-    raise UserError(f"{path}({name}): {e}") from None
+    raise UserError(f"{where}: {e}") from None
 
 
 def filled(family: str, config: Mapping[str, Any], path: str = "config") -> dict[str, Any]:
-  """`config` with the defaults of what it names, nested sub-dicts too, but for the fields that the
-  program sets.
+  """`config` with the defaults of what it names, sub-dicts too, but for what the program sets.
 
   Raises:
     UserError: unknown name, unknown field or a value of the wrong type.
   """
-  name, cls, fields = _named(family, config, path)
-  nested = {
-    k: filled(_NESTED[k], v, f"{path}.{k}")
-    for k, v in fields.items()
-    if k in _NESTED and isinstance(v, Mapping)
-  }
-  check_fields(cls, {k: v for k, v in fields.items() if k not in nested}, f"{path}({name})")
-  kept = {k: v for k, v in defaults(cls).items() if k not in _SET.get(family, ())}
-  return {"name": name} | kept | fields | nested
+  name, values = _named(family, config, path)
+  return {"name": name} | complete(member(family, name), values, path, f"{path}({name})")
+
+
+def complete(
+  cls: Any, values: Mapping[str, Any], path: str = "config", where: str = ""
+) -> dict[str, Any]:
+  """`values` with the defaults of the dataclass `cls`; otherwise as `filled`."""
+  known = {f.name: f for f in _fields(cls)}
+  check_fields(cls, values, where or path, nested=True)
+  for key in values:
+    if marks.by_program(known[key]):
+      raise UserError(f"{path}.{key}: is set by the program; remove it from the config.")
+  kept = {k: v for k, v in defaults(cls).items() if not marks.by_program(known[k])} | dict(values)
+  return {k: _completed(known[k].metadata, v, f"{path}.{k}") for k, v in kept.items()}
+
+
+def _completed(metadata: Mapping[str, str], value: Any, path: str) -> Any:
+  """A field's value with the defaults of the sub-dict that it is, if it is one."""
+  if value is None or not metadata.keys() & {"family", "members", "record"}:
+    return value
+  value = _mapping(value, path)
+  if "family" in metadata:
+    return filled(metadata["family"], value, path)
+  file, _, cls = metadata["record"].rpartition(".")
+  cls = getattr(importlib.import_module(f"vqjax.{file}"), cls)
+  if "members" not in metadata:
+    return complete(cls, value, path)
+  family = metadata["members"]
+  chosen = {k: _mapping(v, f"{path}.{k}") for k, v in value.items() if k in names(family) and v}
+  rest = {k: v for k, v in value.items() if k not in names(family)}
+  known = {*names(family), *(f.name for f in _fields(cls))}
+  for key in rest.keys() - known:
+    raise UserError(f"{path}.{key}: unknown field.{near_miss(str(key), known)}")
+  inner = {k: complete(member(family, k), v, f"{path}.{k}") for k, v in chosen.items()}
+  return complete(cls, rest, path) | inner
 
 
 def defaults(target: Any) -> dict[str, Any]:
@@ -109,63 +133,72 @@ def defaults(target: Any) -> dict[str, Any]:
   return found
 
 
-def _named(family: str, config: Mapping[str, Any], path: str) -> tuple[str, Any, dict[str, Any]]:
-  """The name in a sub-dict, the class that it names, and the other entries."""
-  config = (
-    config.to_dict() if hasattr(config, "to_dict") else config
-  )  # a ConfigDict's sub-dicts are no Mappings
-  if not isinstance(config, Mapping):
-    raise UserError(
-      f"{path}: {config!r} is a {type(config).__name__}, not a sub-dict with a 'name'."
-    )
-  fields = dict(config)
-  if "name" not in fields:
+def _named(family: str, config: Mapping[str, Any], path: str) -> tuple[str, dict[str, Any]]:
+  """The name in a sub-dict, and the other entries."""
+  values = dict(_mapping(config, path, " with a 'name'"))
+  if "name" not in values:
     raise UserError(f"{path}: has no 'name'. Choose from {', '.join(names(family))}.")
-  name = fields.pop("name")
-  return name, getattr(module(family, name), _CLASS.get(family, "Model")), fields
+  return values.pop("name"), values
+
+
+def _mapping(config: Any, path: str, what: str = "") -> Mapping[str, Any]:
+  config = config.to_dict() if hasattr(config, "to_dict") else config  # a ConfigDict is no Mapping
+  if not isinstance(config, Mapping):
+    raise UserError(f"{path}: {config!r} is a {type(config).__name__}, not a sub-dict{what}.")
+  return config
+
+
+def _required(field: dataclasses.Field) -> bool:
+  return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _fields(target: Any) -> list[dataclasses.Field]:
-  """What a config may set of a dataclass; linen's own fields of a module are not among it."""
+  """What may be set of a dataclass; linen's own fields of a module are not among it."""
   fields = [f for f in dataclasses.fields(target) if f.init]
-  return (
-    [f for f in fields if f.name not in ("parent", "name")]
-    if any(f.name == "parent" for f in fields)
-    else fields
-  )
+  linen = any(f.name == "parent" for f in fields)
+  return [f for f in fields if f.name not in ("parent", "name")] if linen else fields
 
 
-def check_fields(target: Any, values: Mapping[str, Any], path: str) -> None:
+def check_fields(target: Any, values: Mapping[str, Any], path: str, nested: bool = False) -> None:
   """Raises UserError where `values` has a key that the dataclass `target` lacks, or a value of
-  another type.
+  another type; with `nested`, sub-dicts that have a schema of their own are not looked at.
   """
   hints = typing.get_type_hints(target)
-  known = {f.name for f in _fields(target)}
+  known = {f.name: f for f in _fields(target)}
   for key, value in values.items():
     if key not in known:
       raise UserError(f"{path}.{key}: unknown field.{near_miss(str(key), known)}")
+    metadata = known[key].metadata
+    if nested and metadata.keys() & {"family", "record"} and hasattr(value, "items"):
+      continue
     if not _fits(value, hints.get(key, Any)):
-      raise UserError(
-        f"{path}.{key}: {_misfit(value, hints[key], f'{path}.{key}', defaults(target).get(key))}"
-      )
+      reason = _misfit(value, hints[key], f"{path}.{key}", defaults(target).get(key), metadata)
+      raise UserError(f"{path}.{key}: {reason}")
     if key == "dtype" and value not in _DTYPES:
       raise UserError(f"{path}.{key}: {value!r} is none of {', '.join(_DTYPES)}.")
 
 
-def _misfit(value: Any, hint: Any, path: str, default: Any) -> str:
+def _misfit(value: Any, hint: Any, path: str, default: Any, metadata: Mapping[str, str]) -> str:
   """What is wrong with a value, and what to write instead where that can be told."""
   if typing.get_origin(hint) is typing.Literal:
     return f"{value!r} is none of {', '.join(map(str, typing.get_args(hint)))}."
   path = re.sub(r"\(.*?\)", "", path)
   kind, remedy = hint.__name__ if isinstance(hint, type) else str(hint), ""
-  if (field := path.rpartition(".")[2]) in _NAMED or _fits({}, hint):
-    kind, remedy = (
-      "a sub-dict",
-      f"; write {path}.name={value}" if field in _NAMED else f"; write {path}.FIELD=VALUE",
-    )
+  named = "family" in metadata or _chooses_by_name(metadata)
+  if named or _fits({}, hint):
+    kind, remedy = "a sub-dict", f"; write {path}.{'name' if named else 'FIELD'}={value}"
+    remedy = remedy if named else f"; write {path}.FIELD=VALUE"
   elif hint is Sequence:
     kind, remedy = "a list", f"; for example {default or (value,)}"
   return f"{value!r} is a {type(value).__name__}, not {kind}{remedy}."
+
+
+def _chooses_by_name(metadata: Mapping[str, str]) -> bool:
+  """Whether a sub-dict is of a class that has a field `name` (an optimizer's)."""
+  if "record" not in metadata:
+    return False
+  file, _, cls = metadata["record"].rpartition(".")
+  return "name" in {f.name for f in _fields(getattr(importlib.import_module(f"vqjax.{file}"), cls))}
 
 
 def _plain(value: Any) -> Any:

@@ -55,13 +55,13 @@ def main(argv: Sequence[str]) -> None:
   if not size:
     raise UserError("config.ops.size: is not set; give it, since no data is read here.")
   spec = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, channels), "uint8")}
-  condition = config.condition or {}
+  condition = config.get("condition") or {}
   if condition.get("labels"):
     spec["label"] = jax.ShapeDtypeStruct((config.batch_size,), "int32")
   if (
     condition.get("layouts")
     or condition.get("layout_tokenizer")
-    or config.loss.get("reconstruction") == "binary_cross_entropy"
+    or config.get("loss", {}).get("reconstruction") == "binary_cross_entropy"
   ):
     spec["layout"] = jax.ShapeDtypeStruct((config.batch_size, size, size), "uint8")
   with target.tracing_for(devices):

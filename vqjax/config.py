@@ -18,83 +18,57 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vqjax import build
+from vqjax import build, fields
 from vqjax.errors import UserError, near_miss
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """The top level of every config, with its defaults.
-
-  Sub-dicts are the keyword arguments of one callable each.
-  """
+class Common:
+  """The top level of every config, with its defaults, beside the `Fields` of the run's task."""
 
   task: str = "autoencode"  # a file of vqjax/tasks
   seed: int = 0
   batch_size: int = 64  # over all devices and processes
   total_steps: int = 10_000
-  data: dict = dataclasses.field(
-    default_factory=lambda: {"name": "shapes"}
-  )  # a source of vqjax/data/sources
-  ops: dict = dataclasses.field(default_factory=dict)  # vqjax.data.ops.Ops
-  model: dict = dataclasses.field(default_factory=dict)  # vqjax/autoencoders or vqjax/priors
-  disc: dict | None = None  # vqjax/discriminators; None trains without an adversary
-  loss: dict = dataclasses.field(default_factory=dict)  # the task's Losses
-  scheme: dict | None = None  # vqjax/schemes, for priors
-  condition: dict | None = None  # the prior task's Condition
-  tokenizer: str | None = None  # workdir of the tokenizer, for priors
-  optim: dict = dataclasses.field(default_factory=dict)  # vqjax.optim.Optimizer, for every player
-  optim_disc: dict | None = None  # the same for the discriminator, where it differs
+  data: dict = fields.member("data.sources", {"name": "shapes"})
+  ops: dict = fields.record("data.ops.Ops")
+  optim: dict = fields.record("optim.Optimizer")  # for every player
   accumulate: int = 1  # steps whose gradients are averaged into one update
   ema_decay: float = 0.0  # moving average of the parameters; 0 keeps none
-  mesh: dict = dataclasses.field(default_factory=dict)  # vqjax.sharding.make_mesh
+  mesh: dict = fields.record("sharding.Axes")
   sharding: Sequence = ((".*", "fsdp"),)  # vqjax.sharding.shardings
   init_from: str | None = None  # workdir whose parameters this run starts from
   evaluators: Sequence = ()  # measures of vqjax/evaluators; empty means the task's own
   log_every: int = 50
   save_every: int = 1_000  # also evaluates and draws previews
   eval_examples: int = (
-    1_024  # held-out examples measured at each save; the commands use the whole split
+    1_024  # held-out examples measured at each save; commands use the whole split
   )
   keep: int = 2  # newest checkpoints kept, besides the best
   best: str = (
-    ""  # held-out metric that names the best checkpoint, "-" before it where smaller is better
+    ""  # held-out figure that names the best checkpoint, "-" before it where less is better
   )
-  preview: int = 8  # images per preview
+  preview: int = 8  # examples per preview
 
   debug: dict = dataclasses.field(default_factory=dict)  # overrides applied by --config=FILE:debug
 
 
 # What may differ between a checkpoint and the run that continues it.
 _FREE = (
-  "total_steps",
-  "log_every",
-  "save_every",
-  "eval_examples",
-  "keep",
-  "best",
-  "preview",
-  "mesh",
-  "sharding",
-  "evaluators",
-  "debug",
-  "init_from",
-  "optim.lr",
-  "optim_disc.lr",
-)
+  "total_steps", "log_every", "save_every", "eval_examples", "keep", "best", "preview", "mesh",
+  "sharding", "evaluators", "debug", "init_from", "optim.lr", "optim_disc.lr",
+)  # fmt: skip
 
-# Whose keyword arguments the sub-dicts are: of what `name` chooses in a family, or of one class.
-_FAMILIES = {"data": "data.sources", "disc": "discriminators", "scheme": "schemes"}
-_CLASSES = {
-  "ops": "data.ops.Ops",
-  "optim": "optim.Optimizer",
-  "optim_disc": "optim.Optimizer",
-  "mesh": "sharding.Axes",
-}
-_OF_TASK = {
-  "autoencode": ({"model": "autoencoders"}, {"loss": "tasks._loss_terms.Losses"}),
-  "prior": ({"model": "priors"}, {"condition": "tasks.conditions.Condition"}),
-}
+
+def _fields_of(task: str) -> Any:
+  """What a config of this task holds: the dataclass of the common fields and its own."""
+  own = build.module("tasks", task).Fields
+  return dataclasses.make_dataclass("Config", [], bases=(own, Common), frozen=True)
+
+
+def known_fields() -> set[str]:
+  """The top-level names that the config of some task has."""
+  return {f.name for task in build.names("tasks") for f in dataclasses.fields(_fields_of(task))}
 
 
 def load(path: str) -> ConfigDict:
@@ -180,7 +154,7 @@ def _pair(assignment: str) -> tuple[list[str], Any]:
     raise UserError(
       f"--config.{assignment}: write --config.FIELD=VALUE, for example --config.optim.lr=1e-4."
     )
-  known = {f.name for f in dataclasses.fields(Run)}
+  known = known_fields()
   if keys[0] not in known:
     raise UserError(f"--config.{path}: unknown field {keys[0]!r}.{near_miss(keys[0], known)}")
   return keys, _literal(text)
@@ -215,26 +189,24 @@ def _literal(text: str) -> Any:
 
 
 def complete(config: Mapping[str, Any]) -> ConfigDict:
-  """Fills in the defaults of the top level and of every sub-dict, and checks names, fields and
-  types.
+  """Fills in the defaults of the top level and of every sub-dict, and checks names, fields, types.
 
   Left out are only the fields that the program sets: a completed config says what was run, whatever
-    the defaults become.
-  Raises UserError with the near miss for an unknown field.
+  the defaults become. Raises UserError with the near miss for an unknown field.
   """
   values = _plain(config)
-  build.check_fields(Run, values, "config")
-  values = dataclasses.asdict(Run(**values))
+  task = values.get("task", Common.task)
+  cls = _fields_of(task)
+  if foreign := sorted(known_fields() & values.keys() - {f.name for f in dataclasses.fields(cls)}):
+    raise UserError(
+      f"config.{foreign[0]}: is nothing that a run of task {task!r} reads; remove it, or set "
+      "config.task."
+    )
+  values = build.complete(cls, values, "config")
   for name in (
-    "batch_size",
-    "total_steps",
-    "log_every",
-    "save_every",
-    "eval_examples",
-    "accumulate",
-    "keep",
+    "batch_size", "total_steps", "log_every", "save_every", "eval_examples", "accumulate", "keep",
     "preview",
-  ):
+  ):  # fmt: skip
     if values[name] < 1:
       raise UserError(f"config.{name}: {values[name]} is not positive.")
   if not 0 <= values["ema_decay"] < 1:
@@ -242,30 +214,9 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
       f"config.ema_decay: {values['ema_decay']} is outside [0, 1); 0 keeps no average."
     )
   for i, measure in enumerate(values["evaluators"]):
-    build.filled(
-      "evaluators",
-      {"name": measure} if isinstance(measure, str) else measure,
-      f"config.evaluators[{i}]",
-    )
-  return ConfigDict(values | _filled(values))
-
-
-def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
-  """The sub-dicts with the defaults of the callables that they are for."""
-  build.module("tasks", values["task"])
-  families, classes = _OF_TASK.get(values["task"], ({}, {}))
-  filled = {
-    k: build.filled(v, values[k], f"config.{k}")
-    for k, v in (_FAMILIES | families).items()
-    if values[k] is not None
-  }
-  for field, target in (_CLASSES | classes).items():
-    if values[field] is not None:
-      file, _, name = target.rpartition(".")
-      cls = getattr(importlib.import_module(f"vqjax.{file}"), name)
-      build.check_fields(cls, values[field], f"config.{field}")
-      filled[field] = build.defaults(cls) | values[field]
-  return filled
+    measure = {"name": measure} if isinstance(measure, str) else measure
+    build.filled("evaluators", measure, f"config.evaluators[{i}]")
+  return ConfigDict(values)
 
 
 def _plain(value: Any) -> Any:

@@ -4,14 +4,13 @@ devices.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from vqjax import sharding
-from vqjax.build import build, module
+from vqjax.build import build
 from vqjax.evaluators import add
 
 
@@ -22,9 +21,7 @@ def measures(configs: Sequence[Any], **known: Any) -> dict[str, Any]:
   made = {}
   for i, config in enumerate(configs):
     config = {"name": config} if isinstance(config, str) else dict(config)
-    fields = {f.name for f in dataclasses.fields(module("evaluators", config["name"]).Measure)}
-    mine = {k: v for k, v in known.items() if k in fields}
-    made[config["name"]] = build("evaluators", config, f"config.evaluators[{i}]", **mine)
+    made[config["name"]] = build("evaluators", config, f"config.evaluators[{i}]", **known)
   return made
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-from vqjax.build import check_fields
+from vqjax.build import make as make_record
 from vqjax.errors import UserError
 
 
@@ -103,8 +103,7 @@ def make(
 
 
 def _one(fields: Mapping[str, Any], path: str) -> Optimizer:
-  check_fields(Optimizer, fields, path)
-  optimizer = Optimizer(**fields)
+  optimizer = make_record(Optimizer, fields, path)
   if optimizer.lr <= 0:
     raise UserError(f"{path}.lr: {optimizer.lr} is not positive.")
   for field in _UNREAD[optimizer.name]:

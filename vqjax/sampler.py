@@ -16,7 +16,7 @@ import numpy as np
 from vqjax import sharding
 from vqjax.errors import UserError, near_miss
 from vqjax.schemes import _guidance, autoregressive
-from vqjax.tasks import conditions
+from vqjax.tasks import _conditions as conditions
 
 GUIDANCE = ("guidance", "guidance_schedule")  # options of every scheme
 _INTERNAL = ("prefix", "trajectory")  # of the schemes' options, those that this file sets

@@ -69,7 +69,7 @@ class Run:
     self.mesh = sharding.make_mesh(**config["mesh"], devices=devices)
     self.task = module("tasks", config["task"]).make(config, spec)
     self.tx = optim.make(
-      config["optim"], config["optim_disc"], config["total_steps"], config["accumulate"]
+      config["optim"], config.get("optim_disc"), config["total_steps"], config["accumulate"]
     )
     everywhere = sharding.replicated(self.mesh)
     abstract = jax.eval_shape(self._init, jax.random.key(0))
@@ -215,7 +215,7 @@ def _start(run: Run, source: str | pathlib.Path | None) -> State:
   if source:
     # A discriminator comes along where both runs have the same one; else it starts afresh, with
     # what belongs to it.
-    same = configuration.of_run(source).disc == run.config["disc"]
+    same = configuration.of_run(source).get("disc") == run.config.get("disc")
     wanted = lambda tree: dict(tree) if same else {"model": tree["model"]}
     parts = checkpoint.restore_params(
       source, {"params": wanted(run.abstract.params), "stats": wanted(run.abstract.stats)}

@@ -13,7 +13,7 @@ import pytest
 import vqjax
 from vqjax import checkpoint, config as configuration, data, tokenize, train
 from vqjax.errors import UserError
-from vqjax.tasks import conditions, prior
+from vqjax.tasks import _conditions as conditions, prior
 
 SHAPES = dict(name="shapes", size=16, num_train=32, num_eval=8)
 SMALL = dict(hidden=8, residual_hidden=8, residual_blocks=1)

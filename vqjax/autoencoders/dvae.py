@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vqjax import fields
 from vqjax.nn import layers
 from vqjax.nn.losses import map_pixels
 from vqjax.quantizers import Quantized
@@ -97,12 +98,12 @@ class Model(nn.Module):
     dtype: compute dtype.
   """
 
-  quantizer: nn.Module
+  quantizer: nn.Module = fields.member("quantizers")
   hidden: int = 256
   groups: int = 4
   blocks_per_group: int = 2
-  channels: int = 3
-  out_channels: int | None = None
+  channels: int = fields.program(3)
+  out_channels: int | None = fields.program(None)
   dtype: str = "float32"
 
   last_layer = ("decoder", "output")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vqjax import fields
 from vqjax.nn import layers
 from vqjax.quantizers import Quantized
 
@@ -103,7 +104,7 @@ class Model(nn.Module):
     dtype: compute dtype.
   """
 
-  quantizer: nn.Module
+  quantizer: nn.Module = fields.member("quantizers")
   ch: int = 128
   ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
   num_res_blocks: int = 2
@@ -113,8 +114,8 @@ class Model(nn.Module):
   z_channels: int = 256
   dropout: float = 0.0
   remat: bool = False
-  channels: int = 3
-  out_channels: int | None = None
+  channels: int = fields.program(3)
+  out_channels: int | None = fields.program(None)
   dtype: str = "float32"
 
   last_layer = ("decoder", "conv_out")

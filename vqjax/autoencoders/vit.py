@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.nn import layers
 from vqjax.nn.attention import attend
@@ -124,7 +125,7 @@ class Model(nn.Module):
     dtype: compute dtype.
   """
 
-  quantizer: nn.Module
+  quantizer: nn.Module = fields.member("quantizers")
   patch: int = 8
   width: int = 512
   depth: int = 8
@@ -138,8 +139,8 @@ class Model(nn.Module):
   resolution: int = 256
   dropout: float = 0.0
   remat: bool = False
-  channels: int = 3
-  out_channels: int | None = None
+  channels: int = fields.program(3)
+  out_channels: int | None = fields.program(None)
   dtype: str = "float32"
 
   last_layer = ("decoder", "out")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.nn import layers
 from vqjax.quantizers import Quantized
@@ -69,13 +70,13 @@ class Model(nn.Module):
     dtype: compute dtype.
   """
 
-  quantizer: nn.Module
+  quantizer: nn.Module = fields.member("quantizers")
   hidden: int = 256
   residual_hidden: int = 256
   residual_blocks: int = 2
   downsamples: int = 2
-  channels: int = 3
-  out_channels: int | None = None
+  channels: int = fields.program(3)
+  out_channels: int | None = fields.program(None)
   dtype: str = "float32"
 
   last_layer = ("decoder", "conv_out")

@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+MEMBER = "Measure"
+
 Sums = dict[str, np.ndarray]
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vqjax import fields
 from vqjax.errors import UserError
 
 _LARGEST = 2**24
@@ -32,8 +33,8 @@ class Measure:
     num_codebooks: codebooks per position, per level, as quantizers count them; one each by default.
   """
 
-  codebook_sizes: tuple[int, ...] = ()
-  num_codebooks: tuple[int, ...] = ()
+  codebook_sizes: tuple[int, ...] = fields.program(())
+  num_codebooks: tuple[int, ...] = fields.program(())
 
   needs: ClassVar[str] = "reconstruct"
   protocol: ClassVar[str] = "one histogram of codes per codebook over all images of the split"

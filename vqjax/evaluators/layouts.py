@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vqjax import fields
 from vqjax.errors import UserError
 
 
@@ -24,7 +25,7 @@ class Measure:
     classes: of the maps; set by the program.
   """
 
-  classes: int = 0
+  classes: int = fields.program(0)
 
   needs: ClassVar[str] = "reconstruct"
   protocol: ClassVar[str] = (

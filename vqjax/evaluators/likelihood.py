@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vqjax import fields
+
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
@@ -24,7 +26,7 @@ class Measure:
     pixels: H·W·C of one image; set by the program.
   """
 
-  pixels: int = 0
+  pixels: int = fields.program(0)
 
   needs: ClassVar[str] = "likelihood"
   protocol: ClassVar[str] = (

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vqjax import fields
 from vqjax.nn import tokens
 
 
@@ -61,15 +62,15 @@ class Model(nn.Module):
     prefix_grid: shape of the coarser grid at the prefix's end; () for none.
   """
 
-  vocab_size: int
-  out_size: int
-  grid: tuple[int, ...]
-  causal: bool = True
+  vocab_size: int = fields.program()
+  out_size: int = fields.program()
+  grid: tuple[int, ...] = fields.program()
+  causal: bool = fields.program(True)
   layers: int = 12
   width: int = 128
   kernel: int = 5
   dropout: float = 0.0
-  prefix_grid: tuple[int, ...] = ()
+  prefix_grid: tuple[int, ...] = fields.program(())
   dtype: str = "float32"
 
   cached = False

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vqjax import fields
 from vqjax.nn import attention, tokens
 
 
@@ -118,10 +119,10 @@ class Model(nn.Module):
     prefix_layers: residual 3x3 convolutions on the coarser grid.
   """
 
-  vocab_size: int
-  out_size: int
-  grid: tuple[int, ...]
-  causal: bool = True
+  vocab_size: int = fields.program()
+  out_size: int = fields.program()
+  grid: tuple[int, ...] = fields.program()
+  causal: bool = fields.program(True)
   blocks: int = 4
   residuals: int = 4
   width: int = 128
@@ -129,7 +130,7 @@ class Model(nn.Module):
   kernel: int = 5
   attention: Literal["causal", "none"] = "causal"
   dropout: float = 0.0
-  prefix_grid: tuple[int, ...] = ()
+  prefix_grid: tuple[int, ...] = fields.program(())
   prefix_layers: int = 2
   dtype: str = "float32"
 

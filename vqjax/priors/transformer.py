@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.nn import attention, target, tokens
 
@@ -143,20 +144,20 @@ class Model(nn.Module):
     cache_layout: see vqjax/nn/attention.py; "auto" picks by the default backend.
   """
 
-  vocab_size: int
-  out_size: int
-  grid: tuple[int, ...]
-  causal: bool = True
+  vocab_size: int = fields.program()
+  out_size: int = fields.program()
+  grid: tuple[int, ...] = fields.program()
+  causal: bool = fields.program(True)
   layers: int = 12
   width: int = 768
   heads: int = 12
   hidden: int | None = None
-  max_prefix: int = 1
+  max_prefix: int = fields.program(1)
   positions: Literal["learned", "rotary"] = "learned"
   norm: Literal["layernorm", "rmsnorm"] = "layernorm"
   mlp: Literal["gelu", "swiglu"] = "gelu"
   qk_norm: Literal["none", "rmsnorm"] = "none"
-  modulation: Literal["none", "adaln"] = "none"
+  modulation: Literal["none", "adaln"] = fields.program("none")
   bias: bool = True
   dropout: float = 0.0
   remat: Literal["none", "block"] = "none"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.nn import codebook
 from vqjax.quantizers import Quantized
@@ -26,7 +27,7 @@ class Model(nn.Module):
     codebooks: "separate" per group, or one "shared" by all.
   """
 
-  quantizer: nn.Module
+  quantizer: nn.Module = fields.member("quantizers")
   groups: int = 2
   codebooks: Literal["separate", "shared"] = "separate"
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.nn import codebook
 from vqjax.quantizers import Quantized, gumbel
@@ -28,7 +29,7 @@ class Model(nn.Module):
       (arXiv 2107.03312, sec. 3.3), so that fewer codes still decode.
   """
 
-  quantizer: nn.Module
+  quantizer: nn.Module = fields.member("quantizers")
   depth: int = 4
   codebooks: Literal["separate", "shared"] = "separate"
   dropout: float = 0.0

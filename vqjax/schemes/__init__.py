@@ -36,6 +36,8 @@ from typing import Any, NamedTuple
 import jax
 from flax import struct
 
+MEMBER = "Scheme"
+
 # The logit of a code that cannot stand at a position, far below any other and yet finite.
 IMPOSSIBLE = -1e9
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.schemes import Corrupted, Network, _sampling
 from vqjax.schemes._sampling import log_prob
@@ -48,7 +49,7 @@ class Scheme:
   The network shifts its input itself: logits i are about code i.
   """
 
-  num_codes: int
+  num_codes: int = fields.program()
   extra_ids: ClassVar[int] = 0
   causal: ClassVar[bool] = True
   timed: ClassVar[bool] = False

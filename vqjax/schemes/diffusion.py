@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.schemes import Corrupted, Network, _kernels, _sampling
 
@@ -32,7 +33,7 @@ class Scheme:
       of the T terms of the bound (0.001 and 0.0005), here it stands against their sum.
   """
 
-  num_codes: int
+  num_codes: int = fields.program()
   kernel: _kernels.Kernel = "mask_and_replace"
   schedule: _kernels.Schedule = "linear"
   timesteps: int = 100

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.schemes import IMPOSSIBLE, Corrupted, Network, _sampling
 
@@ -37,7 +38,7 @@ class Scheme:
       entropy only at 0.
   """
 
-  num_codes: int
+  num_codes: int = fields.program()
   schedule: Literal["cosine", "linear", "square", "cubic", "sqrt"] = "cosine"
   label_smoothing: float = 0.1
   extra_ids: ClassVar[int] = 1

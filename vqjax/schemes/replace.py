@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.schemes import Corrupted, Network, _sampling
 
@@ -27,8 +28,8 @@ class Scheme:
     books: of a position's own codebook alone are the codes that replace another.
   """
 
-  num_codes: int
-  books: int = 1
+  num_codes: int = fields.program()
+  books: int = fields.program(1)
   extra_share: float = 0.1
   extra_ids: ClassVar[int] = 0
   causal: ClassVar[bool] = False

@@ -13,10 +13,21 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax.build import build, check_fields
+from vqjax import fields
+from vqjax.build import build, make as make_record
 from vqjax.errors import UserError
 from vqjax.nn import losses, palette, perceptual
-from vqjax.tasks import Task, _loss_terms as loss_terms, conditions
+from vqjax.tasks import Task, _loss_terms as loss_terms, _conditions as conditions
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+  """What a config of this task holds beside vqjax.config.Common."""
+
+  model: dict = fields.member("autoencoders", {})
+  disc: dict | None = fields.member("discriminators", None)  # None trains without an adversary
+  loss: dict = fields.record("tasks._loss_terms.Losses")
+  optim_disc: dict | None = fields.record("optim.Optimizer", None)  # where it differs from optim
 
 
 def to_float(image: jax.Array) -> jax.Array:
@@ -36,8 +47,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     UserError: anything in config.model, config.disc or config.loss that does not fit, or image
       sizes that the model cannot take.
   """
-  check_fields(loss_terms.Losses, dict(config["loss"]), "config.loss")
-  weights = loss_terms.Losses(**config["loss"])
+  weights = make_record(loss_terms.Losses, dict(config["loss"]), "config.loss")
   field = reads(config)
   classes = _classes(config["model"], spec) if field == "layout" else 0
   channels = classes or spec["image"].shape[-1]

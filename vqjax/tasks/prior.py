@@ -13,12 +13,23 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax.build import build, check_fields, module
+from vqjax import fields
+from vqjax.build import build, make as make_record
 from vqjax.errors import UserError
 from vqjax.nn import palette
 from vqjax.schemes import IMPOSSIBLE, Network, _guidance
-from vqjax.tasks import Task, conditions
+from vqjax.tasks import Task, _conditions as conditions
 from vqjax.tasks._tokenizer import Codes, Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+  """What a config of this task holds beside vqjax.config.Common."""
+
+  tokenizer: str | None = None  # workdir of the run whose codes are learned
+  model: dict = fields.member("priors", {})
+  scheme: dict | None = fields.member("schemes", None)
+  condition: dict | None = fields.record("tasks._conditions.Condition", None)
 
 
 def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
@@ -34,29 +45,29 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     )
   if not config["scheme"]:
     raise UserError("config.scheme: is not set; for example config.scheme.name=autoregressive.")
-  if config["loss"]:
-    raise UserError(
-      f"config.loss: a prior's loss comes from config.scheme; remove {', '.join(config['loss'])}."
-    )
   tokenizer = Tokenizer(config["tokenizer"], spec)
-  check_fields(conditions.Condition, dict(config["condition"] or {}), "config.condition")
-  condition = conditions.Condition(**(config["condition"] or {}))
+  condition = make_record(conditions.Condition, config["condition"] or {}, "config.condition")
   layouts = (
     Tokenizer(condition.layout_tokenizer, spec, "layout") if condition.layout_tokenizer else None
   )
   codes = tokenizer.codes(condition.level)
-  sizes = {"num_codes": codes.vocabulary, "books": codes.books}
   scheme = build(
-    "schemes",
-    config["scheme"],
-    "config.scheme",
-    **_among_fields("schemes", "Scheme", config["scheme"], sizes),
+    "schemes", config["scheme"], "config.scheme", num_codes=codes.vocabulary, books=codes.books
   )
   prefix = conditions.Prefix(
     condition, codes.vocabulary + scheme.extra_ids, tokenizer, spec, layouts
   )
   model = build(
-    "priors", config["model"], "config.model", **_fixed(config["model"], scheme, codes, prefix)
+    "priors",
+    config["model"],
+    "config.model",
+    vocab_size=prefix.rows,
+    out_size=codes.vocabulary,
+    grid=codes.grid,
+    causal=scheme.causal,
+    max_prefix=max(1, prefix.length),
+    prefix_grid=prefix.grid,
+    modulation="adaln" if scheme.timed else "none",
   )
   run = _Prior(model, scheme, tokenizer, codes, prefix)
   can_bound = hasattr(scheme, "bound")
@@ -75,32 +86,6 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     else {"pixels": tokenizer.pixels},
     extra=run,
   )
-
-
-def _fixed(
-  config: Mapping[str, Any], scheme: Any, codes: Codes, prefix: conditions.Prefix
-) -> dict[str, Any]:
-  """The fields of a prior network that the tokenizer, the scheme and the condition decide."""
-  values = {
-    "vocab_size": prefix.rows,
-    "out_size": codes.vocabulary,
-    "grid": codes.grid,
-    "causal": scheme.causal,
-    "max_prefix": max(1, prefix.length),
-    "prefix_grid": prefix.grid,
-    "modulation": "adaln" if scheme.timed else "none",
-  }
-  return _among_fields("priors", "Model", config, values)
-
-
-def _among_fields(
-  family: str, kind: str, config: Mapping[str, Any], values: dict[str, Any]
-) -> dict[str, Any]:
-  """Those of the values that the named member of a family has as fields."""
-  if not (name := config.get("name")):
-    return values
-  fields = {f.name for f in dataclasses.fields(getattr(module(family, name), kind))}
-  return {k: v for k, v in values.items() if k in fields}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+MEMBER = "Source"
+
 EVAL_NAMES = ("eval", "validation", "valid", "val", "test")
 
 
