@@ -1,451 +1,64 @@
-"""A trained run as Python functions: load(workdir) gives encode, decode, reconstruct, sample,
-complete and log_prob.
+"""A trained run as Python functions: load(workdir) is a Tokenizer, which encodes and decodes, or a
+Prior, which samples, completes and tells how probable codes are.
 """
 
 from __future__ import annotations
 
 import functools
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import (
-  checkpoint,
-  config as configuration,
-  data,
-  lineage,
-  sampler as sampling,
-  sharding,
-  train,
-)
-from vqjax.errors import UserError
-from vqjax.tasks._conditions import check_range
+from vqjax import build, checkpoint, config as configuration, lineage, sharding, train
+from vqjax.data import Dataset
+from vqjax.errors import UserError, near_miss
+from vqjax.sampler import Given, Sampler
+from vqjax.tasks import Task, Weights
+from vqjax.tasks._first_stage import identity, joined
 
 
-class Model:
-  """A run's newest parameters (averaged ones where an average was kept), on the devices.
+class Loaded(NamedTuple):
+  """A run and its newest weights, averaged ones where an average was kept, on the devices."""
 
-  Attributes:
-    config: the run's config.
-    run: its task, mesh and shapes, see vqjax.train.Run.
-    state: (params, stats, frozen), what the task's predictions take.
-  """
+  workdir: pathlib.Path
+  config: Any
+  run: train.Run
+  weights: Weights
 
-  def __init__(self, workdir: str | pathlib.Path):
-    self.workdir = pathlib.Path(workdir)
-    self.config = configuration.of_run(self.workdir)
-    spec = configuration.read_spec(self.workdir)
-    if spec is None:
-      raise UserError(f"{workdir}: holds no batch.json; the run has not started yet.")
-    self.config.mesh = _mesh(self.config.mesh)
-    self.run = train.Run(self.config, spec)
-    abstract = self.run.abstract
-    wanted = {"params": abstract.params, "stats": abstract.stats}
-    if abstract.ema is not None:  # instead of the model's own parameters
-      wanted |= {
-        "params": {k: v for k, v in abstract.params.items() if k != "model"},
-        "ema": abstract.ema,
-      }
-    parts = checkpoint.restore_params(self.workdir, {k: v for k, v in wanted.items() if v})
-    params = parts.get("params", {}) | ({"model": parts["ema"]} if "ema" in parts else {})
-    self.state = (params, parts.get("stats", abstract.stats), self.run.load_frozen())
-    lineage.check_frozen(self.run, self.state[2], self.workdir)
-    self._jitted: dict[str, Any] = {}
+  def dataset(self) -> Dataset:
+    """The data that the run was trained on."""
+    return Dataset(self.config.data, self.config.ops)
 
-  @property
-  def image_shape(self) -> tuple[int, int, int]:
-    """Height, width and channels (1 or 3) of the images that the run, or its tokenizer, was trained
-    on.
-    """
-    spec = self.run.spec if "image" in self.run.spec else self.sampler.prior.tokenizer.spec
-    return tuple(spec["image"].shape[1:])
 
-  @property
-  def channels(self) -> int:
-    """Of the images: 1 or 3."""
-    return self.image_shape[-1]
+def open_run(workdir: str | pathlib.Path) -> Loaded:
+  """Reads the run in `workdir`. Raises UserError where there is none, or nothing of it was saved."""
+  workdir = pathlib.Path(workdir)
+  config = configuration.of_run(workdir)
+  spec = configuration.read_spec(workdir)
+  if spec is None:
+    raise UserError(f"--workdir={workdir}: holds no batch.json; the run has not started yet.")
+  config.mesh = _mesh(config.mesh)
+  run = train.Run(config, spec)
+  abstract = run.abstract
+  wanted = {"params": abstract.params, "stats": abstract.stats}
+  if abstract.ema is not None:  # instead of the model's own parameters
+    others = {k: v for k, v in abstract.params.items() if k != "model"}
+    wanted |= {"params": others, "ema": abstract.ema}
+  parts = checkpoint.restore_params(workdir, {k: v for k, v in wanted.items() if v})
+  params = parts.get("params", {}) | ({"model": parts["ema"]} if "ema" in parts else {})
+  weights = Weights(params, parts.get("stats", abstract.stats), run.load_frozen())
+  lineage.check_frozen(run.task.frozen.identity(weights.frozen), workdir)
+  return Loaded(workdir, config, run, weights)
 
-  @functools.cached_property
-  def identity(self) -> str:
-    """A hash of the model's weights and config: what cached codes are tied to."""
-    return checkpoint.identity(
-      self.config.model.to_dict(),
-      {"params": self.state[0]["model"], "stats": self.state[1]["model"]},
-    )
 
-  def predict(self, name: str, **batch: Any) -> dict[str, Any]:
-    """One of the task's predictions on a batch, compiled once per shape.
-
-    Raises UserError where the task lacks it.
-    """
-    if name not in self.run.task.predict:
-      raise UserError(
-        f"{self.workdir}: a run of task {self.config.task!r} does not {name}; it can {', '.join(self.run.task.predict)}."
-      )
-    if name not in self._jitted:
-      self._jitted[name] = jax.jit(
-        self.run.task.predict[name], out_shardings=sharding.replicated(self.run.mesh)
-      )
-    return self._jitted[name](*self.state, sharding.spread(batch, self.run.mesh))
-
-  def encode(self, images: Any) -> Any:
-    """Codes int32 `[B, h, w]` (`[B, h, w, Q]` for several codebooks, a tuple for hierarchies) of
-    images.
-
-    Args:
-      images: `[B, H, W, C]`, uint8, or float in [-1, 1]; for a tokenizer of label maps the maps,
-        integers `[B, H, W]`.
-
-    Raises:
-      UserError: another layout, type or range, or a size that the architecture cannot take.
-    """
-    return self.predict("encode", **self._batch(images))["ids"]
-
-  def decode(self, ids: Any) -> np.ndarray:
-    """Images uint8 `[B, H, W, C]` of codes as `encode` returns them; label maps uint8 `[B, H, W]`
-    by their tokenizer.
-    """
-    levels = self._checked(ids)
-    return _shown(self.predict("decode", ids=levels if len(levels) > 1 else levels[0]))
-
-  def reconstruct(self, images: Any) -> np.ndarray:
-    """Images uint8 `[B, H, W, C]`, or label maps, after encoding and decoding; a prior's by its
-    tokenizer.
-    """
-    if "reconstruct" not in self.run.task.predict:
-      return self.decode(self.predict("encode", image=self._images(images))["ids"])
-    return _shown(self.predict("reconstruct", **self._batch(images)))
-
-  def sample(
-    self,
-    num: int = 1,
-    *,
-    label: Any = None,
-    layout: Any = None,
-    height: int | None = None,
-    width: int | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    **options: Any,
-  ) -> np.ndarray:
-    """Images uint8 `[num, H, W, C]` drawn from a prior.
-
-    Args:
-      num: how many.
-      label, layout: the conditions the prior was trained with: one for all, or one per image; left
-        out, it draws freely.
-      height, width: pixels beyond the training size, by a sliding window (autoregressive priors).
-      seed: the same seed draws the same images, the first ones of a larger `num` too.
-      batch_size: how many are drawn at once; the images do not depend on it but for rounding.
-      **options: as the prior's scheme has them: guidance and guidance_schedule (constant, or
-        growing from none: linear, cosine), temperature, top_k, top_p, steps, choice_temperature.
-
-    Raises:
-      UserError: no prior, a condition or option it does not have, or a value out of range.
-    """
-    self._check_finest()
-    if num < 1 or batch_size < 1:
-      raise UserError(
-        f"num: {num} in batches of {batch_size}; draw at least one, at least one at a time."
-      )
-    sampling.check_seed(seed)
-    given, options = sampling.Given.of(num, label, layout), sampling.given_options(options)
-    parts = [(start, given.rows(start, batch_size)) for start in range(0, num, batch_size)]
-    if height is None and width is None:
-      return np.concatenate(
-        [
-          self._decoded(self._levels(self._chain, rows, seed, first, options))
-          for first, rows in parts
-        ]
-      )
-    grid = self._grid(height, width)
-    return np.concatenate(
-      [self.decode(self._window(rows, seed, first, grid, options)) for first, rows in parts]
-    )
-
-  def complete(
-    self,
-    images: Any,
-    keep: float = 0.5,
-    mask: Any = None,
-    *,
-    label: Any = None,
-    layout: Any = None,
-    seed: int = 0,
-    **options: Any,
-  ) -> np.ndarray:
-    """Images uint8 like `images` whose first share `keep` of the codes stays (in raster order), the
-    rest drawn.
-
-    Args:
-      images: as for `encode`.
-      keep: in [0, 1]; of every level of a hierarchy.
-      mask: `[H, W]`, nonzero where codes are drawn again, instead of `keep` (masked and diffusion
-        priors).
-      label, layout, seed, **options: as for `sample`.
-    """
-    images = self._images(images)
-    if images.shape[1:] != self.image_shape:
-      (height, width), (h, w, _) = images.shape[1:3], self.image_shape
-      raise UserError(
-        f"images: {height} x {width} pixels, this prior completes {h} x {w}; resize them."
-      )
-    return self.complete_codes(
-      self.encode(images), keep, mask, label=label, layout=layout, seed=seed, **options
-    )
-
-  def complete_codes(
-    self,
-    ids: Any,
-    keep: float = 0.5,
-    mask: Any = None,
-    *,
-    label: Any = None,
-    layout: Any = None,
-    seed: int = 0,
-    **options: Any,
-  ) -> np.ndarray:
-    """Like `complete`, of codes as `encode` returns them."""
-    self._check_finest()
-    sampling.check_seed(seed)
-    levels = self._checked(ids, whole=True)
-    given = sampling.Given.of(len(levels[0]), label, layout, levels, keep, mask)
-    return self._decoded(self._levels(self._chain, given, seed, 0, sampling.given_options(options)))
-
-  def frames(
-    self,
-    num: int = 1,
-    *,
-    ids: Any = None,
-    keep: float = 0.5,
-    mask: Any = None,
-    label: Any = None,
-    layout: Any = None,
-    seed: int = 0,
-    **options: Any,
-  ) -> np.ndarray:
-    """uint8 `[S, num, H, W, C]`: the images after every step of sampling; grey where nothing is
-    decided yet.
-
-    With `ids`, codes of `num` images as `encode` returns them, these are completed; `keep` and
-    `mask` as for `complete`. Of a hierarchy the steps of the finest level are shown.
-    """
-    self._check_finest()
-    sampling.check_seed(seed)
-    levels = () if ids is None else self._checked(ids, whole=True)
-    if levels and len(levels[0]) != num:
-      raise UserError(f"ids: of {len(levels[0])} image(s), but num={num}; give as many.")
-    given, options, sampler = (
-      sampling.Given.of(num, label, layout, levels, keep, mask),
-      sampling.given_options(options),
-      self.sampler,
-    )
-    coarser = self._levels(self._chain[:-1], given, seed, 0, options)
-    _, steps = sampler.draw(
-      given.request(sampler, coarser), seed, trajectory=True, **self._told(sampler, options)
-    )
-    codes, (height, width, _) = sampler.prior.codes, self.image_shape
-    pictures = []
-    for drawn in steps:
-      undecided = np.asarray(drawn >= codes.vocabulary).reshape(num, *codes.shape, -1).all(-1)
-      image = self._decoded((*coarser, codes.unflatten(jnp.minimum(drawn, codes.vocabulary - 1))))
-      cells = undecided.repeat(height // codes.shape[0], 1).repeat(width // codes.shape[1], 2)
-      pictures.append(np.where(cells[..., None], np.uint8(128), image))
-    return np.stack(pictures)
-
-  def log_prob(
-    self,
-    ids: Any,
-    *,
-    label: Any = None,
-    layout: Any = None,
-    per_code: bool = False,
-    draws: int = 16,
-  ) -> np.ndarray:
-    """Log-probability of codes under the prior in nats, float32 `[B]`, or `[B, L]` with per_code.
-
-    Exact for autoregressive priors; for masked and diffusion priors a lower bound, estimated by the
-    mean of `draws` estimates. In a hierarchy it is that of this prior's level given the coarser
-    ones.
-
-    Args:
-      ids: as `encode` returns them, all levels of a hierarchy.
-      label, layout: as for `sample`.
-      draws: how many; each costs a masked prior one pass, a diffusion as many as it has timesteps.
-    """
-    levels, sampler = self._checked(ids, whole=True), self.sampler
-    if not hasattr(sampler.prior.scheme, "bound"):
-      raise UserError(f"{self.workdir}: the scheme {self.config.scheme.name!r} has no likelihood.")
-    if draws < 1:
-      raise UserError(f"draws: {draws} is too few; use at least 1.")
-    nats = sampler.nats(
-      sampling.Given.of(len(levels[0]), label, layout, levels).request(
-        sampler, levels[: sampler.condition.level]
-      ),
-      draws,
-    )
-    return -np.asarray(nats if per_code else nats.sum(-1))
-
-  def held_out(self, num: int) -> tuple[Any, dict[str, np.ndarray]]:
-    """(codes of `num` held-out examples of a prior's data; their `label` and `layout`, where it is
-    conditioned on them).
-    """
-    batch = data.sample_batch(self.config.data, self.config.ops, num)
-    ids = self.predict(
-      "encode", **{k: v for k, v in batch.items() if k == "image" or k.startswith("ids")}
-    )["ids"]
-    has = {
-      "label": self.sampler.condition.labels,
-      "layout": self.sampler.prior.prefix.layout_classes,
-    }
-    return ids, {name: batch[name] for name, classes in has.items() if classes}
-
-  @functools.cached_property
-  def sampler(self) -> sampling.Sampler:
-    """The run's sampling.Sampler. Raises UserError where the run is no prior."""
-    if self.config.task != "prior":
-      raise UserError(
-        f"{self.workdir}: is a run of task {self.config.task!r}; sampling needs a prior."
-      )
-    return sampling.Sampler(self)
-
-  @functools.cached_property
-  def _chain(self) -> tuple[sampling.Sampler, ...]:
-    """The samplers of all levels down to this prior's, coarse first.
-
-    Raises UserError where one is not named, or is of something else.
-    """
-    sampler = self.sampler
-    if not (level := sampler.condition.level):
-      return (sampler,)
-    option = f"{self.workdir}: config.condition.coarse"
-    if not (path := sampler.condition.coarse):
-      raise UserError(f"{option}: is not set; give the workdir of the prior of the coarser level.")
-    coarse = load(path)
-    if (found := coarse.sampler.condition.level) != level - 1:
-      raise UserError(f"{option}: {path} models level {found}; give a prior of level {level - 1}.")
-    if coarse.run.task.identity(coarse.state[2]) != self.run.task.identity(self.state[2]):
-      raise UserError(
-        f"{option}: {path} models the codes of another tokenizer, {coarse.config.tokenizer}; give a prior of this one's."
-      )
-    return (*coarse._chain, sampler)
-
-  def _levels(
-    self, chain: tuple, given: sampling.Given, seed: int, first: int, options: dict[str, Any]
-  ) -> tuple:
-    """Codes of the levels of `chain`, each drawn given the coarser ones."""
-    drawn = ()
-    for sampler in chain:
-      drawn += (
-        sampler.draw(
-          given.request(sampler, drawn, self._chain), seed, first, **self._told(sampler, options)
-        ),
-      )
-    return drawn
-
-  def _told(self, sampler: sampling.Sampler, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that concern this level: its scheme's, and those that no level knows, for it to
-    complain of.
-    """
-    known = {name for other in self._chain for name in other.options}
-    return {k: v for k, v in options.items() if k in sampler.options or k not in known}
-
-  def _decoded(self, levels: tuple) -> np.ndarray:
-    return self.decode(levels if len(levels) > 1 else levels[0])
-
-  def _check_finest(self) -> None:
-    level, total = self.sampler.condition.level, self.sampler.prior.tokenizer.levels
-    if level < total - 1:
-      raise UserError(
-        f"{self.workdir}: models level {level} of {total}; sample from the prior of the finest level, which calls this one."
-      )
-
-  def _grid(self, height: int | None, width: int | None) -> tuple[int, int]:
-    """Codes of a picture of this size. Raises UserError for a size that is none."""
-    factor, trained = self.sampler.prior.tokenizer.task.factor, self.image_shape[:2]
-    size = tuple(n if given is None else given for given, n in zip((height, width), trained))
-    if any(n < 1 or n % factor for n in size):
-      raise UserError(
-        f"height, width: {size[0]} x {size[1]} is not a multiple of {factor}, the tokenizer's factor."
-      )
-    return size[0] // factor, size[1] // factor
-
-  def _window(
-    self,
-    given: sampling.Given,
-    seed: int,
-    first: int,
-    grid: tuple[int, int],
-    options: dict[str, Any],
-  ) -> jax.Array:
-    sampler, shape = self.sampler, self.sampler.prior.codes.shape
-    parts = sampler.parts(
-      given.num, given.label, given.layout, scale=(grid[0] / shape[0], grid[1] / shape[1])
-    )
-    return sampler.draw_window(parts, given.num, seed, grid, first, **options)
-
-  def _checked(self, ids: Any, whole: bool = False) -> tuple[np.ndarray, ...]:
-    """Codes as a tuple of levels; with `whole` on the very grids that the prior was trained on.
-
-    Raises:
-      UserError: what no tokenizer's `encode` returns.
-    """
-    task = self.sampler.prior.tokenizer.task if self.config.task == "prior" else self.run.task
-    sizes = task.known["codebook_sizes"]
-    levels = tuple(ids) if len(sizes) > 1 and isinstance(ids, (tuple, list)) else (ids,)
-    if len(levels) != len(sizes):
-      raise UserError(
-        f"ids: one array; the tokenizer has {len(sizes)} levels, give a tuple as encode returns it."
-      )
-    levels = tuple(map(np.asarray, levels))
-    for i, (level, size) in enumerate(zip(levels, sizes)):
-      if level.dtype.kind not in "iu":
-        raise UserError(
-          f"ids: {level.dtype} of shape {level.shape}; give integers, as encode returns them."
-        )
-      if size and level.size and not 0 <= level.min() <= level.max() < size:
-        raise UserError(
-          f"ids: {level.min()} to {level.max()} is not within 0 to {size - 1}, the codes of the tokenizer."
-        )
-      if whole and level.shape[1:] != (grid := self.sampler.prior.tokenizer.codes(i).grid):
-        raise UserError(
-          f"ids: of shape {level.shape}; this prior is over grids of {' x '.join(map(str, grid))} codes."
-        )
-    return levels
-
-  def _batch(self, inputs: Any) -> dict[str, jax.Array]:
-    """What the run encodes, under the name its task knows it by."""
-    if not (classes := self.run.task.known.get("classes")):
-      return {"image": self._images(inputs)}
-    maps = np.asarray(inputs)
-    if maps.ndim != 3 or maps.dtype.kind not in "iu":
-      raise UserError(
-        f"layout: {maps.dtype} of shape {maps.shape}; this run was trained on label maps, give integers [B, H, W]."
-      )
-    return {
-      "layout": jnp.asarray(
-        check_range(maps, classes, "layout", f"config.model.channels={classes}")
-      )
-    }
-
-  def _images(self, images: Any) -> jax.Array:
-    images, channels = jnp.asarray(images), self.channels
-    if images.ndim != 4 or images.shape[-1] != channels:
-      raise UserError(
-        f"images: shape {images.shape} is not [B, H, W, {channels}]; this model was trained on {channels} channel(s)."
-      )
-    if images.dtype == jnp.uint8:
-      return images
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-      raise UserError(
-        f"images: {images.dtype} is neither uint8 nor float in [-1, 1]; convert with .astype('uint8')."
-      )
-    if (top := float(jnp.abs(images).max(initial=0))) > 1.001:
-      raise UserError(f"images: floats reach {top:.4g}; scale them to [-1, 1], or pass uint8.")
-    return images.astype(jnp.float32)
+def load(workdir: str | pathlib.Path) -> Tokenizer | Prior:
+  """Opens the run in `workdir`, trained or converted."""
+  loaded = open_run(workdir)
+  return {"autoencode": Tokenizer.of, "prior": Prior}[loaded.config.task](loaded)
 
 
 def _mesh(mesh: Any) -> Any:
@@ -459,15 +72,380 @@ def _mesh(mesh: Any) -> Any:
   return mesh
 
 
-def load(workdir: str | pathlib.Path) -> Model:
-  """Opens the run in `workdir`, trained or converted."""
-  return Model(workdir)
+class Tokenizer:
+  """A trained autoencoder: the signal to codes and back.
+
+  Args:
+    workdir, config: of its run.
+    task, weights: of that run.
+    mesh: the devices.
+
+  Attributes:
+    info: what it encodes and into what, see vqjax.tasks.Info.
+  """
+
+  def __init__(self, workdir: pathlib.Path, config: Any, task: Task, weights: Weights, mesh: Any):
+    self.workdir, self.config, self.task, self.weights = workdir, config, task, weights
+    self.info, self._mesh = task.info, mesh
+    self._compiled: dict[str, Any] = {}
+
+  @classmethod
+  def of(cls, loaded: Loaded) -> Tokenizer:
+    return cls(loaded.workdir, loaded.config, loaded.run.task, loaded.weights, loaded.run.mesh)
+
+  @functools.cached_property
+  def identity(self) -> str:
+    """A hash of the model's weights and config: what cached codes are tied to."""
+    return identity(self.config, self.weights._asdict())
+
+  def encode(self, values: Any) -> Any:
+    """Codes int32 `[B, *grid]` (`[B, *grid, Q]` for several codebooks, a tuple for hierarchies).
+
+    Args:
+      values: of the run's signal: images `[B, H, W, C]`, uint8 or float in [-1, 1]; label maps,
+        integers `[B, H, W]`.
+
+    Raises:
+      UserError: another shape, type or range, or a size that the architecture cannot take.
+    """
+    self._check_codes()
+    return self._predict("encode", **self._batch(values))["ids"]
+
+  def decode(self, ids: Any) -> np.ndarray:
+    """The signal of codes as `encode` returns them: images or label maps uint8."""
+    values = self._predict("decode", ids=joined(self.checked(ids)))
+    return self.info.signal.finished(values[self.info.signal.field])
+
+  def reconstruct(self, values: Any) -> np.ndarray:
+    """The signal after encoding and decoding; takes what `encode` takes, returns what `decode`
+    returns.
+    """
+    out = self._predict("reconstruct", **self._batch(values))
+    return self.info.signal.finished(out[self.info.signal.field])
+
+  def checked(self, ids: Any, whole: bool = False) -> tuple[np.ndarray, ...]:
+    """Codes as a tuple of levels; with `whole` on the very grids of training.
+
+    Raises:
+      UserError: what `encode` does not return.
+    """
+    self._check_codes()
+    latents = self.info.levels
+    levels = tuple(ids) if len(latents) > 1 and isinstance(ids, (tuple, list)) else (ids,)
+    if len(levels) != len(latents):
+      raise UserError(
+        f"ids: one array; the tokenizer has {len(latents)} levels, give a tuple as encode returns "
+        "it."
+      )
+    return tuple(_checked_level(np.asarray(i), codes, whole) for i, codes in zip(levels, latents))
+
+  def _check_codes(self) -> None:
+    if not self.info.levels:
+      raise UserError(
+        f"{self.workdir}: is an autoencoder without codes; use reconstruct, or a run whose quantizer "
+        "has codes."
+      )
+
+  def _batch(self, values: Any) -> dict[str, Any]:
+    signal = self.info.signal
+    return {signal.field: signal.given(values, (1, *self.info.shape))}
+
+  def _predict(self, name: str, **batch: Any) -> dict[str, Any]:
+    """One of the task's predictions on a batch, compiled once per shape."""
+    if name not in self._compiled:
+      fn = lambda weights, batch: self.task.predict[name](weights, batch, jax.random.key(0))
+      self._compiled[name] = jax.jit(fn, out_shardings=sharding.replicated(self._mesh))
+    return self._compiled[name](self.weights, sharding.spread(batch, self._mesh))
 
 
-def _shown(out: dict[str, jax.Array]) -> np.ndarray:
-  """A prediction's label maps, where it has some, else its images."""
-  return np.asarray(out["layout"]) if "layout" in out else _pixels(out["image"])
+def _checked_level(ids: np.ndarray, codes: Any, whole: bool) -> np.ndarray:
+  grid = codes.grid
+  if ids.dtype.kind not in "iu" or ids.ndim != 1 + len(grid) or not ids.size:
+    raise UserError(
+      f"ids: {ids.dtype} of shape {ids.shape}; give integers, as encode returns them: "
+      f"[B, {', '.join(map(str, grid))}] for what the tokenizer was trained on."
+    )
+  if not 0 <= ids.min() <= ids.max() < codes.size:
+    raise UserError(
+      f"ids: {ids.min()} to {ids.max()} is not within 0 to {codes.size - 1}, the codes of the "
+      "tokenizer."
+    )
+  if whole and ids.shape[1:] != grid:
+    raise UserError(
+      f"ids: of shape {ids.shape}; this prior is over grids of {' x '.join(map(str, grid))} codes."
+    )
+  return ids
 
 
-def _pixels(image: jax.Array) -> np.ndarray:
-  return np.asarray(jnp.round((jnp.clip(image, -1, 1) + 1) * 127.5).astype(jnp.uint8))
+class Prior:
+  """A trained prior, with the tokenizer whose codes it models.
+
+  `encode`, `decode` and `reconstruct` are the tokenizer's.
+
+  Attributes:
+    tokenizer: the Tokenizer.
+    sampler: the vqjax.sampler.Sampler of the level that it models.
+  """
+
+  def __init__(self, loaded: Loaded):
+    self.loaded, self.workdir, self.config = loaded, loaded.workdir, loaded.config
+    self.weights = loaded.weights
+    self.modules = loaded.run.task.info.modules
+    stage = self.modules.tokenizer
+    frozen = stage.weights(loaded.weights.frozen["tokenizer"])
+    mesh = loaded.run.mesh
+    self.tokenizer = Tokenizer(stage.workdir, stage.config, stage.task, frozen, mesh)
+    self.info = self.tokenizer.info
+    self.sampler = Sampler(self.modules, loaded.weights, mesh)
+    self.encode, self.decode = self.tokenizer.encode, self.tokenizer.decode
+    self.reconstruct = self.tokenizer.reconstruct
+
+  def sample(
+    self,
+    num: int = 1,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    **given: Any,
+  ) -> np.ndarray:
+    """Draws `num` examples of the signal, as `decode` returns them.
+
+    Args:
+      num: how many.
+      height, width: pixels beyond the training size, by a sliding window (autoregressive priors).
+      seed: the same seed draws the same examples, the first ones of a larger `num` too.
+      batch_size: how many are drawn at once; the examples do not depend on it but for rounding.
+      **given: conditions by name (label=3, layout=map), one for all or one for each; those left out
+        are drawn freely. And options, as the prior's scheme has them: guidance and
+        guidance_schedule (constant, or growing from none: linear, cosine), temperature, top_k,
+        top_p, steps, choice_temperature.
+
+    Raises:
+      UserError: a condition or option that the prior does not have, or a value out of range.
+    """
+    self._check_finest()
+    if num < 1 or batch_size < 1:
+      raise UserError(
+        f"num: {num} in batches of {batch_size}; draw at least one, at least one at a time."
+      )
+    _check_seed(seed)
+    conditions, options = self._split(given, num)
+    whole = Given(num, conditions)
+    parts = [(start, whole.rows(start, batch_size)) for start in range(0, num, batch_size)]
+    if height is None and width is None:
+      draw = lambda first, rows: joined(self._levels(self._chain, rows, seed, first, options))
+    else:
+      grid = self._grid(height, width)
+      draw = lambda first, rows: self.sampler.draw_window(rows, seed, grid, first, **options)
+    return np.concatenate([self.decode(draw(first, rows)) for first, rows in parts])
+
+  def complete(
+    self, values: Any, keep: float | None = None, mask: Any = None, *, seed: int = 0, **given: Any
+  ) -> np.ndarray:
+    """Examples like `values` whose first share `keep` of the codes stays (in raster order), the
+    rest drawn.
+
+    Args:
+      values: as for `encode`, of the training size.
+      keep: in [0, 1], 0.5 by default; of every level of a hierarchy.
+      mask: [*size], nonzero where codes are drawn again, instead of `keep` (masked and diffusion
+        priors).
+      seed, **given: as for `sample`.
+    """
+    shape = tuple(np.shape(values)[1:])
+    if len(shape) == len(self.info.shape) and shape != self.info.shape:
+      found, wanted = (
+        " x ".join(map(str, s[: self.info.signal.axes])) for s in (shape, self.info.shape)
+      )
+      raise UserError(
+        f"{self.info.signal.field}: {found}, this prior completes {wanted}; resize them."
+      )
+    return self.complete_codes(self.encode(values), keep, mask, seed=seed, **given)
+
+  def complete_codes(
+    self, ids: Any, keep: float | None = None, mask: Any = None, *, seed: int = 0, **given: Any
+  ) -> np.ndarray:
+    """Like `complete`, of codes as `encode` returns them."""
+    self._check_finest()
+    _check_seed(seed)
+    levels = self.tokenizer.checked(ids, whole=True)
+    conditions, options = self._split(given, len(levels[0]))
+    known = Given(len(levels[0]), conditions, levels, _share(keep, mask), mask)
+    return self.decode(joined(self._levels(self._chain, known, seed, 0, options)))
+
+  def frames(
+    self,
+    num: int = 1,
+    *,
+    ids: Any = None,
+    keep: float | None = None,
+    mask: Any = None,
+    seed: int = 0,
+    **given: Any,
+  ) -> np.ndarray:
+    """uint8 `[S, num, H, W, C]`: the examples as pictures after every step of sampling; grey where
+    nothing is decided yet.
+
+    With `ids`, codes of `num` examples as `encode` returns them, these are completed; `keep` and
+    `mask` as for `complete`. Of a hierarchy the steps of the finest level are shown.
+    """
+    self._check_finest()
+    _check_seed(seed)
+    levels = () if ids is None else self.tokenizer.checked(ids, whole=True)
+    if levels and len(levels[0]) != num:
+      raise UserError(f"ids: of {len(levels[0])} example(s), but num={num}; give as many.")
+    conditions, options = self._split(given, num)
+    known = Given(num, conditions, levels, _share(keep, mask), mask)
+    coarser = self._levels(self._chain[:-1], known, seed, 0, options)
+    request = self.sampler.request(known, coarser)
+    told = self._told(self.sampler, options)
+    _, steps = self.sampler.draw(request, seed, trajectory=True, **told)
+    return np.stack([self._frame(coarser, flat) for flat in steps])
+
+  def _frame(self, coarser: tuple, flat_BL: jax.Array) -> np.ndarray:
+    """Pictures of codes of which some are not decided yet."""
+    latent = self.sampler.prior.latent
+    pictures = self.info.signal.pictures(
+      self.decode(joined((*coarser, latent.unflatten(jnp.minimum(flat_BL, latent.vocabulary - 1)))))
+    )
+    undecided = np.asarray(flat_BL >= latent.vocabulary)
+    undecided = undecided.reshape(len(undecided), *latent.shape, -1).all(-1)
+    for axis, side in enumerate(latent.shape, 1):
+      undecided = undecided.repeat(pictures.shape[axis] // side, axis)
+    return np.where(undecided[..., None], np.uint8(128), pictures)
+
+  def log_prob(
+    self, ids: Any, *, per_code: bool = False, draws: int = 16, **given: Any
+  ) -> np.ndarray:
+    """Log-probability of codes under the prior in nats, float32 `[B]`, or `[B, L]` with per_code.
+
+    Exact for autoregressive priors; for masked and diffusion priors a lower bound, estimated by the
+    mean of `draws` estimates. In a hierarchy it is that of this prior's level given the coarser
+    ones.
+
+    Args:
+      ids: as `encode` returns them, all levels of a hierarchy.
+      draws: how many; each costs a masked prior one pass, a diffusion as many as it has timesteps.
+      **given: conditions, as for `sample`.
+    """
+    levels = self.tokenizer.checked(ids, whole=True)
+    if not hasattr(self.modules.scheme, "bound"):
+      raise UserError(f"{self.workdir}: the scheme {self.config.scheme.name!r} has no likelihood.")
+    if draws < 1:
+      raise UserError(f"draws: {draws} is too few; use at least 1.")
+    conditions, options = self._split(given, len(levels[0]))
+    if options:
+      raise UserError(f"{next(iter(options))}: a likelihood depends on conditions alone.")
+    known = Given(len(levels[0]), conditions, levels)
+    nats = self.sampler.nats(self.sampler.request(known, levels[: self.modules.level]), draws)
+    return -np.asarray(nats if per_code else nats.sum(-1))
+
+  def held_out(self, num: int) -> tuple[Any, dict[str, np.ndarray]]:
+    """(codes of `num` held-out examples of the prior's data; their values of its conditions)."""
+    batch = self.loaded.dataset().sample(num)
+    kept = {k: v for k, v in batch.items() if k == self.info.signal.field or k.startswith("ids")}
+    levels = self.modules.tokenizer.levels_of(self.weights.frozen["tokenizer"], kept)
+    conditions = {name: batch[name] for name in self.sampler.fields}
+    return joined(tuple(map(np.asarray, levels))), conditions
+
+  @functools.cached_property
+  def _chain(self) -> tuple[Sampler, ...]:
+    """The samplers of all levels down to this prior's, coarse first.
+
+    Raises UserError where one is not named, or is of something else.
+    """
+    if not (level := self.modules.level):
+      return (self.sampler,)
+    option = f"{self.workdir}: config.condition.coarser.prior"
+    if not (path := self.config.condition.coarser.prior):
+      raise UserError(f"{option}: is not set; give the workdir of the prior of the coarser level.")
+    coarse = load(path)
+    if not isinstance(coarse, Prior) or coarse.modules.level != level - 1:
+      raise UserError(f"{option}: {path} is no prior of level {level - 1}; give one.")
+    if coarse.tokenizer.identity != self.tokenizer.identity:
+      raise UserError(
+        f"{option}: {path} models the codes of another tokenizer, {coarse.config.tokenizer}; give a "
+        "prior of this one's."
+      )
+    return (*coarse._chain, self.sampler)
+
+  def _levels(
+    self, chain: tuple, given: Given, seed: int, first: int, options: dict[str, Any]
+  ) -> tuple:
+    """Codes of the levels of `chain`, each drawn given the coarser ones."""
+    drawn = ()
+    elsewhere = {name for sampler in self._chain for name in sampler.fields}
+    for sampler in chain:
+      request = sampler.request(given, drawn, ignore=elsewhere - sampler.fields.keys())
+      drawn += (sampler.draw(request, seed, first, **self._told(sampler, options)),)
+    return drawn
+
+  def _told(self, sampler: Sampler, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that concern this level: its scheme's, and those that no level knows, for it to
+    complain of.
+    """
+    known = {name for other in self._chain for name in other.options}
+    return {k: v for k, v in options.items() if k in sampler.options or k not in known}
+
+  def _split(
+    self, given: Mapping[str, Any], num: int
+  ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(conditions, options) of what a caller names; None leaves either out."""
+    fields = {name: bound for s in self._chain for name, bound in s.fields.items()}
+    options = {name for sampler in self._chain for name in sampler.options}
+    named = {name: value for name, value in given.items() if value is not None}
+    conditions = {}
+    for name in named.keys() - options:
+      if name in fields:
+        conditions[name] = fields[name].lead.given(named[name], num)
+      elif name in condition_fields():
+        raise UserError(
+          f"{name}: this prior was trained without one (config.condition.{name} is not set)."
+        )
+      else:
+        raise UserError(
+          f"{name}: this prior has no such condition or option."
+          f"{near_miss(name, {*fields, *options})}"
+        )
+    return conditions, {k: v for k, v in named.items() if k in options}
+
+  def _check_finest(self) -> None:
+    level, total = self.modules.level, len(self.info.levels)
+    if level < total - 1:
+      raise UserError(
+        f"{self.workdir}: models level {level} of {total}; sample from the prior of the finest "
+        "level, which calls this one."
+      )
+
+  def _grid(self, height: int | None, width: int | None) -> tuple[int, int]:
+    """Codes of a picture of this size. Raises UserError for a size that is none."""
+    if self.info.signal.axes != 2:
+      raise UserError(f"height, width: a {self.info.signal.field} has none; leave them out.")
+    factors, trained = self.info.factors, self.info.size
+    size = tuple(n if given is None else given for given, n in zip((height, width), trained))
+    if any(n < 1 or n % f for n, f in zip(size, factors)):
+      raise UserError(
+        f"height, width: {size[0]} x {size[1]} is not a multiple of {factors[0]}, the tokenizer's "
+        "factor."
+      )
+    return size[0] // factors[0], size[1] // factors[1]
+
+
+@functools.cache
+def condition_fields() -> dict[str, Any]:
+  """{name by which callers give it: the class} of all conditions that can be given."""
+  classes = [build.member("conditions", name) for name in build.names("conditions")]
+  return {cls.field: cls for cls in classes if cls.given}
+
+
+def _share(keep: float | None, mask: Any) -> float:
+  if keep is not None and mask is not None:
+    raise UserError("keep, mask: each says which codes stay; give one of them.")
+  return 0.5 if keep is None else keep
+
+
+def _check_seed(seed: int) -> None:
+  if not 0 <= seed < 2**32:
+    raise UserError(f"seed: {seed} is outside 0 to 2^32 - 1.")
