@@ -293,7 +293,7 @@ class Model:
     """(codes of `num` held-out examples of a prior's data; their `label` and `layout`, where it is
     conditioned on them).
     """
-    batch = data.sample_batch(self.config.data, self.config.ops, num)
+    batch = data.Dataset(self.config.data, self.config.ops).sample(num)
     ids = self.predict(
       "encode", **{k: v for k, v in batch.items() if k == "image" or k.startswith("ids")}
     )["ids"]

@@ -73,7 +73,7 @@ def bench_config(config: Any, repeats: int) -> list[tuple[str, str]]:
   config = configuration.complete(config)
   mesh = sharding.make_mesh(**config.mesh)
   local = sharding.local_batch_size(config.batch_size, mesh)
-  stream = data.train_stream(config.data, config.ops, local, seed=config.seed)
+  stream = data.Dataset(config.data, config.ops).train(local, seed=config.seed)
   first = next(stream)
   run = train.Run(config, configuration.spec_of(first))
   frozen = run.load_frozen()
@@ -163,7 +163,7 @@ def main(argv: Sequence[str]) -> None:
   if args.repeats < 1:
     raise UserError(f"--repeats={args.repeats}: give 1 or more.")
   config = configuration.load(args.config)
-  if args.data:
+  if args.data is not None:
     config.data = data.resolve(args.data)
   configuration.override(config, overrides)
   print(writers.table(["what", "figure"], bench_config(config, args.repeats)))

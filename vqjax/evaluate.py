@@ -39,11 +39,11 @@ def main(argv: Sequence[str]) -> None:
   from vqjax import api, data, lineage, train, writers
 
   model = api.load(args.workdir)
-  if args.data:
+  if args.data is not None:
     model.config.data = data.resolve(args.data)
   lineage.check_codes(model.run, model.state[2])
   figures = train.evaluate_split(model.run, model.state, args.limit, args.batch_size)
-  count = data.num_examples(model.config.data, "eval")
+  count = data.Dataset(model.config.data).size()
   result = {
     "figures": figures,
     "examples": min(count, args.limit or count),
@@ -75,13 +75,13 @@ def main(argv: Sequence[str]) -> None:
 def _pictures(
   model: Any, figures: dict[str, float], workdir: pathlib.Path, num: int = 8, of: int = 2048
 ) -> None:
-  from vqjax import writers
+  from vqjax import pictures
 
   codes, condition = model.sampler.prior.codes, model.sampler.condition
   nats = np.array([v for k, v in figures.items() if k.startswith("nats_at/")])
   if nats.size:
     sheet, low, high = heat_map(nats.reshape(*codes.shape, -1).mean(-1))
-    writers.save_image(workdir / "positions.png", writers.grid([sheet[None]], enlarge=256))
+    pictures.save(workdir / "positions.png", pictures.grid([sheet[None]], enlarge=256))
     print(
       f"positions.png: nats per position of the grid, from {low:.2f} (black) over red and yellow to {high:.2f} and more (white)"
     )
@@ -91,7 +91,7 @@ def _pictures(
   _, conditions = model.held_out(num)
   samples = model.sample(num, **conditions)
   nearest, seen = _nearest(model, samples, of)
-  writers.save_image(workdir / "nearest.png", writers.grid([samples, nearest], enlarge=128))
+  pictures.save(workdir / "nearest.png", pictures.grid([samples, nearest], enlarge=128))
   print(
     f"nearest.png: above, samples; below, the nearest of {seen} training images to each: copies would mean memorising"
   )
@@ -134,8 +134,8 @@ def _training_images(model: Any, num: int) -> Iterator[np.ndarray]:
   from vqjax import data
 
   tokenizer = model.sampler.prior.tokenizer
-  for batch, mask in data.eval_batches(
-    model.config.data, model.config.ops, 64, split="train", limit=num
+  for batch, mask in data.Dataset(model.config.data, model.config.ops).batches(
+    64, split="train", limit=num
   ):
     if "image" in batch:
       shown = batch["image"]

@@ -36,7 +36,7 @@ def check_frozen(run: Any, frozen: Any, workdir: pathlib.Path, begin: bool = Fal
 
 def check_codes(run: Any, frozen: Any) -> None:
   """Raises UserError where the run's data are codes that another tokenizer made."""
-  if run.task.identity is None or (made_by := data.made_by(run.config["data"])) is None:
+  if run.task.identity is None or (made_by := data.Dataset(run.config["data"]).made_by) is None:
     return
   if made_by != (own := run.task.identity(frozen)["tokenizer"]):
     path, tokenizer = run.config["data"]["path"], run.config["tokenizer"]

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
   from vqjax import data, train
 
   config = configuration.load(args.config) if args.config else configuration.of_run(args.workdir)
-  if args.data:
+  if args.data is not None:
     config.data = data.resolve(args.data)
   configuration.override(config, overrides)
   train.train(config, args.workdir)

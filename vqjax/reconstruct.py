@@ -48,10 +48,9 @@ def main(argv: Sequence[str]) -> None:
     "--output", required=True, type=pathlib.Path, help="folder for the reconstructions"
   )
   args = parser.parse_args(argv)
-  from vqjax import api, writers
-  from vqjax.data import ops
+  from vqjax import api, pictures
 
-  files = ops.image_files(args.input) if args.input.is_dir() else [args.input]
+  files = pictures.image_files(args.input) if args.input.is_dir() else [args.input]
   if not files or not files[0].exists():
     raise UserError(f"--input={args.input}: no picture found there.")
   base = args.input if args.input.is_dir() else args.input.parent
@@ -66,14 +65,14 @@ def main(argv: Sequence[str]) -> None:
   failed = []
   for file, name in zip(files, names([f.relative_to(base) for f in files])):
     try:
-      image = ops.read_image(file, channels)
+      image = pictures.read(file, channels)
     except UserError as e:
       failed.append(e)
       print(f"left out: {e}", file=sys.stderr)
       continue
     height, width = image.shape[:2]
     recon = model.reconstruct(pad_to_factor(image, factor)[None])[0, :height, :width]
-    writers.save_image(args.output / name, recon)
+    pictures.save(args.output / name, recon)
   if len(failed) == len(files):
     raise failed[0]
   print(

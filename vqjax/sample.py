@@ -47,18 +47,17 @@ def main(argv: Sequence[str]) -> None:
   for name, kind in OPTIONS.items():
     parser.add_argument(f"--{name}", type=kind)
   args = parser.parse_args(argv)
-  from vqjax import api, writers
-  from vqjax.data import ops
+  from vqjax import api, pictures
 
   _check(args)
-  writers.check_picture(args.output)  # before anything is drawn
+  pictures.check(args.output)  # before anything is drawn
 
   model = api.load(args.workdir)
   given: dict[str, Any] = {"seed": args.seed} | {
     k: v for k in OPTIONS if (v := getattr(args, k)) is not None
   }
   if args.layout:
-    given["layout"] = ops.read_layout(args.layout)
+    given["layout"] = pictures.read_layout(args.layout)
   if args.label:
     given["label"] = _spread(args.label, args.num, model.sampler.condition.labels)
   known = {}  # what is completed: its codes, and which of them stay
@@ -69,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
       "keep": 0.5 if args.keep is None else args.keep,
     }
     if args.mask:
-      known["mask"] = ops.read_image(args.mask, 1)[..., 0] > 127
+      known["mask"] = pictures.read(args.mask, 1)[..., 0] > 127
     drawn = model.complete_codes(**known, **given)
     rows = [np.concatenate([image[None], drawn[i : i + 8]]) for i in range(0, args.num, 8)]
   elif args.keep is not None:
@@ -82,12 +81,12 @@ def main(argv: Sequence[str]) -> None:
     rows = [drawn[i : i + columns] for i in range(0, args.num, columns)]
     if len(set(given.get("label", ()))) > 1:  # a row per class
       rows = [drawn[given["label"] == label] for label in dict.fromkeys(given["label"])]
-  writers.save_image(args.output, writers.grid(rows))
+  pictures.save(args.output, pictures.grid(rows))
   print(f"{args.num} sample(s) in {args.output}")
   if args.gif:
     frames = model.frames(args.num, **known, **given)
-    writers.save_gif(
-      args.gif, [writers.grid([f[i : i + 4] for i in range(0, len(f), 4)]) for f in frames]
+    pictures.save_gif(
+      args.gif, [pictures.grid([f[i : i + 4] for i in range(0, len(f), 4)]) for f in frames]
     )
     print(f"{len(frames)} steps in {args.gif}")
 
@@ -110,11 +109,12 @@ def _check(args: Any) -> None:
 
 def _read(model: Any, file: pathlib.Path) -> np.ndarray:
   """A picture as the tokenizer's data had them."""
+  from vqjax import pictures
   from vqjax.data import ops
 
   fields = model.sampler.prior.tokenizer.config.ops.to_dict()
   fields["size"] = fields["size"] or model.image_shape[0]
-  return ops.apply(ops.Ops(**fields), {"image": ops.read_image(file, model.channels)})["image"]
+  return ops.apply(ops.Ops(**fields), {"image": pictures.read(file, model.channels)})["image"]
 
 
 def _shown(model: Any, ids: Any, keep: float) -> tuple[np.ndarray, np.ndarray]:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(
       f"--workdir={args.workdir}: is a prior; give its tokenizer, {model.config.tokenizer}."
     )
-  if args.data:
+  if args.data is not None:
     model.config.data = data.resolve(args.data)
   args.output.mkdir(parents=True, exist_ok=True)
   # Away first and written last, so that a folder with a manifest is whole.
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     "tokenizer": model.identity,
     "workdir": str(args.workdir.absolute()),
     "data": model.config.data.to_dict(),
-    "class_names": list(data.class_names(model.config.data)),
+    "class_names": list(data.Dataset(model.config.data).class_names),
     "splits": splits,
   }
   (args.output / codes.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -81,8 +81,8 @@ def _codes(model: Any, split: str, batch_size: int) -> Iterator[dict[str, np.nda
   """
   from vqjax import data
 
-  for batch, mask in data.eval_batches(
-    model.config.data, model.config.ops, batch_size, split=split
+  for batch, mask in data.Dataset(model.config.data, model.config.ops).batches(
+    batch_size, split=split
   ):
     ids = model.predict("encode", image=batch["image"])["ids"]
     fields = {

@@ -22,6 +22,7 @@ from vqjax import (
   lineage,
   measure,
   optim,
+  pictures,
   preemption,
   sharding,
   writers,
@@ -142,11 +143,10 @@ def train(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, f
   local = sharding.local_batch_size(config.batch_size, sharding.make_mesh(**config.mesh))
   workdir = pathlib.Path(workdir)
   _claim(workdir, config)
+  dataset = data.Dataset(config.data, config.ops)
 
   def open_stream(step: int) -> data.Stream:
-    return data.train_stream(
-      config.data,
-      config.ops,
+    return dataset.train(
       local,
       seed=config.seed,
       step=step,
@@ -261,12 +261,12 @@ class _Loop:
     )
     self._check_held_out()
     self.preview_batch = run.task.prepare(
-      data.sample_batch(self.config["data"], self.config["ops"], self.config["preview"])
+      data.Dataset(self.config["data"], self.config["ops"]).sample(self.config["preview"])
     )
     self._check_figures()
 
   def _check_held_out(self) -> None:
-    if not data.num_examples(self.config["data"], "eval"):
+    if not data.Dataset(self.config["data"]).size():
       raise UserError(
         "config.data: has no held-out examples, by which the run is measured; set some apart."
       )
@@ -388,7 +388,7 @@ class _Loop:
     rows = jax.device_get(self._preview(*values, batch)["rows"])
     if self.writer:
       self.writer.scalars(step, {f"eval/{k}": v for k, v in self.held_out.items()})
-      self.writer.picture(step, "preview", writers.grid(rows))
+      self.writer.picture(step, "preview", pictures.grid(rows))
       self.progress.say(
         f"step {step}: held out  "
         + "  ".join(f"{k} {v:.4g}" for k, v in self.held_out.items() if "/" not in k)
@@ -403,13 +403,8 @@ def evaluate_split(
   """
   config = run.config
   local = sharding.local_batch_size(batch_size or config["batch_size"], run.mesh)
-  batches = data.eval_batches(
-    config["data"],
-    config["ops"],
-    local,
-    limit=limit,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+  batches = data.Dataset(config["data"], config["ops"]).batches(
+    local, limit=limit, process_index=jax.process_index(), process_count=jax.process_count()
   )
   prepared = ((run.task.prepare(batch), mask) for batch, mask in batches)
   return run.measurement.over(prepared, state)

@@ -78,7 +78,7 @@ def _speed(model: Any, steps: int = 20) -> float:
   from vqjax import data, sharding
 
   run, config = model.run, model.config
-  batch = run.task.prepare(data.sample_batch(config.data, config.ops, config.batch_size, "train"))
+  batch = run.task.prepare(data.Dataset(config.data, config.ops).sample(config.batch_size, "train"))
   state, batch, frozen = (
     run.init(jax.random.key(0)),
     sharding.to_global(batch, run.mesh),
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
   args = parser.parse_args(argv)
   from vqjax import data, writers
 
-  source = data.resolve(args.data) if args.data else None
+  source = data.resolve(args.data) if args.data is not None else None
   columns = {
     "psnr": ".2f",
     "ssim": ".3f",
