@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vqjax import writers
+from vqjax import pictures, writers
 from vqjax.errors import UserError
 
 
@@ -90,7 +90,7 @@ class Journal:
     self.check_finite(step, figures)
     if self._writer:
       self._writer.scalars(step, figures)
-      self._writer.picture(step, "preview", rows)
+      self._writer.picture(step, "preview", pictures.sheet(rows))
       plain = {k.removeprefix("eval/"): v for k, v in figures.items() if k.count("/") == 1}
       self._progress.say(
         f"step {step}: held out  " + "  ".join(f"{k} {v:.4g}" for k, v in plain.items())

@@ -19,6 +19,7 @@ from vqjax.tasks._prefix import string
 # What a caller may say beside conditions and the scheme's own options, and of what type.
 _GUIDANCE = {"guidance": float, "guidance_schedule": str}
 _DRAW = {"temperature": float, "top_k": int, "top_p": float}
+COMMON = _GUIDANCE | _DRAW
 
 
 class Given(NamedTuple):
@@ -68,7 +69,7 @@ class Sampler:
 
   def __init__(self, prior: Any, weights: Weights, mesh: Any):
     self.prior, self.weights, self._mesh = prior, weights, mesh
-    self.options = _GUIDANCE | _DRAW | dict(prior.scheme.options)
+    self.options = COMMON | dict(prior.scheme.options)
     self.fields = prior.prefix.fields
     self._compiled: dict[Any, Any] = {}
 

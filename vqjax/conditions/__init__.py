@@ -13,7 +13,8 @@ A file defines a frozen dataclass `Condition`, whose fields a config may set, wi
     condition.bind(context) -> Lead
                                   what it is for the data and the tokenizer in `context`. Raises
                                   UserError where these do not have what it needs
-    condition.parse(text) -> values [n, ...]    of the flag's text: one value or several
+    condition.parse(text, size) -> values [n, ...]    of the flag's text, one value or several, for
+                                  examples of this size
 
 A condition that is left out, by a caller or to train for classifier-free guidance (arXiv
 2207.12598), has the token -1 everywhere: networks read a learned null vector there.

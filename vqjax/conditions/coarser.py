@@ -42,5 +42,6 @@ class Condition:
     unchanged = lambda values, _: values
     return Lead(parts, unchanged, tokens, unchanged)
 
-  def parse(self, text: str) -> np.ndarray:
+  def parse(self, text: str, size: tuple[int, ...]) -> np.ndarray:
+    del size
     raise UserError(f"--coarser={text}: coarser codes are drawn, not given.")

@@ -52,7 +52,8 @@ class Condition:
     given = lambda value, num: per_example(self.field, value, num, axes=0)
     return Lead((Part((1,), self.classes, spatial=False),), prepare, tokens, given)
 
-  def parse(self, text: str) -> np.ndarray:
+  def parse(self, text: str, size: tuple[int, ...]) -> np.ndarray:
+    del size
     if text == "all":
       return np.arange(self.classes)
     try:

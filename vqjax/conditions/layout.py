@@ -57,8 +57,8 @@ class Condition:
     given = lambda value, num: per_example(self.field, value, num, axes=2)
     return Lead((Part(tuple(self.grid), self.classes),), prepare, tokens, given)
 
-  def parse(self, text: str) -> np.ndarray:
-    return pictures.read_layout(pathlib.Path(text))[None]
+  def parse(self, text: str, size: tuple[int, ...]) -> np.ndarray:
+    return pictures.fit(pictures.read_layout(pathlib.Path(text)), *size)[None]
 
 
 def reduced(layout_BHW: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:

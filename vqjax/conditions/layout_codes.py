@@ -59,5 +59,5 @@ class Condition:
     parts = tuple(Part(codes.grid, codes.vocabulary) for codes in tokenizer.levels)
     return Lead(parts, prepare, tokens, given, tokenizer, signal.pictures)
 
-  def parse(self, text: str) -> np.ndarray:
-    return pictures.read_layout(pathlib.Path(text))[None]
+  def parse(self, text: str, size: tuple[int, ...]) -> np.ndarray:
+    return pictures.fit(pictures.read_layout(pathlib.Path(text)), *size)[None]

@@ -1,180 +1,21 @@
-"""A trained run as Python functions: load(workdir) is a Tokenizer, which encodes and decodes, or a
-Prior, which samples, completes and tells how probable codes are.
-"""
+"""A trained prior as Python functions: sample, complete, log_prob, frames."""
 
 from __future__ import annotations
 
 import functools
-import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import build, checkpoint, config as configuration, lineage, sharding, train
-from vqjax.data import Dataset
+from vqjax import build
+from vqjax.api._loaded import Loaded, open_run
+from vqjax.api.tokenizer import Tokenizer
 from vqjax.errors import UserError, near_miss
 from vqjax.sampler import Given, Sampler
-from vqjax.tasks import Task, Weights
-from vqjax.tasks._first_stage import identity, joined
-
-
-class Loaded(NamedTuple):
-  """A run and its newest weights, averaged ones where an average was kept, on the devices."""
-
-  workdir: pathlib.Path
-  config: Any
-  run: train.Run
-  weights: Weights
-
-  def dataset(self) -> Dataset:
-    """The data that the run was trained on."""
-    return Dataset(self.config.data, self.config.ops)
-
-
-def open_run(workdir: str | pathlib.Path) -> Loaded:
-  """Reads the run in `workdir`. Raises UserError where there is none, or nothing of it was saved."""
-  workdir = pathlib.Path(workdir)
-  config = configuration.of_run(workdir)
-  spec = configuration.read_spec(workdir)
-  if spec is None:
-    raise UserError(f"--workdir={workdir}: holds no batch.json; the run has not started yet.")
-  config.mesh = _mesh(config.mesh)
-  run = train.Run(config, spec)
-  abstract = run.abstract
-  wanted = {"params": abstract.params, "stats": abstract.stats}
-  if abstract.ema is not None:  # instead of the model's own parameters
-    others = {k: v for k, v in abstract.params.items() if k != "model"}
-    wanted |= {"params": others, "ema": abstract.ema}
-  parts = checkpoint.restore_params(workdir, {k: v for k, v in wanted.items() if v})
-  params = parts.get("params", {}) | ({"model": parts["ema"]} if "ema" in parts else {})
-  weights = Weights(params, parts.get("stats", abstract.stats), run.load_frozen())
-  lineage.check_frozen(run.task.frozen.identity(weights.frozen), workdir)
-  return Loaded(workdir, config, run, weights)
-
-
-def load(workdir: str | pathlib.Path) -> Tokenizer | Prior:
-  """Opens the run in `workdir`, trained or converted."""
-  loaded = open_run(workdir)
-  return {"autoencode": Tokenizer.of, "prior": Prior}[loaded.config.task](loaded)
-
-
-def _mesh(mesh: Any) -> Any:
-  """The run's mesh where these devices can make it, so that what was split over them is again; else
-  all of them for data.
-  """
-  try:
-    sharding.make_mesh(**mesh)
-  except UserError:
-    return {}
-  return mesh
-
-
-class Tokenizer:
-  """A trained autoencoder: the signal to codes and back.
-
-  Args:
-    workdir, config: of its run.
-    task, weights: of that run.
-    mesh: the devices.
-
-  Attributes:
-    info: what it encodes and into what, see vqjax.tasks.Info.
-  """
-
-  def __init__(self, workdir: pathlib.Path, config: Any, task: Task, weights: Weights, mesh: Any):
-    self.workdir, self.config, self.task, self.weights = workdir, config, task, weights
-    self.info, self._mesh = task.info, mesh
-    self._compiled: dict[str, Any] = {}
-
-  @classmethod
-  def of(cls, loaded: Loaded) -> Tokenizer:
-    return cls(loaded.workdir, loaded.config, loaded.run.task, loaded.weights, loaded.run.mesh)
-
-  @functools.cached_property
-  def identity(self) -> str:
-    """A hash of the model's weights and config: what cached codes are tied to."""
-    return identity(self.config, self.weights._asdict())
-
-  def encode(self, values: Any) -> Any:
-    """Codes int32 `[B, *grid]` (`[B, *grid, Q]` for several codebooks, a tuple for hierarchies).
-
-    Args:
-      values: of the run's signal: images `[B, H, W, C]`, uint8 or float in [-1, 1]; label maps,
-        integers `[B, H, W]`.
-
-    Raises:
-      UserError: another shape, type or range, or a size that the architecture cannot take.
-    """
-    self._check_codes()
-    return self._predict("encode", **self._batch(values))["ids"]
-
-  def decode(self, ids: Any) -> np.ndarray:
-    """The signal of codes as `encode` returns them: images or label maps uint8."""
-    values = self._predict("decode", ids=joined(self.checked(ids)))
-    return self.info.signal.finished(values[self.info.signal.field])
-
-  def reconstruct(self, values: Any) -> np.ndarray:
-    """The signal after encoding and decoding; takes what `encode` takes, returns what `decode`
-    returns.
-    """
-    out = self._predict("reconstruct", **self._batch(values))
-    return self.info.signal.finished(out[self.info.signal.field])
-
-  def checked(self, ids: Any, whole: bool = False) -> tuple[np.ndarray, ...]:
-    """Codes as a tuple of levels; with `whole` on the very grids of training.
-
-    Raises:
-      UserError: what `encode` does not return.
-    """
-    self._check_codes()
-    latents = self.info.levels
-    levels = tuple(ids) if len(latents) > 1 and isinstance(ids, (tuple, list)) else (ids,)
-    if len(levels) != len(latents):
-      raise UserError(
-        f"ids: one array; the tokenizer has {len(latents)} levels, give a tuple as encode returns "
-        "it."
-      )
-    return tuple(_checked_level(np.asarray(i), codes, whole) for i, codes in zip(levels, latents))
-
-  def _check_codes(self) -> None:
-    if not self.info.levels:
-      raise UserError(
-        f"{self.workdir}: is an autoencoder without codes; use reconstruct, or a run whose quantizer "
-        "has codes."
-      )
-
-  def _batch(self, values: Any) -> dict[str, Any]:
-    signal = self.info.signal
-    return {signal.field: signal.given(values, (1, *self.info.shape))}
-
-  def _predict(self, name: str, **batch: Any) -> dict[str, Any]:
-    """One of the task's predictions on a batch, compiled once per shape."""
-    if name not in self._compiled:
-      fn = lambda weights, batch: self.task.predict[name](weights, batch, jax.random.key(0))
-      self._compiled[name] = jax.jit(fn, out_shardings=sharding.replicated(self._mesh))
-    return self._compiled[name](self.weights, sharding.spread(batch, self._mesh))
-
-
-def _checked_level(ids: np.ndarray, codes: Any, whole: bool) -> np.ndarray:
-  grid = codes.grid
-  if ids.dtype.kind not in "iu" or ids.ndim != 1 + len(grid) or not ids.size:
-    raise UserError(
-      f"ids: {ids.dtype} of shape {ids.shape}; give integers, as encode returns them: "
-      f"[B, {', '.join(map(str, grid))}] for what the tokenizer was trained on."
-    )
-  if not 0 <= ids.min() <= ids.max() < codes.size:
-    raise UserError(
-      f"ids: {ids.min()} to {ids.max()} is not within 0 to {codes.size - 1}, the codes of the "
-      "tokenizer."
-    )
-  if whole and ids.shape[1:] != grid:
-    raise UserError(
-      f"ids: of shape {ids.shape}; this prior is over grids of {' x '.join(map(str, grid))} codes."
-    )
-  return ids
+from vqjax.tasks._first_stage import joined
 
 
 class Prior:
@@ -310,11 +151,7 @@ class Prior:
     pictures = self.info.signal.pictures(
       self.decode(joined((*coarser, latent.unflatten(jnp.minimum(flat_BL, latent.vocabulary - 1)))))
     )
-    undecided = np.asarray(flat_BL >= latent.vocabulary)
-    undecided = undecided.reshape(len(undecided), *latent.shape, -1).all(-1)
-    for axis, side in enumerate(latent.shape, 1):
-      undecided = undecided.repeat(pictures.shape[axis] // side, axis)
-    return np.where(undecided[..., None], np.uint8(128), pictures)
+    return _greyed(pictures, np.asarray(flat_BL >= latent.vocabulary), latent)
 
   def log_prob(
     self, ids: Any, *, per_code: bool = False, draws: int = 16, **given: Any
@@ -350,6 +187,35 @@ class Prior:
     conditions = {name: batch[name] for name in self.sampler.fields}
     return joined(tuple(map(np.asarray, levels))), conditions
 
+  def condition(self, name: str) -> Any:
+    """The condition that callers give by this name. Raises UserError where there is none."""
+    fields = self._fields
+    if name in fields:
+      return fields[name].condition
+    if name in condition_fields():
+      raise UserError(
+        f"{name}: this prior was trained without one (config.condition.{name} is not set)."
+      )
+    raise UserError(
+      f"{name}: this prior has no such condition or option.{near_miss(name, {*fields, *self._options})}"
+    )
+
+  def shown(self, ids: Any, keep: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of codes as the tokenizer shows them, and with grey where the prior sees nothing."""
+    levels, latent = self.tokenizer.checked(ids, whole=True), self.modules.latent
+    pictures = self.info.signal.pictures(self.decode(joined(levels)))
+    hidden = jnp.broadcast_to(~self.sampler.keep_first(keep), (len(pictures), latent.length))
+    return pictures, _greyed(pictures, np.asarray(hidden), latent)
+
+  @property
+  def _fields(self) -> dict[str, Any]:
+    """The conditions of all levels that callers can give."""
+    return {name: bound for s in self._chain for name, bound in s.fields.items()}
+
+  @property
+  def _options(self) -> set[str]:
+    return {name for sampler in self._chain for name in sampler.options}
+
   @functools.cached_property
   def _chain(self) -> tuple[Sampler, ...]:
     """The samplers of all levels down to this prior's, coarse first.
@@ -361,8 +227,9 @@ class Prior:
     option = f"{self.workdir}: config.condition.coarser.prior"
     if not (path := self.config.condition.coarser.prior):
       raise UserError(f"{option}: is not set; give the workdir of the prior of the coarser level.")
-    coarse = load(path)
-    if not isinstance(coarse, Prior) or coarse.modules.level != level - 1:
+    coarser = open_run(path)
+    coarse = Prior(coarser) if coarser.config.task == "prior" else None
+    if coarse is None or coarse.modules.level != level - 1:
       raise UserError(f"{option}: {path} is no prior of level {level - 1}; give one.")
     if coarse.tokenizer.identity != self.tokenizer.identity:
       raise UserError(
@@ -393,22 +260,12 @@ class Prior:
     self, given: Mapping[str, Any], num: int
   ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(conditions, options) of what a caller names; None leaves either out."""
-    fields = {name: bound for s in self._chain for name, bound in s.fields.items()}
-    options = {name for sampler in self._chain for name in sampler.options}
+    options = self._options
     named = {name: value for name, value in given.items() if value is not None}
     conditions = {}
     for name in named.keys() - options:
-      if name in fields:
-        conditions[name] = fields[name].lead.given(named[name], num)
-      elif name in condition_fields():
-        raise UserError(
-          f"{name}: this prior was trained without one (config.condition.{name} is not set)."
-        )
-      else:
-        raise UserError(
-          f"{name}: this prior has no such condition or option."
-          f"{near_miss(name, {*fields, *options})}"
-        )
+      self.condition(name)
+      conditions[name] = self._fields[name].lead.given(named[name], num)
     return conditions, {k: v for k, v in named.items() if k in options}
 
   def _check_finest(self) -> None:
@@ -438,6 +295,14 @@ def condition_fields() -> dict[str, Any]:
   """{name by which callers give it: the class} of all conditions that can be given."""
   classes = [build.member("conditions", name) for name in build.names("conditions")]
   return {cls.field: cls for cls in classes if cls.given}
+
+
+def _greyed(pictures: np.ndarray, hidden_BL: np.ndarray, latent: Any) -> np.ndarray:
+  """uint8 [B, H, W, C] with grey over the cells of which all codes are hidden."""
+  hidden = hidden_BL.reshape(len(hidden_BL), *latent.shape, -1).all(-1)
+  for axis, side in enumerate(latent.shape, 1):
+    hidden = hidden.repeat(pictures.shape[axis] // side, axis)
+  return np.where(hidden[..., None], np.uint8(128), pictures)
 
 
 def _share(keep: float | None, mask: Any) -> float:
