@@ -15,6 +15,7 @@ ALLOWED = {
   "errors": set(),
   "build": set(),
   "nn": {"nn"},
+  "latents": set(),
   "quantizers": {"nn", "quantizers"},
   "autoencoders": {
     "nn",
@@ -22,12 +23,12 @@ ALLOWED = {
     "quantizers",
   },  # quantizers: the record Quantized alone, see below
   "discriminators": {"nn", "discriminators"},
-  "priors": {"nn", "priors"},
-  "schemes": {"nn", "schemes"},
+  "priors": {"nn", "latents", "priors"},
+  "schemes": {"nn", "latents", "schemes"},
   "evaluators": {"nn", "evaluators"},
   "importers": {"importers", "nn", "build"},
   "data": {"data", "build"},
-  "tasks": {"tasks", "build", "checkpoint", "nn", "schemes", "config", "sharding"},
+  "tasks": {"tasks", "build", "checkpoint", "nn", "latents", "schemes", "config", "sharding"},
   "config": {"build"},
   "optim": {"build"},
   "sharding": set(),

@@ -4,7 +4,6 @@ training size.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,11 +14,11 @@ import numpy as np
 
 from vqjax import sharding
 from vqjax.errors import UserError, near_miss
-from vqjax.schemes import _guidance, autoregressive
+from vqjax.schemes import Draw, Guidance, autoregressive
 from vqjax.tasks import _conditions as conditions
 
 GUIDANCE = ("guidance", "guidance_schedule")  # options of every scheme
-_INTERNAL = ("prefix", "trajectory")  # of the schemes' options, those that this file sets
+DRAW = ("temperature", "top_k", "top_p")
 
 
 class Request(NamedTuple):
@@ -46,7 +45,7 @@ class Sampler:
   def __init__(self, model: Any):
     self.prior, self.state, self._mesh = model.run.task.extra, model.state, model.run.mesh
     self.condition = self.prior.prefix.condition
-    self.options = (*GUIDANCE, *_keywords(type(self.prior.scheme).sample))
+    self.options = (*GUIDANCE, *DRAW, *self.prior.scheme.options)
     self.conditions = tuple(
       dict.fromkeys(name for name in self.prior.prefix.names if name != "coarser")
     )
@@ -202,15 +201,9 @@ class Sampler:
       UserError: an option that the scheme lacks or that is out of range.
     """
     check_options(options, self.options, type(self.prior.scheme).__module__.rpartition(".")[2])
-    if guidance_schedule not in _guidance.SCHEDULES:
-      raise UserError(
-        f"guidance_schedule: {guidance_schedule!r} is none of {', '.join(_guidance.SCHEDULES)}."
-      )
+    Guidance(guidance, guidance_schedule)
     self._check_guidance(guidance, request.prefix_BP)
-    if self.prior.scheme.causal:
-      # Codes known from the start in every example are read in one go, without drawing.
-      lead = np.asarray(request.known_BL).all(0)
-      options["prefix"] = int(lead.size if lead.all() else lead.argmin())
+    options |= self.prior.scheme.plan(np.asarray(request.known_BL))
     fn = self._jit(
       ("draw", guidance, guidance_schedule, trajectory, *sorted(options.items())),
       lambda: self.prior.sampler(guidance, guidance_schedule, trajectory=trajectory, **options),
@@ -255,7 +248,7 @@ class Sampler:
       raise UserError(
         f"height, width: the layout's grid is no multiple of the codes' {h} x {w}, so no window fits both."
       )
-    check_options(options, ("guidance", *_keywords(autoregressive.sample_window)), "sliding window")
+    check_options(options, ("guidance", *DRAW), "sliding window")
     self._check_guidance(guidance, conditions.string(parts, num))
 
     def run(params: Any, keys_B: jax.Array, parts: Any) -> jax.Array:
@@ -267,13 +260,7 @@ class Sampler:
 
       empty = jnp.zeros((len(keys_B), *grid), jnp.int32)
       return autoregressive.sample_window(
-        keys_B,
-        full,
-        empty,
-        empty.astype(bool),
-        num_codes=prior.codes.vocabulary,
-        window=(h, w),
-        **options,
+        keys_B, full, empty, empty.astype(bool), Draw(**options), latent=prior.codes
       )
 
     fn = self._jit(("window", grid, guidance, *sorted(options.items())), lambda: run)
@@ -400,16 +387,6 @@ def check_options(options: dict[str, Any], known: Sequence[str], kind: str) -> N
   for name in options:
     if name not in known:
       raise UserError(f"{name}: the scheme {kind} has no such option.{near_miss(name, known)}")
-
-
-def _keywords(function: Any) -> tuple[str, ...]:
-  """The options of a scheme's `sample` that a user may give."""
-  given = ("num_codes", "window", *_INTERNAL)
-  return tuple(
-    k
-    for k, p in inspect.signature(function).parameters.items()
-    if p.kind == p.KEYWORD_ONLY and k not in given
-  )
 
 
 def _crop(

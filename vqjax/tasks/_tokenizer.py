@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from vqjax import checkpoint, config as configuration
 from vqjax.errors import UserError
-from vqjax.schemes import IMPOSSIBLE
+from vqjax.latents import Codes
 from vqjax.tasks import autoencode
-
-
-@dataclasses.dataclass(frozen=True)
-class Codes:
-  """One level of a tokenizer's codes as a sequence: `books` codes per position, flattened with an
-  offset per book.
-  """
-
-  shape: tuple[int, ...]
-  size: int
-  books: int
-
-  @property
-  def grid(self) -> tuple[int, ...]:
-    return (*self.shape, self.books) if self.books > 1 else self.shape
-
-  @property
-  def vocabulary(self) -> int:
-    return self.size * self.books
-
-  @property
-  def length(self) -> int:
-    return math.prod(self.grid)
-
-  def flatten(self, ids: jax.Array) -> jax.Array:
-    """`[B, ...grid]` codes to `[B, L]`; code k of book q becomes q·K + k."""
-    offsets = jnp.arange(self.books) * self.size if self.books > 1 else jnp.zeros(1, jnp.int32)
-    return (ids.reshape(-1, self.books) + offsets[None]).reshape(ids.shape[0], -1)
-
-  def unflatten(self, ids_BL: jax.Array) -> jax.Array:
-    return (ids_BL % self.size).reshape(ids_BL.shape[0], *self.grid)
-
-  def allow(self, logits_BLV: jax.Array) -> jax.Array:
-    """Logits with `IMPOSSIBLE` where a code belongs to another book than its position."""
-    if self.books == 1:
-      return logits_BLV
-    book_L = jnp.arange(self.length) % self.books
-    return jnp.where(
-      (jnp.arange(self.vocabulary) // self.size)[None] == book_L[:, None], logits_BLV, IMPOSSIBLE
-    )
 
 
 class Tokenizer:

@@ -16,10 +16,11 @@ from flax import linen as nn
 from vqjax import fields
 from vqjax.build import build, make as make_record
 from vqjax.errors import UserError
+from vqjax.latents import Codes
 from vqjax.nn import palette
-from vqjax.schemes import IMPOSSIBLE, Network, _guidance
+from vqjax.schemes import Draw, Guidance, Network, _guidance
 from vqjax.tasks import Task, _conditions as conditions
-from vqjax.tasks._tokenizer import Codes, Tokenizer
+from vqjax.tasks._tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +52,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     Tokenizer(condition.layout_tokenizer, spec, "layout") if condition.layout_tokenizer else None
   )
   codes = tokenizer.codes(condition.level)
-  scheme = build(
-    "schemes", config["scheme"], "config.scheme", num_codes=codes.vocabulary, books=codes.books
-  )
+  scheme = build("schemes", config["scheme"], "config.scheme", latent=codes)
   prefix = conditions.Prefix(
     condition, codes.vocabulary + scheme.extra_ids, tokenizer, spec, layouts
   )
@@ -61,9 +60,8 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     "priors",
     config["model"],
     "config.model",
-    vocab_size=prefix.rows,
-    out_size=codes.vocabulary,
-    grid=codes.grid,
+    latent=codes,
+    rows=prefix.rows,
     causal=scheme.causal,
     max_prefix=max(1, prefix.length),
     prefix_grid=prefix.grid,
@@ -134,7 +132,7 @@ class _Prior:
     logits = self.model.apply(
       {"params": params["model"]}, ids, prefix, time_B=time, train=rngs is not None, rngs=rngs
     )
-    return self.codes.allow(logits)
+    return self.codes.restrict(logits)
 
   def loss(
     self, params: Any, stats: Any, frozen: Any, batch: Any, key: jax.Array, step: jax.Array
@@ -146,13 +144,13 @@ class _Prior:
     prefix = self.prefix.drop(key_drop, self.prefix.tokens(batch, levels, frozen))
     corrupted = self.scheme.corrupt(key_corrupt, ids)
     logits = self._logits(
-      params, corrupted.inputs_BL, prefix, corrupted.time_B, {"dropout": key_dropout}
+      params, corrupted.inputs, prefix, corrupted.time_B, {"dropout": key_dropout}
     )
-    nats, weights = self.scheme.loss(logits, corrupted)
-    count = jnp.sum(weights)
-    loss = jnp.sum(nats * weights) / count
-    right = jnp.argmax(logits, -1) == corrupted.targets_BL
-    return loss, (stats, {"loss/codes": loss, "codes/accuracy": jnp.sum(right * weights) / count})
+    values, weights, metrics = self.scheme.loss(logits, corrupted)
+    mean = lambda x: jnp.sum(x * weights) / jnp.sum(weights)
+    loss = mean(values)
+    metrics = {f"codes/{k}": mean(v) for k, v in metrics.items()}
+    return loss, (stats, {"loss/codes": loss} | metrics)
 
   def network(
     self, params: Any, prefix: jax.Array, guidance: float = 1.0, schedule: str = "constant"
@@ -161,11 +159,11 @@ class _Prior:
     if guidance == 1.0 or not self.prefix.length:
       return self._plain(params, prefix)
     doubled = self._plain(params, _guidance.double(prefix, jnp.full_like(prefix, -1)))
-    return _guidance.guided(doubled, guidance, schedule, length=self.codes.length)
+    return _guidance.guided(doubled, Guidance(guidance, schedule), length=self.codes.length)
 
   def _plain(self, params: Any, prefix: jax.Array) -> Network:
-    def full(ids: jax.Array, time: Any) -> jax.Array:
-      return self._logits(params, ids, prefix, time if self.scheme.timed else None)
+    def full(ids: jax.Array, time: Any = None, done: Any = None) -> jax.Array:
+      return self._logits(params, ids, prefix, time)
 
     if not self.scheme.causal:
       return Network(full)
@@ -180,19 +178,13 @@ class _Prior:
     def start() -> tuple[jax.Array, Any]:
       cache = self.model.init_cache(prefix.shape[0], prefix.shape[1])
       logits, cache = bound("prefill")(prefix, cache)
-      return self._allow_at(logits, 0), cache
+      return self.codes.restrict(logits, 0), cache
 
     def step(ids: jax.Array, index: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
       logits, cache = bound("decode")(ids, index, cache)
-      return self._allow_at(logits, index + 1), cache
+      return self.codes.restrict(logits, index + 1), cache
 
     return Network(full, start, step)
-
-  def _allow_at(self, logits_BV: jax.Array, index: Any) -> jax.Array:
-    if self.codes.books == 1:
-      return logits_BV
-    book = jnp.arange(self.codes.vocabulary) // self.codes.size
-    return jnp.where((book == index % self.codes.books)[None], logits_BV, IMPOSSIBLE)
 
   def sampler(
     self, guidance: float = 1.0, guidance_schedule: str = "constant", **options: Any
@@ -201,11 +193,13 @@ class _Prior:
     jit it once per shape.
     """
 
+    draw = Draw(**{k: options.pop(k) for k in ("temperature", "top_k", "top_p") if k in options})
+
     def sample(
       params: Any, key: jax.Array, prefix: jax.Array, ids: jax.Array, known: jax.Array
     ) -> Any:
       return self.scheme.sample(
-        key, self.network(params, prefix, guidance, guidance_schedule), ids, known, **options
+        key, self.network(params, prefix, guidance, guidance_schedule), ids, known, draw, **options
       )
 
     return sample
