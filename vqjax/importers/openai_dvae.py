@@ -82,8 +82,9 @@ def read(
       return source.take(_name(path), shape)
     return source.take(_name(path), (shape[3], shape[2], *shape[:2])).transpose(2, 3, 1, 0)
 
-  side = model.factor
-  variables = reader.fill(model, np.zeros((1, side, side, config["channels"]), np.float32), take)
+  variables = reader.fill(
+    model, np.zeros((1, *model.factors, config["channels"]), np.float32), take
+  )
   source.done()
   return config, variables
 

@@ -67,8 +67,9 @@ def read(
     theirs = _to_theirs(path, np.broadcast_to(np.float32(0), shape))
     return _to_ours(path, source.take(_name(path, gumbel), theirs.shape))
 
-  side = model.factor
-  variables = reader.fill(model, np.zeros((1, side, side, config["channels"]), np.float32), take)
+  variables = reader.fill(
+    model, np.zeros((1, *model.factors, config["channels"]), np.float32), take
+  )
   source.done(_IGNORED)
   return config, variables
 

@@ -75,7 +75,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     },
     prepare=run.prepare,
     passes={"model": run.model_pass} | ({"disc": run.disc_pass} if disc is not None else {}),
-    factor=model.factor,
+    factor=max(model.factors),
     evaluators=(*measures, "codes") if 0 < model.quantizer.codebook_size <= 2**24 else measures,
     known=_codebooks(model, spec[field].shape[1:3]) | {"classes": classes},
   )
