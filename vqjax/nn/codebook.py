@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from vqjax.errors import UserError
-from vqjax.nn import target
+from vqjax.nn import checks, target
+
+check_sizes = checks.positive
 
 # The most elements that one [positions, codes] tile may hold on a device, and the most positions.
 TILE_ELEMENTS = 2**24
@@ -33,13 +35,6 @@ def rows(z: jax.Array, width: int) -> jax.Array:
       f"dim: the quantizer reads {width} channels, not {z.shape[-1]}; set its width or the encoder's."
     )
   return z.reshape(-1, width).astype(jnp.float32)
-
-
-def check_sizes(module: Any, *fields: str) -> None:
-  """Raises UserError where one of these fields of a quantizer is below 1."""
-  for field in fields:
-    if (size := getattr(module, field)) < 1:
-      raise UserError(f"{field}: {size} is not positive.")
 
 
 def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
