@@ -6,6 +6,7 @@ search stays local.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -35,11 +36,35 @@ def rows(z: jax.Array, width: int) -> jax.Array:
   return z.reshape(-1, width).astype(jnp.float32)
 
 
-def check_sizes(module: Any, *fields: str) -> None:
-  """Raises UserError where one of these fields of a quantizer is below 1."""
+def check_range(
+  module: Any,
+  *fields: str,
+  at_least: float | None = None,
+  above: float | None = None,
+  at_most: float | None = None,
+  below: float | None = None,
+) -> None:
+  """Raises UserError where one of these fields of a quantizer is not finite or outside the bounds."""
+  bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+  said = " and ".join(f"{words} {bound:,}" for words, bound in bounds.items() if bound is not None)
   for field in fields:
-    if (size := getattr(module, field)) < 1:
-      raise UserError(f"{field}: {size} is not positive.")
+    value = getattr(module, field)
+    fits = (
+      math.isfinite(value)
+      and (at_least is None or value >= at_least)
+      and (above is None or value > above)
+      and (at_most is None or value <= at_most)
+      and (below is None or value < below)
+    )
+    if not fits:
+      raise UserError(f"{field}: {value} is out of range; give a number {said}.")
+
+
+def check_book(module: Any) -> None:
+  """Raises UserError where the fields that quantizers with a learned codebook share do not fit."""
+  check_range(module, "codebook_size", at_least=1, at_most=2**30)
+  check_range(module, "dim", at_least=1)
+  check_range(module, "revive", at_least=0, below=1)
 
 
 def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
@@ -249,6 +274,20 @@ def entropy_penalty(
   return per_position - of_mean, {"position_entropy": per_position, "batch_entropy": of_mean}
 
 
+def weighted_entropies(
+  z_ND: jax.Array,
+  codebook_KD: jax.Array,
+  weight: float,
+  temperature: float,
+  metric: Literal["l2", "dot"] = "l2",
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """`weight` times the entropy penalty, and its terms; zero and none where the weight is zero."""
+  if not weight:
+    return jnp.zeros((), jnp.float32), {}
+  penalty, terms = entropy_penalty(z_ND, codebook_KD, temperature, metric)
+  return weight * penalty, terms
+
+
 def zero_with_gradient(x: jax.Array) -> jax.Array:
   """Exactly zero; its gradient is the identity."""
   return x - jax.lax.stop_gradient(x)
@@ -275,6 +314,7 @@ def rotate(z: jax.Array, q: jax.Array) -> jax.Array:
   )
 
 
+NORMALIZATIONS = {"none": lambda x: x, "l2": l2_normalize}
 ESTIMATORS = {"straight_through": straight_through, "rotation": rotate}
 
 
