@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,30 @@ def share(module: Any, *fields: str) -> None:
   for field in fields:
     if not 0 <= (value := getattr(module, field)) <= 1:
       raise UserError(f"{field}: {value} is out of range; give a number from 0 to 1.")
+
+
+def within(
+  module: Any,
+  *fields: str,
+  at_least: float | None = None,
+  above: float | None = None,
+  at_most: float | None = None,
+  below: float | None = None,
+) -> None:
+  """Raises UserError where one of these fields is not finite or outside the bounds."""
+  bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+  said = " and ".join(f"{words} {bound:,}" for words, bound in bounds.items() if bound is not None)
+  for field in fields:
+    value = getattr(module, field)
+    fits = (
+      math.isfinite(value)
+      and (at_least is None or value >= at_least)
+      and (above is None or value > above)
+      and (at_most is None or value <= at_most)
+      and (below is None or value < below)
+    )
+    if not fits:
+      raise UserError(f"{field}: {value} is out of range; give a number {said}.")
 
 
 def axes(module: Any, name: str, *known: int) -> None:
