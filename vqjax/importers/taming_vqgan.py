@@ -69,7 +69,7 @@ def tokenizer(state: Mapping[str, np.ndarray], options: Mapping[str, Any], size:
   return dataclasses.replace(
     run,
     config=run.config | dict(signal=dict(name="layout", classes=channels)),
-    spec=run.spec | {"layout": ((size, size), "uint8")},
+    spec={"layout": ((size, size), "uint8")},
   )
 
 
