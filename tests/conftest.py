@@ -3,6 +3,7 @@ shared by all runs.
 """
 
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import tempfile
@@ -51,3 +52,14 @@ def real_data() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip(f"{path} is absent: no real data to read")
   return path
+
+
+@pytest.fixture
+def gs(tmp_path, monkeypatch):
+  """A workdir under gs://, whose bucket is a folder in tmp_path: see bucket.py."""
+  spec = importlib.util.spec_from_file_location(
+    "bucket", pathlib.Path(__file__).parent / "bucket.py"
+  )
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.stand_in(monkeypatch, tmp_path)

@@ -4,16 +4,15 @@ it reads.
 
 from __future__ import annotations
 
-import pathlib
 from typing import Any
 
 import jax
 
-from vqjax import config as configuration, data
+from vqjax import data, files
 from vqjax.errors import UserError
 
 
-def check_frozen(run: Any, frozen: Any, workdir: pathlib.Path, begin: bool = False) -> None:
+def check_frozen(run: Any, frozen: Any, workdir: files.Path, begin: bool = False) -> None:
   """Ties a run to the tokenizer that it began with: with `begin` its hash is written into the
   workdir, where there is none.
 
@@ -23,7 +22,7 @@ def check_frozen(run: Any, frozen: Any, workdir: pathlib.Path, begin: bool = Fal
   if run.task.identity is None:
     return
   now, file = run.task.identity(frozen), workdir / "frozen.json"
-  then = configuration.read_json(file) if file.exists() else now
+  then = files.read_json(file) if file.exists() else now
   for field, value in now.items():
     if then.get(field) != value:
       raise UserError(
@@ -31,7 +30,7 @@ def check_frozen(run: Any, frozen: Any, workdir: pathlib.Path, begin: bool = Fal
         "bring them back, or start in a new --workdir."
       )
   if begin and jax.process_index() == 0 and not file.exists():
-    configuration.write_json(file, now)
+    files.write_json(file, now)
 
 
 def check_codes(run: Any, frozen: Any) -> None:
