@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -33,9 +36,27 @@ log = logging.getLogger("vqjax")
 _READ_SECONDS = 120.0
 
 
+@functools.cache
+def _mute_remnants() -> None:
+  """Python tells of what an error leaves behind, at any later time: coroutines of Orbax that nobody
+  awaits, futures of TensorStore whose loop is gone.
+  """
+  before = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    code = getattr(unraisable.object, "cr_code", None)
+    orbax = code is not None and "/orbax/" in code.co_filename
+    if not orbax and str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
+
+  sys.unraisablehook = hook
+  warnings.filterwarnings("ignore", "coroutine '.*CheckpointHandler", RuntimeWarning)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
   """Orbax logs the errors of its threads, hundreds of lines each, though it raises them in ours."""
+  _mute_remnants()
   logger, drop = logging.getLogger("absl"), lambda record: "/orbax/" not in record.pathname
   logger.addFilter(drop)
   try:

@@ -149,7 +149,7 @@ class _Events:
 
   def __init__(self, workdir: files.Path, step: int):
     self._proto, self._crc = _tensorboard()
-    name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+    name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
     self._file = files.Growing(workdir / "tensorboard" / name, workdir)
     self._add(file_version="brain.Event:2")
     start = self._proto.SessionLog(status=self._proto.SessionLog.START)
