@@ -69,11 +69,8 @@ def test_docstring_says_what_it_is_and_how_to_run_it(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_source_and_the_ops_know_the_fields(name):
   for config in (load(name), load(f"{name}:debug")):
-    fields = dict(config.data)
-    build.check_fields(
-      build.module("data.sources", fields.pop("name")).Source, fields, "config.data"
-    )
-    ops.from_config(config.ops)
+    build.build("data.sources", config.data, "config.data")
+    build.make(ops.Ops, config.ops, "config.ops")
 
 
 def spec_of(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
@@ -183,7 +180,7 @@ def test_debug_variant_in_the_abstract(name, tmp_path):
 @pytest.mark.parametrize("name", sorted(COMPILED))
 def test_debug_variant_takes_two_steps(name, tmp_path):
   config = debug_config(name, tmp_path)
-  batch = data.sample_batch(config.data, config.ops, config.batch_size)
+  batch = data.Dataset(config.data, config.ops).sample(config.batch_size)
   run = train.Run(config, configuration.spec_of(batch), jax.devices()[:1])
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), run.abstract)
   ones = jax.tree.map(

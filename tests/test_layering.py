@@ -26,13 +26,14 @@ ALLOWED = {
   "schemes": {"nn", "schemes"},
   "evaluators": {"nn", "evaluators"},
   "importers": {"importers", "nn", "build"},
-  "data": {"data", "build"},
+  "data": {"data", "build", "pictures"},
+  "pictures": set(),
   "tasks": {"tasks", "build", "checkpoint", "nn", "schemes", "config", "sharding"},
   "config": {"build"},
   "optim": {"build"},
   "sharding": set(),
   "checkpoint": {"sharding"},
-  "writers": set(),
+  "writers": {"pictures"},
   "measure": {"build", "sharding", "evaluators"},
   "train": {
     "build",
@@ -42,6 +43,7 @@ ALLOWED = {
     "lineage",
     "measure",
     "optim",
+    "pictures",
     "preemption",
     "sharding",
     "writers",
@@ -49,11 +51,7 @@ ALLOWED = {
   "lineage": {"config", "data"},
   "preemption": set(),
 }
-TENSORFLOW = {
-  "vqjax/data/pipeline.py",
-  "vqjax/data/sources/tfds.py",
-  "vqjax/data/sources/folder.py",
-}
+TENSORFLOW = {"vqjax/data/pipeline.py", "vqjax/data/sources/tfds.py"}
 
 
 def imported(file: pathlib.Path) -> set[str]:

@@ -99,8 +99,7 @@ def load(path: str) -> ConfigDict:
     if takes_argument
     else module.get_config()
   )
-  config = ConfigDict(values)
-  config.unlock()
+  config = editable(values)
   known = ["debug"] if config.get("debug") else []
   if arg and arg not in known and (arg == "debug" or not takes_argument):
     raise UserError(
@@ -109,6 +108,13 @@ def load(path: str) -> ConfigDict:
   if arg == "debug":
     for name, value in config.debug.items():
       _merge(config, name, value)
+  return config
+
+
+def editable(values: Mapping[str, Any]) -> ConfigDict:
+  """A config that `override` may add fields to."""
+  config = ConfigDict(dict(values))
+  config.unlock()
   return config
 
 

@@ -1,6 +1,4 @@
-"""What a run leaves to read: JSON lines, TensorBoard events, picture grids, and the progress on the
-terminal.
-"""
+"""What a run leaves to read: JSON lines, TensorBoard events, tables, the progress on the terminal."""
 
 from __future__ import annotations
 
@@ -15,74 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from vqjax.errors import UserError
-
-
-def to_uint8(images: np.ndarray) -> np.ndarray:
-  """Images in [-1, 1] to uint8, rounding; uint8 passes."""
-  if images.dtype == np.uint8:
-    return images
-  return np.round((np.clip(np.asarray(images, np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
-
-
-def grid(rows: Sequence[np.ndarray], gap: int = 2, enlarge: int = 64) -> np.ndarray:
-  """Rows of `[N, H, W, C]` images (uint8 or [-1, 1]) to one uint8 RGB picture; images under
-  `enlarge` pixels are magnified.
-  """
-  rows = [to_uint8(np.asarray(r)) for r in rows]
-  height, width = max(r.shape[1] for r in rows), max(r.shape[2] for r in rows)
-  scale = max(1, enlarge // max(height, width))
-  columns = max(len(r) for r in rows)
-  sheet = np.full(
-    ((height * scale + gap) * len(rows) - gap, (width * scale + gap) * columns - gap, 3),
-    255,
-    np.uint8,
-  )
-  for i, row in enumerate(rows):
-    for j, image in enumerate(row):
-      image = np.repeat(np.repeat(image, scale, 0), scale, 1)
-      top, left = i * (height * scale + gap), j * (width * scale + gap)
-      sheet[top : top + image.shape[0], left : left + image.shape[1]] = (
-        image  # one channel broadcasts to three
-      )
-  return sheet
-
-
-def check_picture(path: pathlib.Path) -> None:
-  """Raises UserError where the suffix names no picture format that can be written."""
-  if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-    raise UserError(
-      f"{path}: {path.suffix or 'no suffix'} is no picture format; end the name in .png."
-    )
-
-
-def save_image(path: pathlib.Path, image: np.ndarray) -> None:
-  """Writes a uint8 `[H, W, 1 or 3]` picture; the suffix names the format.
-
-  Raises like `check_picture`.
-  """
-  check_picture(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
-
-
-def save_gif(path: pathlib.Path, sheets: Sequence[np.ndarray], seconds: float = 4.0) -> None:
-  """Writes uint8 RGB pictures as an endless animation that takes about `seconds` and rests on the
-  last picture.
-  """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  frames = [Image.fromarray(sheet) for sheet in sheets]
-  each = max(20, int(1000 * seconds / len(frames)))
-  frames[0].save(
-    path,
-    format="GIF",
-    save_all=True,
-    append_images=frames[1:],
-    loop=0,
-    duration=[each] * (len(frames) - 1) + [each + 1500],
-  )
+from vqjax import pictures
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -129,7 +61,7 @@ class Writer:
       self._events.add_scalar(name, float(value), step)
 
   def picture(self, step: int, name: str, sheet: np.ndarray) -> None:
-    save_image(self.workdir / "previews" / f"{name}_{step:07d}.png", sheet)
+    pictures.save(self.workdir / "previews" / f"{name}_{step:07d}.png", sheet)
     self._events.add_image(name, sheet, step, dataformats="HWC")
 
   def close(self) -> None:

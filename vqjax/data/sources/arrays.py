@@ -24,14 +24,16 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from vqjax import pictures
 from vqjax.data.sources import hold_out
 from vqjax.errors import UserError
 
 _IMAGES, _LABELS = ("images", "x", "image"), ("labels", "y", "label")
+_PACKED = (".npz", ".npy")
 _LAYOUTS, _TEXTS = ("layout", "layouts"), ("captions", "text")
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
@@ -42,7 +44,28 @@ Columns = dict[str, Any]
 class Source:
   """Field: the file, or the folder of IDX files."""
 
+  tensorflow: ClassVar[str] = "never"
+  precedence: ClassVar[int] = 2
+  kind: ClassVar[str] = "an .npz or .npy file or a folder with one, a folder of IDX files"
+
   path: str
+
+  @staticmethod
+  def recognise(path: pathlib.Path) -> dict[str, Any] | None:
+    """A folder of pictures with arrays beside them is not for this source, but for `folder`."""
+    if path.is_file():
+      return {"name": "arrays", "path": str(path)} if path.suffix in _PACKED else None
+    files = [p for p in path.iterdir() if p.is_file()]
+    if any(map(is_idx, files)):
+      return {"name": "arrays", "path": str(path)}
+    packed = sorted(p for p in files if p.suffix in _PACKED)
+    if not packed or pictures.has_images(path):
+      return None
+    if len(packed) > 1:
+      raise UserError(
+        f"--data={path}: holds several arrays; name one of {', '.join(p.name for p in packed)}."
+      )
+    return {"name": "arrays", "path": str(packed[0])}
 
   def examples(self, split: str) -> Rows:
     path = pathlib.Path(self.path).expanduser()
@@ -89,7 +112,7 @@ def _load(path: pathlib.Path, changed: int) -> dict[str, Columns]:
   del changed
   if path.is_dir():
     return _load_idx(path)
-  if path.suffix not in (".npz", ".npy"):
+  if path.suffix not in _PACKED:
     raise UserError(f"{path}: is not an .npz or .npy file.")
   try:
     arrays = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -132,7 +155,7 @@ def _columns(arrays: Mapping[str, np.ndarray], path: pathlib.Path, suffix: str) 
     raise UserError(
       f"{path}: has no images; looked for {wanted}, found {', '.join(arrays) or 'nothing'}."
     )
-  columns: Columns = {"image": to_uint8(images, f"{path}: images{suffix}")}
+  columns: Columns = {"image": to_pixels(images, f"{path}: images{suffix}")}
   num, height, width = columns["image"].shape[:3]
   labels, layout = _find(arrays, _LABELS, suffix), _find(arrays, _LAYOUTS, suffix)
   if labels is not None and labels.ndim == 3:
@@ -167,7 +190,7 @@ def _columns(arrays: Mapping[str, np.ndarray], path: pathlib.Path, suffix: str) 
   return columns
 
 
-def to_uint8(images: np.ndarray, where: str) -> np.ndarray:
+def to_pixels(images: np.ndarray, where: str) -> np.ndarray:
   """[N, H, W] or [N, H, W, C] of any supported range -> uint8 [N, H, W, 1 or 3].
 
   Raises UserError otherwise.

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,16 +20,27 @@ MANIFEST = "manifest.json"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Fields: the folder that holds the manifest."""
+  """Field: the folder that holds the manifest."""
+
+  tensorflow: ClassVar[str] = "never"
+  precedence: ClassVar[int] = 1
+  kind: ClassVar[str] = "a folder of codes"
 
   path: str
 
-  def examples(self, split: str) -> Codes:
-    return Codes(pathlib.Path(self.path), read_manifest(self.path)["splits"][split])
+  @staticmethod
+  def recognise(path: pathlib.Path) -> dict[str, Any] | None:
+    return {"name": "codes", "path": str(path)} if (path / MANIFEST).is_file() else None
+
+  def examples(self, split: str) -> Shards:
+    return Shards(pathlib.Path(self.path), read_manifest(self.path)["splits"][split])
 
   def made_by(self) -> str:
     """The hash of the tokenizer."""
     return read_manifest(self.path)["tokenizer"]
+
+  def identity(self) -> dict[str, str]:
+    return {"tokenizer": self.made_by()}
 
   def class_names(self) -> tuple[str, ...]:
     return tuple(read_manifest(self.path)["class_names"])
@@ -40,13 +51,13 @@ def read_manifest(path: str) -> dict[str, Any]:
   file = pathlib.Path(path) / MANIFEST
   if not file.is_file():
     raise UserError(
-      f"path: {path} holds no {MANIFEST}; write the codes with python -m vqjax.tokenize."
+      f"config.data.path: {path} holds no {MANIFEST}; write the codes with python -m vqjax.tokenize."
     )
   return json.loads(file.read_text())
 
 
-class Codes:
-  """One split: shards of equal length, but for the last; every field of a shard is one .npy file."""
+class Shards:
+  """One split: files of equally many examples, but for the last; every field of a shard is one .npy."""
 
   def __init__(self, folder: pathlib.Path, shards: list[dict[str, Any]]):
     self._folder, self._shards = folder, shards
