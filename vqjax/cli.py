@@ -11,8 +11,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import flags, logging as absl_logging
-
+from vqjax import preemption
 from vqjax.errors import UserError
 
 
@@ -32,6 +31,7 @@ def setup() -> None:
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   import jax
+  from absl import flags, logging as absl_logging
 
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and TensorFlow talk there
   flags.FLAGS.mark_as_parsed()  # Orbax reads its own flags and raises where nobody has parsed any
@@ -53,6 +53,8 @@ def setup() -> None:
         process_id=int(os.environ["JAX_PROCESS_ID"]),
       )
     jax.distributed.initialize(**arguments)
+    if start_up := preemption.start_up():
+      start_up.claim()  # jax.distributed has taken SIGTERM
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

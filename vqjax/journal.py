@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from vqjax import pictures, writers
+from vqjax import files, pictures, writers
 from vqjax.errors import UserError
 
 
@@ -30,7 +29,7 @@ class Journal:
 
   def __init__(
     self,
-    workdir: pathlib.Path,
+    workdir: files.Path,
     start: int,
     total: int,
     *,
@@ -115,6 +114,11 @@ class Journal:
     raise UserError(
       f"step {step}: {bad[0]} is {values[bad[0]]}; {kept}. {remedy} and config.optim.clip=1.0."
     )
+
+  def written(self) -> None:
+    """To be called before a step is saved: all lines up to it are in their files."""
+    if self._writer:
+      self._writer.flush()
 
   def close(self) -> None:
     if self._writer:

@@ -5,6 +5,7 @@ reads.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -42,3 +43,21 @@ def check_codes(now: Mapping[str, str], made_by: str | None, config: Mapping) ->
     f"config.data.path: the codes in {path} were made by tokenizer {made_by}, "
     f"config.tokenizer={tokenizer} is {own}; write them again with python -m vqjax.tokenize."
   )
+
+
+def check_data(dataset: Any, workdir: files.Path) -> None:
+  """Ties a run to the data that it began with, wherever they lie by now.
+
+  Raises:
+    UserError: others: another number of examples, other sizes, or other content of a few of them.
+  """
+  now, file = dataset.fingerprint(), workdir / "data.json"
+  then = files.read_json(file) if file.exists() else now
+  for name in sorted(now.keys() | then.keys()):
+    if then.get(name) != now.get(name):
+      raise UserError(
+        f"config.data: has changed since {workdir} began: {name} was {then.get(name)}, is "
+        f"{now.get(name)}; bring the data back, or start in a new --workdir."
+      )
+  if jax.process_index() == 0 and not file.exists():
+    files.write_json(file, now)

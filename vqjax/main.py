@@ -8,14 +8,16 @@ field.
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vqjax import cli, config as configuration
+# Nothing here imports jax: a signal is answered from the first moment on.
+from vqjax import cli, files, preemption
 
 
 def main(argv: Sequence[str]) -> None:
+  from vqjax import config as configuration
+
   argv, overrides = configuration.split_arguments(argv)
   parser = cli.parser(__doc__)
   parser.add_argument("--config", metavar="FILE[:debug]")
@@ -32,9 +34,9 @@ def fit(
   data_path: str | None = None,
 ) -> dict[str, float]:
   """See `vqjax.fit`; without a config that of the run in `workdir` continues."""
-  from vqjax import data, train
+  from vqjax import config as configuration, data, train
 
-  path = pathlib.Path(workdir)
+  path = files.path(workdir)
   if config is None:
     config = configuration.of_run(path)
   elif isinstance(config, str):
@@ -48,4 +50,5 @@ def fit(
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  with preemption.StartUp():
+    cli.run(main)

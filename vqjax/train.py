@@ -6,8 +6,7 @@ import contextlib
 import functools
 import logging
 import os
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +18,8 @@ from vqjax import (
   checkpoint,
   config as configuration,
   data,
+  files,
+  holder,
   lineage,
   measure,
   optim,
@@ -26,7 +27,6 @@ from vqjax import (
   sharding,
 )
 from vqjax.build import module
-from vqjax.errors import UserError
 from vqjax.journal import Journal
 from vqjax.tasks import Weights
 
@@ -135,16 +135,18 @@ def weights_of(state: State, frozen: Any) -> Weights:
   return Weights(params, state.stats, frozen)
 
 
-def train(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, float]:
+def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str, float]:
   """Trains the run in `workdir`, or continues it. Returns the last held-out figures.
 
   Raises:
-    UserError: bad input, or a loss that is not finite, in one line.
+    UserError: bad input, a loss that is not finite, a save that fails, or another process that
+      trains in the workdir; in one line.
   """
-  config, workdir = configuration.complete(config), pathlib.Path(workdir)
-  _claim(workdir, config)
+  config, workdir = configuration.complete(config), files.path(workdir)
   with contextlib.ExitStack() as stack:
+    held = stack.enter_context(_claim(workdir, config))
     dataset = data.Dataset(config.data, config.ops)
+    lineage.check_data(dataset, workdir)
     checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, config.keep, config.best))
     run, state, batches, window = _begin(config, workdir, dataset, checkpoints)
     stack.callback(batches.close)
@@ -180,6 +182,8 @@ def train(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, f
         figures, rows = held_out.measure(weights_of(state, frozen))
         journal.held_out(step, figures, rows)
       if due or stop:
+        journal.written()
+        held.check()  # nothing is written where another process took over meanwhile
         # Without figures where none were measured: the best checkpoint is not chosen by old ones.
         measured = figures if due else None
         checkpoints.save(step, state, batches.stream, measured, journal.window)
@@ -190,35 +194,30 @@ def train(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, f
   return figures
 
 
-def _claim(workdir: pathlib.Path, config: Any) -> None:
-  """Makes `workdir` this run's; saves the config there, after comparing it with the one there."""
-  if ":/" in str(workdir):
-    raise UserError(
-      f"--workdir={workdir}: is no folder; mount the bucket (gcsfuse BUCKET /mnt/BUCKET) and give "
-      "the path there."
-    )
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    writable = os.access(workdir, os.W_OK)
-  except OSError:
-    writable = False
-  if not writable:
-    raise UserError(f"--workdir={workdir}: cannot be written; choose a folder that you own.")
-  if (workdir / "config.json").exists() and (steps := _saved_steps(workdir)):
-    # Step 0 is a conversion: only what its weights belong to is settled.
-    weights = ("model", "disc", "task", "tokenizer", "signal", "condition.layout_codes")
-    within = weights if max(steps) == 0 else ("",)
-    configuration.check_same(configuration.of_run(workdir), config, within)
-  if jax.process_index() == 0:
-    configuration.save(config, workdir)
-
-
-def _saved_steps(workdir: pathlib.Path) -> list[int]:
-  return [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+@contextlib.contextmanager
+def _claim(workdir: files.Path, config: Any) -> Iterator[holder.Holder]:
+  """Holds `workdir` against other processes that train, and saves the config there, after comparing
+  it with the one that is there.
+  """
+  files.make_workdir(workdir)
+  start_up = preemption.start_up()
+  held = holder.Holder(workdir, jax.process_index(), jax.process_count())
+  if start_up:
+    start_up.begins(workdir)
+    start_up.leave(held.release)
+  with held:
+    if (workdir / "config.json").exists() and (steps := files.saved_steps(workdir)):
+      # Step 0 is a conversion: only what its weights belong to is settled.
+      weights = ("model", "disc", "task", "tokenizer", "signal", "condition.layout_codes")
+      within = weights if max(steps) == 0 else ("",)
+      configuration.check_same(configuration.of_run(workdir), config, within)
+    if jax.process_index() == 0:
+      configuration.save(config, workdir)
+    yield held
 
 
 def _begin(
-  config: Any, workdir: pathlib.Path, dataset: data.Dataset, checkpoints: checkpoint.Checkpoints
+  config: Any, workdir: files.Path, dataset: data.Dataset, checkpoints: checkpoint.Checkpoints
 ) -> tuple[Run, State, Batches, dict[str, Any]]:
   """(run, its state, its batches from there on, metrics not logged yet): restored, or begun."""
   mesh = sharding.make_mesh(**config.mesh)
@@ -228,7 +227,9 @@ def _begin(
     place = dict(process_index=jax.process_index(), process_count=jax.process_count())
     return dataset.train(local, seed=config.seed, step=step, **place)
 
-  trained = any(_saved_steps(workdir))  # a conversion's step 0 says nothing of the data to come
+  trained = any(
+    files.saved_steps(workdir)
+  )  # a conversion's step 0 says nothing of the data to come
   spec = configuration.read_spec(workdir) if trained else None
   stream = first = None
   if spec is None:
@@ -249,7 +250,7 @@ def _begin(
   return run, state, Batches(run, stream or open_stream(0), first), {}
 
 
-def _start(run: Run, source: str | pathlib.Path | None) -> State:
+def _start(run: Run, source: str | os.PathLike[str] | None) -> State:
   """The state of a new run: initialised from the seed, or with the parameters of the run in
   `source`.
   """
@@ -267,7 +268,7 @@ def _start(run: Run, source: str | pathlib.Path | None) -> State:
 class NoStream:
   """Stands for the data position of a checkpoint that no training made."""
 
-  def save(self, directory: pathlib.Path) -> None:
+  def save(self, directory: files.Path) -> None:
     del directory
 
 
