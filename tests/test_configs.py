@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from vqjax import build, config as configuration, data, sharding, train
 from vqjax.data import ops
 from vqjax.errors import UserError
+from vqjax.latents import Codes
 from vqjax.tasks import autoencode
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -137,12 +138,7 @@ def test_prior_at_full_size(name, tmp_path):
 )
 def test_millions_of_parameters_are_those_published(name, published):
   model = build.build(
-    "priors",
-    load(name).model,
-    vocab_size=16_384 + 1_000,
-    out_size=16_384,
-    grid=(16, 16),
-    causal=True,
+    "priors", load(name).model, latent=Codes((16, 16), 16_384), rows=16_384 + 1_000, causal=True
   )
   ids, prefix = jax.ShapeDtypeStruct((1, 256), "int32"), jax.ShapeDtypeStruct((1, 1), "int32")
   params = jax.eval_shape(

@@ -4,16 +4,15 @@ reads.
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Mapping
 
 import jax
 
-from vqjax import config as configuration
+from vqjax import files
 from vqjax.errors import UserError
 
 
-def check_frozen(now: Mapping[str, str], workdir: pathlib.Path, begin: bool = False) -> None:
+def check_frozen(now: Mapping[str, str], workdir: files.Path, begin: bool = False) -> None:
   """Ties a run to the tokenizers that it began with: with `begin` their hashes `now`, by the
   config's fields, are written into the workdir where there are none.
 
@@ -23,7 +22,7 @@ def check_frozen(now: Mapping[str, str], workdir: pathlib.Path, begin: bool = Fa
   if not now:
     return
   file = workdir / "frozen.json"
-  then = configuration.read_json(file) if file.exists() else now
+  then = files.read_json(file) if file.exists() else now
   for field, value in now.items():
     if then.get(field) != value:
       raise UserError(
@@ -31,7 +30,7 @@ def check_frozen(now: Mapping[str, str], workdir: pathlib.Path, begin: bool = Fa
         f"{value} now); bring them back, or start in a new --workdir."
       )
   if begin and jax.process_index() == 0 and not file.exists():
-    configuration.write_json(file, dict(now))
+    files.write_json(file, dict(now))
 
 
 def check_codes(now: Mapping[str, str], made_by: str | None, config: Mapping) -> None:

@@ -197,6 +197,13 @@ def save(path: pathlib.Path, image: np.ndarray) -> None:
   Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
 
 
+def encode(image: np.ndarray) -> bytes:
+  """A uint8 `[H, W, 1 or 3]` picture as a PNG file."""
+  png = io.BytesIO()
+  Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, format="PNG")
+  return png.getvalue()
+
+
 def save_gif(path: pathlib.Path, sheets: Sequence[np.ndarray], seconds: float = 4.0) -> None:
   """Writes uint8 RGB pictures as an endless animation that takes about `seconds` and rests on the
   last picture.

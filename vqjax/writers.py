@@ -6,7 +6,8 @@ import datetime
 import itertools
 import json
 import os
-import pathlib
+import socket
+import struct
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vqjax import pictures
+from vqjax import files, pictures
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -31,42 +32,103 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 class Writer:
-  """Metrics and pictures of one run.
+  """Metrics and pictures of one run: metrics.jsonl, previews/ and tensorboard/ in its workdir.
 
-  On a resumed run, lines past the restored step are dropped first: they will come again.
+  On a resumed run, lines past the restored step are dropped first: they will come again. Everything
+  is written by the caller's thread, and raises UserError where it cannot be.
   """
 
-  def __init__(self, workdir: pathlib.Path, step: int):
-    from tensorboardX import SummaryWriter  # imports slowly, and only the first process writes
-
+  def __init__(self, workdir: files.Path, step: int):
     self.workdir = workdir
-    self._file = workdir / "metrics.jsonl"
-    if self._file.exists():
-      lines = itertools.takewhile(
-        lambda line: _step_of(line) <= step, self._file.read_bytes().splitlines(keepends=True)
-      )
-      os.truncate(
-        self._file, sum(map(len, lines))
-      )  # in one go: a run that is killed here still has its metrics
-    self._lines = self._file.open("a")
-    self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+    lines = workdir / "metrics.jsonl"
+    self._lines = files.Growing(lines, workdir, _length(lines, step) if lines.exists() else 0)
+    self._events = _Events(workdir, step)
 
   def scalars(self, step: int, values: Mapping[str, float], **also: Any) -> None:
     """Appends {"step": …, **values} to metrics.jsonl and to the events; `also` goes to the events
     alone (timings).
     """
-    self._lines.write(json.dumps({"step": step} | {k: float(v) for k, v in values.items()}) + "\n")
-    self._lines.flush()
-    for name, value in {**values, **also}.items():
-      self._events.add_scalar(name, float(value), step)
+    line = json.dumps({"step": step} | {k: float(v) for k, v in values.items()}) + "\n"
+    self._lines.write(line.encode())
+    self._events.scalars(step, {**values, **also})
 
   def picture(self, step: int, name: str, sheet: np.ndarray) -> None:
-    pictures.save(self.workdir / "previews" / f"{name}_{step:07d}.png", sheet)
-    self._events.add_image(name, sheet, step, dataformats="HWC")
+    """Writes a uint8 `[H, W, 3]` picture."""
+    png = pictures.encode(sheet)
+    file = self.workdir / "previews" / f"{name}_{step:07d}.png"
+    files.write_bytes(file, png, self.workdir)
+    self._events.picture(step, name, sheet, png)
+
+  def flush(self) -> None:
+    """To be called before a step is saved: a continued run writes no line of before again."""
+    self._lines.flush()
+    self._events.flush()
 
   def close(self) -> None:
     self._lines.close()
     self._events.close()
+
+
+class _Events:
+  """TensorBoard's event file of one process.
+
+  Not tensorboardX's writer: its thread dies where the disk is full, and the run hangs on its queue.
+  """
+
+  def __init__(self, workdir: files.Path, step: int):
+    self._proto, self._crc = _tensorboard()
+    name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+    self._file = files.Growing(workdir / "tensorboard" / name, workdir)
+    self._add(file_version="brain.Event:2")
+    start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+    self._add(step=step + 1, session_log=start)  # drops what a run before wrote from there on
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    self._add(step, [{"tag": name, "simple_value": float(v)} for name, v in values.items()])
+
+  def picture(self, step: int, name: str, sheet: np.ndarray, png: bytes) -> None:
+    height, width, channels = sheet.shape
+    image = {"height": height, "width": width, "colorspace": channels}
+    self._add(step, [{"tag": name, "image": image | {"encoded_image_string": png}}])
+
+  def _add(self, step: int = 0, values: Sequence[Any] = (), **also: Any) -> None:
+    """One record: length, its checksum, the event, its checksum."""
+    summary = {"summary": {"value": values}} if values else {}
+    event = self._proto.Event(wall_time=time.time(), step=step, **summary, **also)
+    content = event.SerializeToString()
+    length = struct.pack("<Q", len(content))
+    sums = (struct.pack("<I", self._crc(part)) for part in (length, content))
+    self._file.write(length + next(sums) + content + next(sums))
+
+  def flush(self) -> None:
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
+
+
+def _tensorboard() -> tuple[Any, Any]:
+  """(event_pb2, the checksum of its records) of tensorboardX, which imports torch where it can:
+  seconds and half a gigabyte for nothing.
+  """
+  loaded = sys.modules.get("torch")
+  if loaded is None:
+    sys.modules["torch"] = None
+  try:
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import masked_crc32c
+  finally:
+    if loaded is None:
+      del sys.modules["torch"]
+  return event_pb2, masked_crc32c
+
+
+def _length(lines: files.Path, step: int) -> int:
+  """How many bytes the whole lines up to `step` take."""
+  kept = itertools.takewhile(
+    lambda line: _step_of(line) <= step, lines.read_bytes().splitlines(keepends=True)
+  )
+  return sum(map(len, kept))
 
 
 def _step_of(line: bytes) -> float:

@@ -74,9 +74,20 @@ def test_pictures_come_before_the_arrays_beside_them_and_a_manifest_before_all(t
   for name in ("x.npy", "y.npy"):
     np.save(tmp_path / "a" / name, np.zeros((2, 2, 2)))
   assert data.resolve(str(tmp_path / "a"))["name"] == "folder"
-  manifest = {"splits": {"train": [], "eval": []}}
+  (tmp_path / "a" / "manifest.json").write_text('{"name": "another tool\'s"}')
+  assert data.resolve(str(tmp_path / "a"))["name"] == "folder"
+  manifest = {"tokenizer": "abc", "class_names": [], "splits": {"train": [], "eval": []}}
   (tmp_path / "a" / "manifest.json").write_text(json.dumps(manifest))
   assert data.resolve(str(tmp_path / "a"))["name"] == "codes"
+
+
+@pytest.mark.parametrize(
+  "text,message", [('{"tokenizer": "abc", ', "is damaged"), ('{"tokenizer": "a"}', "class_names")]
+)
+def test_a_damaged_manifest_is_one_line(tmp_path, text, message):
+  (tmp_path / "manifest.json").write_text(text)
+  with pytest.raises(UserError, match=f"{message}.*python -m vqjax.tokenize anew"):
+    data.resolve(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", build.names("data.sources"))

@@ -153,6 +153,26 @@ def test_bfloat16_finds_the_codes_of_float32(name):
     ("lfq", dict(dim=36), "grouped"),
     ("gumbel", dict(temperature=(1.0, 0.1, 10, "square")), "temperature"),
     ("residual", dict(quantizer=dict(name="gaussian")), "quantizer"),
+    ("residual", dict(quantizer=dict(name="vq"), depth=0), "depth: 0"),
+    ("residual", dict(quantizer=dict(name="vq"), dropout=1.5), "dropout: 1.5"),
+    ("grouped", dict(quantizer=dict(name="vq"), groups=0), "groups: 0"),
+    ("vq", dict(codebook_size=0), "codebook_size: 0"),
+    ("vq", dict(dim=0), "dim: 0"),
+    ("vq", dict(commitment_weight=-0.1), "commitment_weight: -0.1"),
+    ("vq", dict(entropy_temperature=0.0), "entropy_temperature: 0.0"),
+    ("ema", dict(decay=1.0), "decay: 1.0"),
+    ("ema", dict(eps=0.0), "eps: 0.0"),
+    ("simvq", dict(revive=1.0), "revive: 1.0"),
+    ("ibq", dict(joint_weight=float("nan")), "joint_weight: nan"),
+    ("lfq", dict(entropy_weight=float("inf")), "entropy_weight: inf"),
+    ("lfq", dict(group_bits=0), "group_bits: 0"),
+    ("bsq", dict(temperature=0.0), "temperature: 0.0"),
+    ("gaussian", dict(kl_weight=-1.0), "kl_weight: -1.0"),
+    ("identity", dict(dim=-1), "dim: -1"),
+    ("gumbel", dict(temperature=0.0), "temperature: 0.0"),
+    ("gumbel", dict(kl_weight=(0.0, -1.0, 10, "linear")), "kl_weight"),
+    ("gumbel", dict(temperature=("a", 1.0, 10, "linear")), "temperature"),
+    ("fsq", dict(levels=(1024,) * 4), "2\\^30"),
     ("grouped", dict(quantizer=dict(name="identity")), "quantizer"),
     ("vq", dict(normalize="l1"), "normalize"),
   ],
@@ -170,3 +190,32 @@ def test_wrong_width_is_named(name):
     jax.eval_shape(
       lambda z: q.init({"params": jax.random.key(0), "codes": jax.random.key(0)}, z, train=True), z
     )
+
+
+def precisions(jaxpr):
+  """Of all matrix products of a jaxpr, those of inner ones too."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "dot_general":
+      yield equation.params["precision"]
+    for value in equation.params.values():
+      for inner in value if isinstance(value, (tuple, list)) else (value,):
+        inner = getattr(inner, "jaxpr", inner)
+        if hasattr(inner, "eqns"):
+          yield from precisions(inner)
+
+
+@pytest.mark.parametrize("name", build.names("quantizers"))
+def test_every_product_runs_at_the_precision_of_the_search(name):
+  """TensorFloat-32 and single bfloat16 passes, the accelerators' defaults, move codes and logits."""
+  q = build.build("quantizers", dict(name=name, **SMALL.get(name, {})))
+  z = jnp.zeros((2, 3, q.input_width))
+  keys = {"params": jax.random.key(0), "codes": jax.random.key(1)}
+  variables = jax.eval_shape(lambda z: q.init(keys, z, train=True), z)
+
+  def objective(params, z, variables):
+    out, _ = call(q, {**variables, "params": params}, z, True, jnp.int32(0))
+    return out.loss + jnp.sum(out.z)
+
+  grad = jax.make_jaxpr(jax.grad(objective, (0, 1)))(variables.get("params", {}), z, variables)
+  highest = jax.lax.Precision.HIGHEST
+  assert all(p in (highest, (highest, highest)) for p in precisions(grad.jaxpr))

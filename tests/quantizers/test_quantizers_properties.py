@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from vqjax import build
+from vqjax.errors import UserError
 from vqjax.quantizers import gumbel, ibq
 
 
@@ -163,6 +164,49 @@ def test_schedules():
   assert gumbel.schedule(0.3, 5) == jnp.float32(0.3)
 
 
+def test_ibq_loss_is_the_published_one():
+  """IndexPropagationQuantize of TencentARC/SEED-Voken: value, and gradients of latents and codes."""
+  z, codes = normal(0, 37, 4), normal(1, 9, 4)
+  q, _ = make("ibq", z, codebook_size=9, dim=4, entropy_weight=0.0)
+  sg = jax.lax.stop_gradient
+
+  def published(z, codes):
+    p = jax.nn.softmax(z @ codes.T)
+    hard = jax.nn.one_hot(jnp.argmax(p, -1), 9)
+    once, twice = (hard + p - sg(p)) @ codes, hard @ codes
+    return (
+      jnp.mean((once - z) ** 2)
+      + jnp.mean((sg(twice) - z) ** 2)
+      + 0.25 * jnp.mean((twice - sg(z)) ** 2)
+    )
+
+  def ours(z, codes):
+    zero = {"offset": jnp.zeros((9, 4)), "used": jnp.ones(9), "initialised": jnp.array(True)}
+    return q.apply({"params": {"codebook": codes}, "stats": zero}, z, train=False).loss
+
+  a, b = (jax.jit(jax.value_and_grad(f, (0, 1)))(z, codes) for f in (ours, published))
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a, b)
+
+
+def test_ibq_starts_as_published():
+  _, variables = make("ibq", normal(0, 4, 64), codebook_size=512, dim=64)
+  np.testing.assert_allclose(variables["params"]["codebook"].std(), 1.0, rtol=0.02)
+
+
+def test_bsq_penalty_does_not_saturate_on_the_sphere():
+  """At the published temperature bits are soft; the penalty carries the temperature as a factor."""
+  z = normal(0, 512, 18)
+  out = evaluate(build.build("quantizers", dict(name="bsq", dim=18)), {}, z)
+  assert out.metrics["position_entropy"] > 0.9 * 18 * np.log(2)
+  q = build.build(
+    "quantizers",
+    dict(name="bsq", dim=18, temperature=0.2, commitment_weight=0.0, entropy_weight=1.0),
+  )
+  out = evaluate(q, {}, z)
+  penalty = out.metrics["position_entropy"] - out.metrics["batch_entropy"]
+  np.testing.assert_allclose(out.loss, 0.2 * penalty, rtol=1e-5)
+
+
 def test_index_backprop_is_the_published_algorithm(monkeypatch):
   monkeypatch.setattr(ibq.codebook, "TILE_ELEMENTS", 64)
   z, codes, g = normal(0, 37, 4), normal(1, 9, 4), normal(2, 37, 4)
@@ -252,7 +296,6 @@ def test_residual_passes_the_gradient_once_and_improves_with_depth():
   [
     dict(name="fsq", levels=(5, 5, 5)),
     dict(name="vq", codebook_size=8, dim=3, estimator="rotation"),
-    dict(name="ibq", codebook_size=8, dim=3),
     dict(name="vq", codebook_size=8, dim=3, normalize="l2"),
     dict(name="lfq", dim=3),
     dict(name="bsq", dim=3),
@@ -270,19 +313,113 @@ def test_residual_passes_the_gradient_once(inner):
   np.testing.assert_allclose(pull(q, variables), pull(one, variables), rtol=1e-5, atol=1e-6)
 
 
-def test_residual_dropout_uses_a_prefix_of_the_levels():
-  z, inner = (
-    normal(0, 64, 3),
-    dict(name="vq", codebook_size=8, dim=3, codebook_init="normal", revive=0.0),
+FIXED = [dict(name="fsq", levels=(8, 5, 3, 2)), dict(name="lfq", dim=4), dict(name="bsq", dim=4)]
+
+
+@pytest.mark.parametrize(
+  "inner", [*FIXED, dict(name="grouped", quantizer=dict(name="fsq", levels=(4, 5)))]
+)
+def test_residual_over_fixed_codes_refines(inner):
+  """Every level divides the error; the first is what the quantizer does alone."""
+  z = normal(0, 2048, 4)
+  q = build.build("quantizers", dict(name="residual", quantizer=inner, depth=4))
+  target = q.apply({}, z, method=lambda m, z: m.quantizer.bounded(z))
+  ids = evaluate(q, {}, z).ids
+  coarse = jnp.split(ids, 4, axis=-1)[0].squeeze(-1) if inner["name"] != "grouped" else ids[..., :2]
+  alone = evaluate(build.build("quantizers", inner), {}, z)
+  np.testing.assert_array_equal(coarse, alone.ids)
+  each = ids.shape[-1] // 4
+  errors = [
+    float(jnp.mean((target - embed(q, {}, ids[..., : each * n])) ** 2)) for n in range(1, 5)
+  ]
+  assert all(b < 0.8 * a for a, b in zip(errors, errors[1:])) and errors[3] < 0.2 * errors[0], (
+    errors
   )
+
+
+def test_residual_cuts_every_cell_of_fsq_evenly():
+  """Levels 3 x 3 of one channel make the nine equal steps; 2 x 2 x 2 make eight."""
+  for levels, depth, step in [((3,), 2, 1 / 3), ((2,), 3, 1 / 4)]:
+    q = build.build(
+      "quantizers", dict(name="residual", quantizer=dict(name="fsq", levels=levels), depth=depth)
+    )
+    ids = jnp.stack(jnp.meshgrid(*[jnp.arange(levels[0])] * depth), -1).reshape(-1, depth)
+    codes = np.sort(np.asarray(embed(q, {}, ids))[:, 0])
+    np.testing.assert_allclose(np.diff(codes), step, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gumbel", "ibq", "residual"])
+def test_residual_refuses_what_cannot_be_a_level(name):
+  inner = dict(name=name) | (dict(quantizer=dict(name="vq")) if name == "residual" else {})
+  with pytest.raises(UserError, match=f"quantizer: '{name}' cannot be a level"):
+    build.build("quantizers", dict(name="residual", quantizer=inner))
+
+
+def test_residual_dropout_gives_every_example_a_prefix_of_the_levels():
+  z = normal(0, 48, 5, 3)
+  inner = dict(name="vq", codebook_size=8, dim=3, codebook_init="normal", revive=0.0)
   q, variables = make("residual", z, quantizer=inner, depth=3, dropout=1.0)
   ids = evaluate(q, variables, z).ids
   prefixes = [np.asarray(embed(q, variables, ids[..., :n])) for n in (1, 2, 3)]
-  outputs = jax.jit(jax.vmap(lambda key: train_call(q, variables, z, key)[0].z))(jnp.arange(12))
-  used = [
-    next(n for n, p in enumerate(prefixes, 1) if np.allclose(out, p, atol=1e-5)) for out in outputs
-  ]
-  assert set(used) == {1, 2, 3}
+  out = np.asarray(jax.jit(lambda v, z: train_call(q, v, z))(variables, z)[0].z)
+  fits = np.array([np.isclose(out, p, atol=1e-5).all(axis=(1, 2)) for p in prefixes])
+  assert fits.any(0).all() and fits.any(1).all()
+
+
+@pytest.mark.parametrize("outer", ["residual", "grouped"])
+def test_a_shared_codebook_learns_once_from_all_of_its_positions(outer):
+  z = np.asarray(normal(0, 40, 6 if outer == "grouped" else 3))
+  inner = dict(name="ema", codebook_size=8, dim=3, codebook_init="normal", decay=0.9)
+  depth = dict(depth=2) if outer == "residual" else dict(groups=2)
+  q, variables = make(outer, z, quantizer=inner | dict(revive=0.0), codebooks="shared", **depth)
+  codes = np.asarray(variables["stats"]["quantizer"]["codebook"])
+  out, after = jax.jit(lambda v, z: train_call(q, v, z))(variables, z)
+  find = lambda x: ((x[:, None] - codes[None]) ** 2).sum(-1).argmin(-1)
+  shown = [z[:, :3], z[:, :3] - codes[find(z[:, :3])] if outer == "residual" else z[:, 3:]]
+  ids = [find(x) for x in shown]
+  np.testing.assert_array_equal(out.ids, np.stack(ids, -1))
+  ids, shown = np.concatenate(ids), np.concatenate(shown)
+  counts = 0.9 + 0.1 * np.bincount(ids, minlength=8)
+  sums = 0.9 * codes
+  np.add.at(sums, ids, 0.1 * shown)
+  stats = after["stats"]["quantizer"]
+  np.testing.assert_allclose(stats["counts"], counts, rtol=1e-5)
+  np.testing.assert_allclose(stats["codebook"], sums / counts[:, None], rtol=1e-3, atol=1e-5)
+  p = np.bincount(ids, minlength=8) / len(ids)
+  entropy = -sum(x * np.log(x) for x in p if x)
+  np.testing.assert_allclose(out.metrics["perplexity"], np.exp(entropy), rtol=1e-4)
+  np.testing.assert_allclose(out.metrics["usage"], np.mean(p > 0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vq", "ema"])
+def test_codes_that_no_level_uses_are_revived_by_any_level(name):
+  """A code that the second level alone uses is not dead."""
+  z = jnp.concatenate([jnp.full((32, 2), 5.0), jnp.full((32, 2), 5.5)])
+  inner = dict(name=name, codebook_size=4, dim=2, codebook_init="normal", revive=0.98)
+  q, variables = make("residual", z, quantizer=inner, depth=2, codebooks="shared")
+  codes = jnp.array([[5.0, 5.0], [0.0, 0.0], [0.5, 0.5], [99.0, 99.0]])
+  stats = dict(variables["stats"]["quantizer"])
+  stats |= {"used": jnp.full(4, 0.25)} if name == "vq" else {"counts": jnp.full(4, 10.0)}
+  stats |= {} if name == "vq" else {"codebook": codes, "sums": 10.0 * codes}
+  params = {"quantizer": {"codebook": codes}} if name == "vq" else {}
+  _, after = train_call(q, {"params": params, "stats": {"quantizer": stats}}, z)
+  moved = jnp.abs(embed(q, after, jnp.arange(4)[:, None]) - codes).sum(-1)
+  assert (moved[:3] < 0.1).all() and moved[3] > 10
+
+
+def test_a_revived_average_stays_where_it_was_put():
+  z = normal(0, 64, 2) * 0.1
+  q, variables = make("ema", z, codebook_size=4, dim=2, codebook_init="normal", decay=0.9)
+  far = variables["stats"]["codebook"].at[3].set(100.0)
+  counts = jnp.array([16.0, 16.0, 16.0, 0.0])
+  stats = variables["stats"] | {"codebook": far, "sums": far * counts[:, None], "counts": counts}
+  train = jax.jit(lambda v, z, key: train_call(q, v, z, key))
+  _, after = train({"stats": stats}, z, 0)
+  revived = after["stats"]["codebook"][3]
+  assert jnp.any(jnp.all(z == revived[None], axis=-1))
+  elsewhere = jnp.full((64, 2), -50.0)  # no latent comes near: only the decay moves its averages
+  _, later = train(after, elsewhere, 1)
+  np.testing.assert_allclose(later["stats"]["codebook"][3], revived, rtol=1e-4)
 
 
 def test_grouped_quantizes_every_group_by_its_own_book():

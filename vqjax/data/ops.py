@@ -64,7 +64,7 @@ class Ops:
 
 
 def generator(seed: int, counter: int, stream: int = 0) -> np.random.Generator:
-  """Random numbers as a function of the arguments alone; `stream` keeps the uses of one seed apart."""
+  """Random numbers, a function of the arguments alone; `stream` keeps uses of one seed apart."""
   key = np.array([(seed + (stream << 56)) % 2**64, counter], np.uint64)
   return np.random.Generator(np.random.Philox(key=key))
 

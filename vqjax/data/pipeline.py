@@ -77,8 +77,8 @@ class TfStream:
     }
     if saved and f"{self._count:05d}" not in saved:
       raise UserError(
-        f"{directory}: the data position was saved by {int(saved.pop())} processes, not {self._count}; "
-        "continue with as many."
+        f"{directory}: the data position was saved by {int(saved.pop())} processes, "
+        f"not {self._count}; continue with as many."
       )
     tf.train.Checkpoint(iterator=self._held[0]).read(self._file(directory)).assert_consumed()
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vqjax.errors import UserError
-from vqjax.nn import codebook
+from vqjax.nn import checks, codebook
 
 
-def check_bits(dim: int) -> None:
-  """Raises UserError where 2^dim ids do not fit int32."""
-  if not 1 <= dim <= 30:
+def check_bits(module: Any) -> None:
+  """Raises UserError where the fields that quantizers of bits share do not fit."""
+  if not 1 <= module.dim <= 30:
     raise UserError(
-      f"dim: {dim} bits do not make int32 ids; take 1 to 30, and for more the quantizer 'grouped'."
+      f"dim: {module.dim} bits do not make int32 ids; take 1 to 30, for more the quantizer 'grouped'."
     )
+  checks.within(module, "commitment_weight", "entropy_weight", "diversity", at_least=0)
+  checks.within(module, "temperature", above=0)
+  checks.within(module, "group_bits", at_least=1, at_most=20)
 
 
 def ids_from_signs(z: jax.Array) -> jax.Array:
@@ -52,26 +57,23 @@ def entropy_terms(
   return per_position, sum(_mean_code_entropy(log_odds_ND[:, g[0] : g[-1] + 1]) for g in groups)
 
 
-def losses(
-  z_ND: jax.Array,
-  q_ND: jax.Array,
-  scale: float,
-  *,
-  commitment_weight: float,
-  entropy_weight: float,
-  diversity: float,
-  temperature: float,
-  group_bits: int,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The weighted sum of commitment and entropy terms for codes ±scale, and the terms."""
-  per_position, of_mean = entropy_terms(z_ND, scale, temperature, group_bits)
+def quantize(
+  module: Any, z_ND: jax.Array, scale: float, entropy_weight: float
+) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
+  """Signs of z times `scale`, with the straight-through gradient.
+
+  `module` gives commitment_weight, diversity, temperature and group_bits.
+
+  Returns:
+    Codes [N, D], their ids [N], the weighted sum of commitment and entropy terms, and the terms.
+  """
+  q_ND = jnp.where(z_ND > 0, scale, -scale)
+  per_position, of_mean = entropy_terms(z_ND, scale, module.temperature, module.group_bits)
   commitment = codebook.squared_error(q_ND, z_ND)
-  loss = commitment_weight * commitment + entropy_weight * (per_position - diversity * of_mean)
-  return loss, {
-    "commitment": commitment,
-    "position_entropy": per_position,
-    "batch_entropy": of_mean,
-  }
+  penalty = per_position - module.diversity * of_mean
+  loss = module.commitment_weight * commitment + entropy_weight * penalty
+  terms = {"commitment": commitment, "position_entropy": per_position, "batch_entropy": of_mean}
+  return codebook.straight_through(z_ND, q_ND), ids_from_signs(z_ND), loss, terms
 
 
 def _mean_code_entropy(log_odds_ND: jax.Array) -> jax.Array:

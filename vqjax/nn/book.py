@@ -1,10 +1,11 @@
-"""Placing codes: initial values, k-means, revival, and `Book`, a codebook trained by gradients that
-can be placed.
+"""Learned codebooks: initial values, k-means, revival, and `Book`, which searches one and lets it
+learn.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +13,17 @@ from flax import linen as nn
 
 from vqjax.nn import codebook
 
-Init = Literal["kmeans", "data", "uniform", "normal"]
+Init = Literal["kmeans", "data", "uniform", "normal", "standard_normal"]
+State = dict[str, jax.Array]
 
 # The average of code usage that decides which codes are dead spans about 100 steps.
 _USAGE_DECAY = 0.99
 
 
 def initializer(init: Init) -> nn.initializers.Initializer:
-  """Values before any data: uniform in ±1/K, or normal with unit expected norm ("normal")."""
+  """Values before any data: "uniform" in ±1/K, "normal" with unit expected norm (variance 1/D) or
+  "standard_normal" with variance 1. Books that wait for data hold "uniform" values until then.
+  """
 
   def normal(key, shape, dtype=jnp.float32):
     return jax.random.normal(key, shape, dtype) * shape[-1] ** -0.5
@@ -27,7 +31,7 @@ def initializer(init: Init) -> nn.initializers.Initializer:
   def uniform(key, shape, dtype=jnp.float32):
     return jax.random.uniform(key, shape, dtype, -1.0 / shape[0], 1.0 / shape[0])
 
-  return normal if init == "normal" else uniform
+  return {"normal": normal, "standard_normal": jax.random.normal}.get(init, uniform)
 
 
 def from_data(init: Init) -> bool:
@@ -88,47 +92,118 @@ def place(init: Init, key: jax.Array, z_ND: jax.Array, size: int) -> jax.Array:
   return (kmeans if init == "kmeans" else data_book)(key, z_ND, size)
 
 
-class Book:
-  """The codes `base + offset` of a quantizer. Make it in `setup`.
+class Rule(NamedTuple):
+  """How a codebook learns: pure functions of its state, arrays of the collection "stats" by name.
 
-  The optimizer moves `base`; initialisation and revival set the untrained `offset`, because the
-  training step applies nothing but gradients to params. In "stats", beside `offset` [K, D]: `used`
-  [K], running usage with mean 1, and `initialised`, which whoever imports a codebook sets to True.
+  Attributes:
+    codes: state -> the codes in effect [K, D].
+    place: (key, z_ND, state) -> the state that the first batch sets.
+    update: (key, ids_N, z_ND, state) -> the state after a training step that found `ids_N`; the key
+      is None where nothing is revived.
   """
 
-  def __init__(self, module: nn.Module, base_KD: jax.Array, *, init: Init, revive: float):
-    size = len(base_KD)
-    self.module, self.base, self.init, self.fraction = module, base_KD, init, revive
-    self.offset = module.variable("stats", "offset", jnp.zeros, base_KD.shape, jnp.float32)
-    self.used = module.variable("stats", "used", jnp.ones, (size,), jnp.float32)
-    self.initialised = module.variable(
-      "stats", "initialised", lambda: jnp.asarray(not from_data(init))
-    )
+  codes: Callable[[State], jax.Array]
+  place: Callable[[jax.Array, jax.Array, State], State]
+  update: Callable[[jax.Array | None, jax.Array, jax.Array, State], State]
+
+
+class Book:
+  """The codebook of a quantizer with fields `codebook_init` and `revive`. Make it in `setup`.
+
+  Adds the flag `initialised` to "stats", which whoever imports a codebook sets to True.
+
+  Levels that share one codebook search it several times within a training step. All of them see the
+  codes that the step began with, and it learns once, from all that they were shown: every call redoes
+  the update from the step's beginning with the positions so far, and XLA drops what only earlier
+  calls wrote.
+  """
+
+  def __init__(
+    self,
+    module: nn.Module,
+    state: dict[str, nn.Variable],
+    rule: Rule,
+    *,
+    normalize: Literal["none", "l2"] = "none",
+    metric: Literal["l2", "dot"] = "l2",
+  ):
+    self.module, self.rule, self.metric = module, rule, metric
+    self.normalize = codebook.NORMALIZATIONS[normalize]
+    placed = not from_data(module.codebook_init)
+    self._state = state | {
+      "initialised": module.variable("stats", "initialised", lambda: jnp.asarray(placed))
+    }
+    self._begun: State | None = None
+    self._shown: list[tuple[jax.Array, jax.Array]] = []
 
   @property
   def codes(self) -> jax.Array:
     """The codebook in effect, [K, D] float32."""
-    return self.base + self.offset.value
+    return self._codes({name: variable.value for name, variable in self._state.items()})
 
-  def prepare(self, z_ND: jax.Array) -> None:
-    """Before the search of a training step: places the codes at the very first one."""
-    if not from_data(self.init) or self.module.is_initializing():
-      return
-    key = self.module.make_rng("codes")
-    base, offset, z_ND = jax.lax.stop_gradient((self.base, self.offset.value, z_ND))
-    self.offset.value = jax.lax.cond(
-      self.initialised.value, lambda: offset, lambda: place(self.init, key, z_ND, len(base)) - base
-    )
-    self.initialised.value = jnp.ones_like(self.initialised.value)
+  def search(self, z_ND: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+    """The codes in effect [K, D] and the ids [N] of the nearest; a training step learns from them."""
+    if not train or self.module.is_initializing():
+      codes_KD = self.codes
+      return codes_KD, codebook.nearest(z_ND, codes_KD, metric=self.metric)
+    if self._begun is None:
+      self._begun = self._placed(jax.lax.stop_gradient(z_ND))
+    codes_KD = self._codes(self._begun)
+    ids_N = codebook.nearest(z_ND, codes_KD, metric=self.metric)
+    self._learn(ids_N, jax.lax.stop_gradient(z_ND))
+    return codes_KD, ids_N
 
-  def update(self, ids_N: jax.Array, z_ND: jax.Array) -> None:
-    """After the search of a training step: records usage and replaces dead codes by rows of z."""
-    if not self.fraction or self.module.is_initializing():
-      return
-    base, z_ND = jax.lax.stop_gradient((self.base, z_ND))
-    seen_K = codebook.counts(ids_N, len(base)) * (len(base) / len(ids_N))
-    used_K = _USAGE_DECAY * self.used.value + (1.0 - _USAGE_DECAY) * seen_K
-    dead_K, rows_KD, self.used.value = revive(
-      self.module.make_rng("codes"), used_K, z_ND, self.fraction
-    )
-    self.offset.value = jnp.where(dead_K[:, None], rows_KD - base, self.offset.value)
+  def _codes(self, state: State) -> jax.Array:
+    return self.normalize(self.rule.codes(state))
+
+  def _placed(self, z_ND: jax.Array) -> State:
+    """The state at the beginning of this step; the very first one places the codes."""
+    state = {name: variable.value for name, variable in self._state.items()}
+    if not from_data(self.module.codebook_init):
+      return state
+    key, done = self.module.make_rng("codes"), state["initialised"]
+    state = jax.lax.cond(done, lambda: state, lambda: self.rule.place(key, z_ND, state))
+    return state | {"initialised": jnp.ones_like(done)}
+
+  def _learn(self, ids_N: jax.Array, z_ND: jax.Array) -> None:
+    self._shown.append((ids_N, z_ND))
+    # The calls as a minor axis: a batch-sharded N stays sharded.
+    ids, z = (jnp.stack(x, axis=1) for x in zip(*self._shown))
+    key = self.module.make_rng("codes") if self.module.revive else None
+    state = self.rule.update(key, ids.reshape(-1), z.reshape(-1, z.shape[-1]), self._begun)
+    for name, variable in self._state.items():
+      variable.value = state[name]
+
+
+def by_gradient(module: nn.Module, base_KD: jax.Array, **options: Any) -> Book:
+  """A codebook `base + offset` whose `base` the optimizer moves; `options` are those of `Book`.
+
+  Initialisation and revival set the untrained `offset`, because the training step applies nothing
+  but gradients to params. In "stats": `offset` [K, D], and `used` [K], running usage with mean 1.
+  """
+  size, frozen_KD = len(base_KD), jax.lax.stop_gradient(base_KD)
+
+  def put(key, z_ND, state):
+    return state | {"offset": place(module.codebook_init, key, z_ND, size) - frozen_KD}
+
+  def update(key, ids_N, z_ND, state):
+    if key is None:
+      return state
+    seen_K = codebook.counts(ids_N, size) * (size / len(ids_N))
+    used_K = _USAGE_DECAY * state["used"] + (1.0 - _USAGE_DECAY) * seen_K
+    dead_K, rows_KD, used_K = revive(key, used_K, z_ND, module.revive)
+    offset_KD = jnp.where(dead_K[:, None], rows_KD - frozen_KD, state["offset"])
+    return state | {"offset": offset_KD, "used": used_K}
+
+  state = {
+    "offset": module.variable("stats", "offset", jnp.zeros, base_KD.shape, jnp.float32),
+    "used": module.variable("stats", "used", jnp.ones, (size,), jnp.float32),
+  }
+  return Book(module, state, Rule(lambda s: base_KD + s["offset"], put, update), **options)
+
+
+def of_param(module: nn.Module, metric: Literal["l2", "dot"] = "l2") -> Book:
+  """The codebook of `vq` and `ibq`: `by_gradient` over the param `codebook` [K, D]."""
+  shape = (module.codebook_size, module.dim)
+  base_KD = module.param("codebook", initializer(module.codebook_init), shape)
+  return by_gradient(module, base_KD, normalize=module.normalize, metric=metric)

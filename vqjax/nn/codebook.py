@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vqjax.errors import UserError
-from vqjax.nn import target
+from vqjax.nn import checks, target
 
 # The most elements that one [positions, codes] tile may hold on a device, and the most positions.
 TILE_ELEMENTS = 2**24
@@ -35,11 +35,11 @@ def rows(z: jax.Array, width: int) -> jax.Array:
   return z.reshape(-1, width).astype(jnp.float32)
 
 
-def check_sizes(module: Any, *fields: str) -> None:
-  """Raises UserError where one of these fields of a quantizer is below 1."""
-  for field in fields:
-    if (size := getattr(module, field)) < 1:
-      raise UserError(f"{field}: {size} is not positive.")
+def check_book(module: Any) -> None:
+  """Raises UserError where the fields that quantizers with a learned codebook share do not fit."""
+  checks.within(module, "codebook_size", at_least=1, at_most=2**30)
+  checks.within(module, "dim", at_least=1)
+  checks.within(module, "revive", at_least=0, below=1)
 
 
 def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
@@ -249,6 +249,20 @@ def entropy_penalty(
   return per_position - of_mean, {"position_entropy": per_position, "batch_entropy": of_mean}
 
 
+def weighted_entropies(
+  z_ND: jax.Array,
+  codebook_KD: jax.Array,
+  weight: float,
+  temperature: float,
+  metric: Literal["l2", "dot"] = "l2",
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """`weight` times the entropy penalty, and its terms; zero and none where the weight is zero."""
+  if not weight:
+    return jnp.zeros((), jnp.float32), {}
+  penalty, terms = entropy_penalty(z_ND, codebook_KD, temperature, metric)
+  return weight * penalty, terms
+
+
 def zero_with_gradient(x: jax.Array) -> jax.Array:
   """Exactly zero; its gradient is the identity."""
   return x - jax.lax.stop_gradient(x)
@@ -275,6 +289,7 @@ def rotate(z: jax.Array, q: jax.Array) -> jax.Array:
   )
 
 
+NORMALIZATIONS = {"none": lambda x: x, "l2": l2_normalize}
 ESTIMATORS = {"straight_through": straight_through, "rotation": rotate}
 
 

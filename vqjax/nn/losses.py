@@ -5,14 +5,13 @@ All compute in float32.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
-import einops
 import jax
 import jax.numpy as jnp
 
 from vqjax.errors import UserError, near_miss
+from vqjax.nn import layers, patches
 
 ADVERSARIAL = ("hinge", "vanilla", "non_saturating")
 
@@ -152,13 +151,13 @@ def lecam(
 
 
 def r1(disc_fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-  """R1 gradient penalty on real images (arXiv 1801.04406, equation 9) without its gamma / 2: E ||d
-  disc_fn(x) / dx||^2.
+  """R1 gradient penalty on real examples (arXiv 1801.04406, equation 9) without its gamma / 2:
+  E ||d disc_fn(x) / dx||^2.
 
   Args:
-    disc_fn: from images [B, H, W, C] to logits, one or many per image; the many are summed. With
-      batch norm in training mode the images are not independent, and the penalty mixes them.
-    x: real images [B, H, W, C].
+    disc_fn: from examples [B, ..., C] to logits, one or many per example; the many are summed. With
+      batch norm in training mode the examples are not independent, and the penalty mixes them.
+    x: real examples [B, ..., C], on a grid of any number of axes.
   """
   gradient = jax.grad(lambda x: disc_fn(x).astype(jnp.float32).sum())(x.astype(jnp.float32))
   return jnp.square(gradient).sum(axis=tuple(range(1, x.ndim))).mean()
@@ -178,34 +177,32 @@ def adaptive_weight(
 def last_layer_gradient(
   h: jax.Array, kernel: jax.Array, cotangent: jax.Array, padding: str = "SAME"
 ) -> jax.Array:
-  """The gradient at one layer's kernel, given that at the image it makes: no pass through the rest
+  """The gradient at one layer's kernel, given that at the output it makes: no pass through the rest
   of the model.
 
   Args:
-    h: the layer's input, [B, h, w, D]; [B, h, w, D] or [B, L, D] of a dense layer.
-    kernel: [kh, kw, D, C] of a convolution, a transposed one of stride H / h where the image is
-      larger than `h`; [D, p p C] of a dense layer that makes square patches of p x p pixels,
-      channels last.
-    cotangent: d loss / d image, [B, H, W, C].
+    h: the layer's input, [B, ..., D] on a grid of 1, 2 or 3 axes.
+    kernel: [size, ..., D, C] of a convolution, a transposed one where the output's grid is larger
+      than `h`'s, with as many times as stride; [D, P C] of a dense layer that makes patches of P
+      positions (`patches.join`).
+    cotangent: d loss / d output, [B, ..., C] on the output's grid.
     padding: the convolution's.
 
   Returns:
     d loss / d kernel, float32, in the kernel's shape.
   """
   cotangent = cotangent.astype(h.dtype)
+  times = tuple(max(1, n // m) for n, m in zip(cotangent.shape[1:-1], h.shape[1:-1], strict=True))
   if kernel.ndim == 2:
-    patch = math.isqrt(kernel.shape[1] // cotangent.shape[-1])
-    patches = einops.rearrange(cotangent, "b (h p) (w q) c -> b (h w) (p q c)", p=patch, q=patch)
-    h = h.reshape(h.shape[0], -1, h.shape[-1])
-    return jnp.einsum("bld,blc->dc", h, patches, preferred_element_type=jnp.float32)
-  stride = max(1, cotangent.shape[1] // h.shape[1])
+    g = patches.cut(cotangent, times)
+    h_BLD, g_BLC = (a.reshape(a.shape[0], -1, a.shape[-1]) for a in (h, g))
+    return jnp.einsum("bld,blc->dc", h_BLD, g_BLC, preferred_element_type=jnp.float32)
+  layout = layers.layout(len(times))
 
   def layer(kernel: jax.Array) -> jax.Array:
-    if stride > 1:
-      return jax.lax.conv_transpose(h, kernel, (stride, stride), padding)
-    return jax.lax.conv_general_dilated(
-      h, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    if max(times) > 1:
+      return jax.lax.conv_transpose(h, kernel, times, padding, dimension_numbers=layout)
+    return jax.lax.conv_general_dilated(h, kernel, times, padding, dimension_numbers=layout)
 
   _, pull = jax.vjp(layer, kernel.astype(h.dtype))
   return pull(cotangent)[0].astype(jnp.float32)

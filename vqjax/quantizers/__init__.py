@@ -4,7 +4,8 @@ A file defines `class Model(nn.Module)`; its dataclass fields are what a config 
 
     q(z, *, train, step=None) -> Quantized(z, ids, loss, metrics)
     q.embed(ids) -> z
-    q.input_width, q.width, q.codebook_size, q.num_codebooks     int properties that need no variables
+    q.input_width, q.width, q.codebook_size, q.num_codebooks     ints that need no variables
+    q.as_level                                                   what it is to `residual`
 
 - The input is `[B, ..., input_width]`, with any number of grid axes between batch and width: one
   for sound, two for images, three for video. The quantized `z` has the same grid, `width` channels
@@ -30,10 +31,17 @@ A file defines `class Model(nn.Module)`; its dataclass fields are what a config 
 - A codebook that waits for data (`codebook_init` "kmeans" or "data") is placed within the first
   training call, which already uses it; the flag `initialised` in "stats" says that this has
   happened, and importers set it.
+- A module that is called several times within a training step (levels of `residual` that share one
+  codebook) searches one and the same codebook in all of them, and moves it once, by all of them.
+- `as_level` says how `residual` makes levels of this quantizer. "copy": its codes learn where to
+  stand, so every level is a copy. "finer": its codes are fixed, so `q.bounded(z)` (float32) first
+  brings latents to where the codes lie, and `q.at_level(i)` reads what the levels before i left of
+  them and takes codes that are V^i times finer, for V values per channel. Both kinds have equal
+  widths in and out. "none": it cannot be a level; its docstring says why.
 - `step` is the training step, a traced int32 scalar, for schedules; None stands for the end of
   training.
-- A field that does not fit raises `UserError`: wrong widths at the call, impossible sizes when the
-  module is made.
+- A field that does not fit raises `UserError`: wrong widths at the call, sizes, weights and rates
+  outside their range when the module is made.
 """
 
 from __future__ import annotations
@@ -42,6 +50,8 @@ from typing import Any
 
 import jax
 from flax import struct
+
+from vqjax.nn import codebook
 
 
 @struct.dataclass
@@ -54,3 +64,20 @@ class Quantized:
   ids: Any
   loss: jax.Array
   metrics: dict[str, jax.Array]
+
+
+def quantized(
+  z: jax.Array,
+  out_ND: jax.Array,
+  ids_N: jax.Array,
+  loss: jax.Array,
+  metrics: dict[str, jax.Array],
+  codebook_size: int,
+) -> Quantized:
+  """What a quantizer of one codebook returns for `z`: rows take its grid and dtype, and usage joins
+  the metrics.
+  """
+  grid = z.shape[:-1]
+  out = out_ND.reshape(*grid, out_ND.shape[-1]).astype(z.dtype)
+  metrics = metrics | codebook.usage(ids_N, codebook_size)
+  return Quantized(out, ids_N.reshape(grid), loss, metrics)

@@ -1,6 +1,4 @@
-"""Finite scalar quantization: every channel is rounded to a few levels; the codebook is their
-product.
-"""
+"""Finite scalar quantization: every channel is rounded to one of a few values."""
 
 from __future__ import annotations
 
@@ -11,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.nn import codebook
-from vqjax.quantizers import Quantized
+from vqjax.quantizers import Quantized, quantized
 
 # Keeps tanh away from the outermost rounding boundaries.
 _EPS = 1e-3
@@ -23,57 +22,69 @@ class Model(nn.Module):
   """Bounds, rounds and numbers channels (arXiv 2309.15505, sec. 3.1 and appendix A.1). No loss, no
   parameters.
 
-  Codes lie in [-1, 1]; with an even number of levels there is one more below zero than above. The
-  id is a mixed-radix number whose first channel changes fastest.
+  Codes lie in [-1, 1]; with an even number L of values there is one more below zero than above. The
+  id is a mixed-radix number whose first channel changes fastest. Level i > 0 of `residual` cuts the
+  cell that the levels before left into L equal ones, L^-i of the first level's, and takes their
+  middles; (L - 1)^-i, also in use, repeats codes and does not refine at all for L = 2.
 
   Attributes:
     levels: number of values per channel, each at least 2; the paper advises at least 5.
   """
 
   levels: tuple[int, ...] = (8, 5, 5, 5)
+  level: int | None = fields.program(None)  # of `residual`; None stands alone
 
+  input_width = width = property(lambda self: len(self.levels))
+  codebook_size = property(lambda self: math.prod(self.levels))
   num_codebooks = 1
+  as_level = "finer"
 
   def __post_init__(self):
     if not self.levels or min(self.levels) < 2:
       raise UserError(
         f"levels: {tuple(self.levels)} has a channel of fewer than 2 values; give each at least 2."
       )
-    if math.prod(self.levels) > 2**30:
+    if self.codebook_size > 2**30:
       raise UserError(
         f"levels: {tuple(self.levels)} make over 2^30 codes; take fewer, or the quantizer 'grouped'."
       )
     super().__post_init__()
 
-  @property
-  def input_width(self) -> int:
-    return len(self.levels)
+  def bounded(self, z: jax.Array) -> jax.Array:
+    """Latents [..., D] in float32 by tanh, to codes' range and half a step beyond for even L."""
+    values = np.asarray(self.levels, np.float32)
+    half = (values - 1.0) * (1.0 + _EPS) / 2.0
+    offset = np.where(values % 2 == 0, 0.5, 0.0).astype(np.float32)
+    shift, half, offset, middle = np.broadcast_arrays(
+      np.arctanh(offset / half), half, offset, values // 2
+    )
+    z_ND = codebook.rows(z, self.width)
+    bounded_ND = (jnp.tanh(z_ND + shift[None]) * half[None] - offset[None]) / middle[None]
+    return bounded_ND.reshape(z.shape)
 
-  @property
-  def width(self) -> int:
-    return len(self.levels)
+  def at_level(self, level: int) -> Model:
+    return self.clone(parent=None, level=level)
 
-  @property
-  def codebook_size(self) -> int:
-    return math.prod(self.levels)
+  def _grid(self) -> tuple[np.ndarray, np.ndarray]:
+    """Per channel the steps between codes per unit, and the digit of the code at zero: [1, D]."""
+    values = np.asarray(self.levels, np.float32)[None]
+    steps = values // 2 * values ** (self.level or 0)
+    return steps, (values - 1.0) / 2.0 if self.level else values // 2
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
-    levels = np.asarray(self.levels, np.float32)[None]
-    half = (levels - 1.0) * (1.0 + _EPS) / 2.0
-    offset = np.where(levels % 2 == 0, 0.5, 0.0).astype(np.float32)
-    bounded_ND = jnp.tanh(codebook.rows(z, self.width) + np.arctanh(offset / half)) * half - offset
-    digits_ND = codebook.straight_through(bounded_ND, jnp.round(bounded_ND))
-    middle = levels // 2
+    steps, middle = self._grid()
+    z_ND = codebook.rows(self.bounded(z) if self.level is None else z, self.width)
+    last = np.asarray(self.levels, np.float32)[None] - 1.0
+    digits_ND = jnp.clip(jnp.round(z_ND * steps + middle), 0.0, last)
+    out_ND = codebook.straight_through(z_ND, (digits_ND - middle) / steps)
     radix = np.cumprod((1, *self.levels[:-1])).astype(np.int32)[None]
-    ids_N = jnp.sum((digits_ND + middle).astype(jnp.int32) * radix, axis=-1)
-    out = (digits_ND / middle).reshape(z.shape).astype(z.dtype)
-    metrics = codebook.usage(ids_N, self.codebook_size)
-    return Quantized(out, ids_N.reshape(z.shape[:-1]), jnp.zeros((), jnp.float32), metrics)
+    ids_N = jnp.sum(digits_ND.astype(jnp.int32) * radix, axis=-1)
+    return quantized(z, out_ND, ids_N, jnp.zeros((), jnp.float32), {}, self.codebook_size)
 
   def embed(self, ids: jax.Array) -> jax.Array:
+    steps, middle = (x[0] for x in self._grid())
     channels, radix = [], 1
-    for level in self.levels:
-      middle = level // 2
-      channels.append((ids // radix % level - middle).astype(jnp.float32) / middle)
-      radix *= level
+    for i, values in enumerate(self.levels):
+      channels.append(((ids // radix % values).astype(jnp.float32) - middle[i]) / steps[i])
+      radix *= values
     return jnp.stack(channels, axis=-1)

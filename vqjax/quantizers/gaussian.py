@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax.errors import UserError
-from vqjax.nn import codebook
+from vqjax.nn import checks
 from vqjax.quantizers import Quantized
 
 
@@ -19,7 +19,8 @@ class Model(nn.Module):
   """Samples z = mean + std * noise in training and returns the mean otherwise (arXiv 1312.6114, eq.
   10).
 
-  The input holds `dim` means, then `dim` log-variances (clipped to [-30, 20]).
+  The input holds `dim` means, then `dim` log-variances (clipped to [-30, 20]). Without codes it
+  cannot be a level of `residual`.
 
   Attributes:
     dim: channels of the latent.
@@ -29,20 +30,16 @@ class Model(nn.Module):
   dim: int = 64
   kl_weight: float = 1e-4
 
+  input_width = property(lambda self: 2 * self.dim)
+  width = property(lambda self: self.dim)
   codebook_size = 0
   num_codebooks = 0
+  as_level = "none"
 
   def __post_init__(self):
-    codebook.check_sizes(self, "dim")
+    checks.within(self, "dim", at_least=1)
+    checks.within(self, "kl_weight", at_least=0)
     super().__post_init__()
-
-  @property
-  def input_width(self) -> int:
-    return 2 * self.dim
-
-  @property
-  def width(self) -> int:
-    return self.dim
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
     if z.shape[-1] != self.input_width:

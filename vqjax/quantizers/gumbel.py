@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import jax
@@ -9,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax.errors import UserError
-from vqjax.nn import codebook
-from vqjax.quantizers import Quantized
+from vqjax.nn import checks, codebook
+from vqjax.quantizers import Quantized, quantized
 
 # A constant, or (from, to, steps, shape of the way).
 Schedule = float | tuple[float, float, int, str]
@@ -32,18 +33,22 @@ def schedule(value: Schedule, step: jax.Array | None) -> jax.Array:
   return start + (end - start) * (t if shape == "linear" else 0.5 * (1.0 - jnp.cos(jnp.pi * t)))
 
 
-def _check(name: str, value: Schedule) -> None:
-  if not isinstance(value, (tuple, list)):
-    return
-  shapes = ("linear", "cosine", "exponential")
-  if len(value) != 4 or value[2] <= 0 or value[3] not in shapes:
-    raise UserError(
-      f"{name}: {value!r} is no schedule; give (from, to, steps above 0, one of {', '.join(shapes)})."
-    )
-  if value[3] == "exponential" and value[0] * value[1] <= 0:
-    raise UserError(
-      f"{name}: an exponential schedule cannot go from {value[0]} to {value[1]}; use linear or cosine."
-    )
+def _check(name: str, value: Schedule, least: Literal["at least 0", "above 0"]) -> None:
+  """Raises UserError unless `value` is a finite number of at least this, or a schedule of such."""
+  numbers = (value,)
+  if isinstance(value, (tuple, list)):
+    shapes = ("linear", "cosine", "exponential")
+    numeric = len(value) == 4 and all(isinstance(v, (int, float)) for v in value[:3])
+    if not numeric or not 0 < value[2] < math.inf or value[3] not in shapes:
+      raise UserError(
+        f"{name}: {value!r} is no schedule; give (from, to, steps above 0, one of {', '.join(shapes)})."
+      )
+    numbers = value[:2]
+    if value[3] == "exponential":
+      least = "above 0"
+  for number in numbers:
+    if not math.isfinite(number) or number < 0 or (number == 0 and least == "above 0"):
+      raise UserError(f"{name}: {value!r} is out of range; give numbers {least}.")
 
 
 class Model(nn.Module):
@@ -52,7 +57,9 @@ class Model(nn.Module):
 
   In training noise is added; evaluation takes the most likely code. The KL to the uniform prior is
   sum_k p (log p + log K), averaged over positions, in nats. Variables: params `codebook` [K, D]
-  and, with a projection, `proj`.
+  and, with a projection, `proj`. It
+  cannot be a level of `residual`: codes learn through the output, of which `residual` passes on the
+  first level's gradient only.
 
   Attributes:
     codebook_size: K.
@@ -73,28 +80,29 @@ class Model(nn.Module):
   temperature: Schedule = 1.0
   kl_weight: Schedule = 5e-4
 
+  width = property(lambda self: self.dim)
   num_codebooks = 1
+  as_level = "none"
 
   def __post_init__(self):
-    codebook.check_sizes(self, "codebook_size", "dim")
-    _check("temperature", self.temperature)
-    _check("kl_weight", self.kl_weight)
+    checks.within(self, "codebook_size", at_least=1, at_most=2**30)
+    checks.within(self, "dim", at_least=1)
+    _check("temperature", self.temperature, "above 0")
+    _check("kl_weight", self.kl_weight, "at least 0")
     super().__post_init__()
 
   @property
   def input_width(self) -> int:
     return self.dim if self.projection == "linear" else self.codebook_size
 
-  @property
-  def width(self) -> int:
-    return self.dim
-
   def setup(self):
     self.codebook = self.param(
       "codebook", nn.initializers.normal(1.0), (self.codebook_size, self.dim)
     )
     if self.projection == "linear":
-      self.proj = nn.Dense(self.codebook_size, dtype=jnp.float32)
+      self.proj = nn.Dense(
+        self.codebook_size, dtype=jnp.float32, precision=jax.lax.Precision.HIGHEST
+      )
 
   def logits(self, z: jax.Array) -> jax.Array:
     """Unnormalised log-probabilities, float32 [..., K], of the input."""
@@ -114,11 +122,8 @@ class Model(nn.Module):
     q_ND = (
       self._mix(noisy_NK / temperature, ids_N) if train else codebook.lookup(self.codebook, ids_N)
     )
-    metrics = {"kl": kl, "kl_weight": weight, "temperature": temperature} | codebook.usage(
-      ids_N, self.codebook_size
-    )
-    out = q_ND.reshape(*z.shape[:-1], self.dim).astype(z.dtype)
-    return Quantized(out, ids_N.reshape(z.shape[:-1]), weight * kl, metrics)
+    terms = {"kl": kl, "kl_weight": weight, "temperature": temperature}
+    return quantized(z, q_ND, ids_N, weight * kl, terms, self.codebook_size)
 
   def _mix(self, noisy_NK: jax.Array, ids_N: jax.Array) -> jax.Array:
     """The training output [N, D] of perturbed logits over temperature."""

@@ -7,8 +7,8 @@ from typing import Literal
 import jax
 from flax import linen as nn
 
-from vqjax.nn import book, codebook
-from vqjax.quantizers import Quantized
+from vqjax.nn import book, checks, codebook
+from vqjax.quantizers import Quantized, quantized
 
 
 def _soft_codes(z_ND: jax.Array, codes_KD: jax.Array) -> jax.Array:
@@ -31,8 +31,7 @@ def index_backprop(z_ND: jax.Array, codes_KD: jax.Array, ids_N: jax.Array) -> ja
   softmax(z·codes).
 
   arXiv 2412.02692, alg. 1. Never holds [N, K]: the one-hot part is a sum per code, the soft part
-    comes in tiles and in
-  the backward pass only.
+  comes in tiles and in the backward pass only.
   """
   return codes_KD[ids_N]
 
@@ -54,72 +53,66 @@ class Model(nn.Module):
   """The code of largest inner product; gradients reach all codes through the softmax over them
   (arXiv 2412.02692).
 
-  Variables: params `codebook` [K, D]; "stats" as in `nn.book.Book`. The codes in effect are their
-    sum.
+  The loss quantizes twice, as in the published code (TencentARC/SEED-Voken): q is the code with that
+  gradient, and e the same code by plain look-up. Its codebook starts there as `standard_normal`, and
+  nothing is revived. It cannot be a level of `residual`: codes learn through the output, of which
+  `residual` passes on the first level's gradient only.
+
+  Variables: params `codebook` [K, D]; "stats" as in `nn.book.by_gradient`. The codes in effect are
+  their sum.
 
   Attributes:
     codebook_size: K.
     dim: D.
-    codebook_weight: of mean (q - sg z)², with the gradient to all codes.
-    commitment_weight: of mean (sg q - z)².
+    joint_weight: of mean (q - z)², which moves latents and all codes.
+    codebook_weight: of mean (e - sg z)², which moves the chosen codes to latents; the paper's beta.
+    commitment_weight: of mean (sg e - z)², which moves latents to codes.
     normalize: "l2" puts latents, codes and output on the unit sphere.
     entropy_weight: of mean entropy of p(code | position) minus entropy of the mean p.
     entropy_temperature: of the softmax over inner products in that penalty.
-    codebook_init: "uniform" in ±1/K as published, "normal", or from the first batch, "kmeans" or
-      "data".
+    codebook_init: "standard_normal" as published, "normal" or "uniform" (see
+      `nn.book.initializer`), or from the first batch, "kmeans" or "data".
     revive: a code used less than this fraction of the mean is replaced by a latent of the batch; 0
       turns it off.
   """
 
   codebook_size: int = 1024
   dim: int = 64
-  codebook_weight: float = 1.0
-  commitment_weight: float = 0.25
+  joint_weight: float = 1.0
+  codebook_weight: float = 0.25
+  commitment_weight: float = 1.0
   normalize: Literal["none", "l2"] = "none"
   entropy_weight: float = 0.1
   entropy_temperature: float = 0.01
-  codebook_init: book.Init = "uniform"
+  codebook_init: book.Init = "standard_normal"
   revive: float = 0.03
 
+  input_width = width = property(lambda self: self.dim)
   num_codebooks = 1
+  as_level = "none"
 
   def __post_init__(self):
-    codebook.check_sizes(self, "codebook_size", "dim")
+    codebook.check_book(self)
+    weights = "joint_weight", "codebook_weight", "commitment_weight", "entropy_weight"
+    checks.within(self, *weights, at_least=0)
+    checks.within(self, "entropy_temperature", above=0)
     super().__post_init__()
 
-  @property
-  def input_width(self) -> int:
-    return self.dim
-
-  @property
-  def width(self) -> int:
-    return self.dim
-
   def setup(self):
-    shape = (self.codebook_size, self.dim)
-    param_KD = self.param("codebook", book.initializer(self.codebook_init), shape)
-    self.book = book.Book(self, param_KD, init=self.codebook_init, revive=self.revive)
-
-  def _normalize(self, x: jax.Array) -> jax.Array:
-    return codebook.l2_normalize(x) if self.normalize == "l2" else x
+    self.book = book.of_param(self, metric="dot")
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
-    z_ND = self._normalize(codebook.rows(z, self.dim))
-    if train:
-      self.book.prepare(z_ND)
-    codes_KD = self._normalize(self.book.codes)
-    ids_N = codebook.nearest(z_ND, codes_KD, metric="dot")
+    z_ND = self.book.normalize(codebook.rows(z, self.dim))
+    codes_KD, ids_N = self.book.search(z_ND, train=train)
     q_ND = index_backprop(z_ND, codes_KD, ids_N)
-    if train:
-      self.book.update(ids_N, z_ND)
-    loss, metrics = codebook.vq_losses(z_ND, q_ND, self.codebook_weight, self.commitment_weight)
-    if self.entropy_weight:
-      penalty, entropies = codebook.entropy_penalty(z_ND, codes_KD, self.entropy_temperature, "dot")
-      loss, metrics = loss + self.entropy_weight * penalty, metrics | entropies
-    metrics |= codebook.usage(ids_N, self.codebook_size)
-    return Quantized(
-      q_ND.reshape(z.shape).astype(z.dtype), ids_N.reshape(z.shape[:-1]), loss, metrics
+    e_ND = codebook.lookup(codes_KD, ids_N)
+    loss, terms = codebook.vq_losses(z_ND, e_ND, self.codebook_weight, self.commitment_weight)
+    terms |= {"joint": codebook.squared_error(q_ND, z_ND)}
+    penalty, entropies = codebook.weighted_entropies(
+      z_ND, codes_KD, self.entropy_weight, self.entropy_temperature, "dot"
     )
+    loss += self.joint_weight * terms["joint"] + penalty
+    return quantized(z, q_ND, ids_N, loss, terms | entropies, self.codebook_size)
 
   def embed(self, ids: jax.Array) -> jax.Array:
-    return codebook.lookup(self._normalize(self.book.codes), ids)
+    return codebook.lookup(self.book.codes, ids)

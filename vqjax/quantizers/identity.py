@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax.errors import UserError
-from vqjax.nn import codebook
+from vqjax.nn import checks
 from vqjax.quantizers import Quantized
 
 
 class Model(nn.Module):
-  """Returns its input.
+  """Returns its input. Without codes it cannot be a level of `residual`.
 
   Attributes:
     dim: channels of the latent.
@@ -22,20 +22,14 @@ class Model(nn.Module):
 
   dim: int = 64
 
+  input_width = width = property(lambda self: self.dim)
   codebook_size = 0
   num_codebooks = 0
+  as_level = "none"
 
   def __post_init__(self):
-    codebook.check_sizes(self, "dim")
+    checks.within(self, "dim", at_least=1)
     super().__post_init__()
-
-  @property
-  def input_width(self) -> int:
-    return self.dim
-
-  @property
-  def width(self) -> int:
-    return self.dim
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
     return Quantized(z, None, jnp.zeros((), jnp.float32), {})

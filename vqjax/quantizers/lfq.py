@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vqjax import fields
 from vqjax.nn import bits, codebook
-from vqjax.quantizers import Quantized
+from vqjax.quantizers import Quantized, quantized
 
 
 class Model(nn.Module):
   """Signs of the channels, kept in use by an entropy penalty (arXiv 2310.05737, eq. 3 and 4).
 
-  Codes are ±1; the first channel is the most significant bit of the id; zero counts as -1.
+  Codes are ±1 (±2^-i at level i of `residual`, without bounds); the first channel is the most significant bit of the id; zero counts as -1.
 
   Attributes:
     dim: number of channels and bits; K = 2^dim.
@@ -32,42 +33,35 @@ class Model(nn.Module):
   temperature: float = 0.01
   group_bits: int = 10
 
+  level: int | None = fields.program(None)  # of `residual`; None stands alone
+
+  input_width = width = property(lambda self: self.dim)
   num_codebooks = 1
+  as_level = "finer"
 
   def __post_init__(self):
-    bits.check_bits(self.dim)
+    bits.check_bits(self)
     super().__post_init__()
-
-  @property
-  def input_width(self) -> int:
-    return self.dim
-
-  @property
-  def width(self) -> int:
-    return self.dim
 
   @property
   def codebook_size(self) -> int:
     return 2**self.dim
 
+  @property
+  def scale(self) -> float:
+    """The magnitude of a code's channels."""
+    return 2.0 ** -(self.level or 0)
+
+  def bounded(self, z: jax.Array) -> jax.Array:
+    return z.astype(jnp.float32)
+
+  def at_level(self, level: int) -> Model:
+    return self.clone(parent=None, level=level)
+
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
     z_ND = codebook.rows(z, self.dim)
-    q_ND = jnp.where(z_ND > 0, 1.0, -1.0)
-    ids_N = bits.ids_from_signs(z_ND)
-    loss, metrics = bits.losses(
-      z_ND,
-      q_ND,
-      1.0,
-      commitment_weight=self.commitment_weight,
-      entropy_weight=self.entropy_weight,
-      diversity=self.diversity,
-      temperature=self.temperature,
-      group_bits=self.group_bits,
-    )
-    out = codebook.straight_through(z_ND, q_ND).reshape(z.shape).astype(z.dtype)
-    return Quantized(
-      out, ids_N.reshape(z.shape[:-1]), loss, metrics | codebook.usage(ids_N, self.codebook_size)
-    )
+    found = bits.quantize(self, z_ND, self.scale, self.entropy_weight)
+    return quantized(z, *found, self.codebook_size)
 
   def embed(self, ids: jax.Array) -> jax.Array:
-    return bits.signs_from_ids(ids, self.dim)
+    return bits.signs_from_ids(ids, self.dim) * self.scale

@@ -7,15 +7,15 @@ from typing import Literal
 import jax
 from flax import linen as nn
 
-from vqjax.nn import book, codebook
-from vqjax.quantizers import Quantized
+from vqjax.nn import book, checks, codebook
+from vqjax.quantizers import Quantized, quantized
 
 
 class Model(nn.Module):
   """Nearest code, codebook and commitment losses (arXiv 1711.00937, eq. 3).
 
-  Variables: params `codebook` [K, D]; "stats" as in `nn.book.Book`. The codes in effect are their
-    sum.
+  Variables: params `codebook` [K, D]; "stats" as in `nn.book.by_gradient`. The codes in effect are
+  their sum.
 
   Attributes:
     codebook_size: K.
@@ -28,8 +28,8 @@ class Model(nn.Module):
     entropy_weight: of mean entropy of p(code | position) minus entropy of the mean p, p =
       softmax(-distance² / entropy_temperature) (MaskGIT's penalty, arXiv 2202.04200).
     entropy_temperature: of that softmax.
-    codebook_init: from the first batch, "kmeans" or "data" (random latents), or before it,
-      "uniform" in ±1/K or "normal".
+    codebook_init: from the first batch, "kmeans" or "data" (random latents), or before it, as
+      `nn.book.initializer` has it: "uniform" in ±1/K, "normal" or "standard_normal".
     revive: a code used less than this fraction of the mean is replaced by a latent of the batch; 0
       turns it off.
   """
@@ -45,45 +45,30 @@ class Model(nn.Module):
   codebook_init: book.Init = "kmeans"
   revive: float = 0.03
 
+  input_width = width = property(lambda self: self.dim)
   num_codebooks = 1
+  as_level = "copy"
 
   def __post_init__(self):
-    codebook.check_sizes(self, "codebook_size", "dim")
+    codebook.check_book(self)
+    weights = "codebook_weight", "commitment_weight", "entropy_weight"
+    checks.within(self, *weights, at_least=0)
+    checks.within(self, "entropy_temperature", above=0)
     super().__post_init__()
 
-  @property
-  def input_width(self) -> int:
-    return self.dim
-
-  @property
-  def width(self) -> int:
-    return self.dim
-
   def setup(self):
-    shape = (self.codebook_size, self.dim)
-    param_KD = self.param("codebook", book.initializer(self.codebook_init), shape)
-    self.book = book.Book(self, param_KD, init=self.codebook_init, revive=self.revive)
-
-  def _normalize(self, x: jax.Array) -> jax.Array:
-    return codebook.l2_normalize(x) if self.normalize == "l2" else x
+    self.book = book.of_param(self)
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
-    z_ND = self._normalize(codebook.rows(z, self.dim))
-    if train:
-      self.book.prepare(z_ND)
-    codes_KD = self._normalize(self.book.codes)
-    ids_N = codebook.nearest(z_ND, codes_KD)
+    z_ND = self.book.normalize(codebook.rows(z, self.dim))
+    codes_KD, ids_N = self.book.search(z_ND, train=train)
     q_ND = codebook.lookup(codes_KD, ids_N)
-    if train:
-      self.book.update(ids_N, z_ND)
-    loss, metrics = codebook.vq_losses(z_ND, q_ND, self.codebook_weight, self.commitment_weight)
-    if self.entropy_weight:
-      penalty, entropies = codebook.entropy_penalty(z_ND, codes_KD, self.entropy_temperature)
-      loss, metrics = loss + self.entropy_weight * penalty, metrics | entropies
-    out = codebook.ESTIMATORS[self.estimator](z_ND, q_ND).reshape(z.shape).astype(z.dtype)
-    return Quantized(
-      out, ids_N.reshape(z.shape[:-1]), loss, metrics | codebook.usage(ids_N, self.codebook_size)
+    loss, terms = codebook.vq_losses(z_ND, q_ND, self.codebook_weight, self.commitment_weight)
+    penalty, entropies = codebook.weighted_entropies(
+      z_ND, codes_KD, self.entropy_weight, self.entropy_temperature
     )
+    out_ND = codebook.ESTIMATORS[self.estimator](z_ND, q_ND)
+    return quantized(z, out_ND, ids_N, loss + penalty, terms | entropies, self.codebook_size)
 
   def embed(self, ids: jax.Array) -> jax.Array:
-    return codebook.lookup(self._normalize(self.book.codes), ids)
+    return codebook.lookup(self.book.codes, ids)

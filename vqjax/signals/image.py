@@ -76,8 +76,10 @@ class Signal:
   def open(
     self, file: pathlib.Path, shape: tuple[int, ...], size: tuple[int, ...] | None = None
   ) -> np.ndarray:
-    image = pictures.read(file, shape[-1])
-    return image if size is None else pictures.fit(image, *size)
+    image = pictures.read(file)
+    # Resized before colours are mixed to grey, as training's examples are.
+    image = image if size is None else pictures.fit(image, *size)
+    return pictures.to_channels(image, shape[-1])
 
   def save(self, file: pathlib.Path, values: np.ndarray) -> None:
     pictures.save(file, values)

@@ -140,7 +140,9 @@ def judge(
   start = time.perf_counter()
   draw(seed=1)
   seconds = (time.perf_counter() - start) / len(labels)
-  figures = measure.evaluate_split(loaded.run, loaded.dataset(), loaded.weights, limit=1000)  # a diffusion takes its number of steps passes for each
+  figures = measure.evaluate_split(
+    loaded.run, loaded.dataset(), loaded.weights, limit=1000
+  )  # a diffusion takes its number of steps passes for each
   return {
     "accuracy": right(images),
     "guided": right(draw(seed=0, guidance=guidance)),

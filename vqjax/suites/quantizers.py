@@ -75,7 +75,7 @@ def measure(
 def _speed(loaded: Any, steps: int = 20) -> float:
   import jax
 
-  from vqjax import data, sharding
+  from vqjax import sharding
 
   run, config = loaded.run, loaded.config
   batch = run.task.prepare(loaded.dataset().sample(config.batch_size, "train"))

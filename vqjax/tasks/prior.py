@@ -17,7 +17,7 @@ from vqjax.build import build
 from vqjax.conditions import Context
 from vqjax.errors import UserError
 from vqjax.latents import Codes, Floats
-from vqjax.schemes import Draw, Guidance, Network, double, guided, uncached
+from vqjax.schemes import Draw, Guidance, Network, _guidance, autoregressive
 from vqjax.tasks import Frozen, Task, Weights, autoencode
 from vqjax.tasks._first_stage import FirstStage, joined
 from vqjax.tasks._prefix import Prefix, conditions_of
@@ -191,17 +191,18 @@ class Prior:
     """The network with parameters and condition bound; guidance doubles the batch."""
     if guidance.scale == 1.0 or not self.prefix.length:
       return self._plain(params, prefix)
-    doubled = self._plain(params, double(prefix, jnp.full_like(prefix, -1)))
-    return guided(doubled, guidance, length=self.latent.length)
+    doubled = self._plain(params, _guidance.double(prefix, jnp.full_like(prefix, -1)))
+    return _guidance.guided(doubled, guidance, length=self.latent.length)
 
   def _plain(self, params: Any, prefix: jax.Array) -> Network:
-    def full(latent: jax.Array, time: Any) -> jax.Array:
-      return self._predict(params, latent, prefix, time if self.scheme.timed else None)
+    def full(latent: jax.Array, time: Any = None, done: Any = None) -> jax.Array:
+      del done  # of guidance that changes on the way
+      return self._predict(params, latent, prefix, time)
 
     if not self.scheme.causal:
       return Network(full)
     if not self.model.cached:
-      return Network(full, *uncached(full, prefix.shape[0], self.latent.length))
+      return Network(full, *autoregressive.uncached(full, prefix.shape[0], self.latent.length))
     bound = lambda name: lambda *a: self.model.apply({"params": params["model"]}, *a, method=name)
 
     def start() -> tuple[jax.Array, Any]:

@@ -1,12 +1,12 @@
 """A folder of images: png, jpg, jpeg, webp, bmp, gif (first frame), tif, tiff, at any depth.
 
 Splits: `train/` with one of `eval/`, `validation/`, `valid/`, `val/`, `test/`; otherwise one in ten
-  is held out by a
-hash of its name. Classes: the first folder level below the split, where all images lie in two or
-  more such folders.
+is held out by a hash of its name.
+
+Classes: the first folder level below the split, where all images lie in two or more such folders.
+
 Captions: `metadata.csv` or `metadata.jsonl` (`file_name`, `text`) in the folder or the split's, or
-  a `.txt` beside the
-image.
+a `.txt` beside the image.
 
 A file that cannot be read is named in the log once and left out; more than 5 % of them is an error.
 """
@@ -110,9 +110,13 @@ class Files:
       return None
     return example | self._beside(index)
 
-  def content(self, index: int) -> dict[str, Any]:
-    """The file as it is: decoding takes longer, and differs in a bit from one libjpeg to another."""
-    file = np.fromfile(self.root / self.names[index], np.uint8)
+  def content(self, index: int) -> dict[str, Any] | None:
+    """The file as it is: decoding takes longer, and libjpegs differ in a bit."""
+    try:
+      file = np.fromfile(self.root / self.names[index], np.uint8)
+    except OSError as e:
+      self.tally.add(self.names[index], e)
+      return None
     return {"file": file} | self._beside(index)
 
   def _beside(self, index: int) -> dict[str, Any]:
@@ -145,7 +149,8 @@ def _scan(root: pathlib.Path) -> dict[str, Files]:
   texts = _captions(root, listed, {"", *prefixes.values()})
   if texts and not texts.keys() & set(images):
     raise UserError(
-      f"{root}: no caption names an image of this folder; file_name is relative to its metadata file."
+      f"{root}: no caption names an image of this folder; file_name is relative to its metadata "
+      "file."
     )
   tally = Tally(root, sum(map(len, names.values())))
   return {

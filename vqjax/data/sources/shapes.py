@@ -158,7 +158,7 @@ def _relation(a: Thing, b: Thing) -> str:
 
 
 def place(rng: np.random.Generator, max_objects: int, sizes: tuple[str, ...]) -> list[Thing]:
-  """Chooses the objects, largest first, and positions that keep them apart as far as there is room."""
+  """Chooses the objects, largest first, and positions that keep them apart where there is room."""
   num = int(rng.integers(1, max_objects + 1))
   words = [word for word in SIZES if word in sizes]
   first = 1 if num == 1 and len(words) > 1 else 0
