@@ -21,6 +21,7 @@ from vqjax import (
   convert,
   data,
   evaluate,
+  importers,
   main,
   pictures,
   reconstruct,
@@ -53,13 +54,9 @@ def untrained(workdir, **values):
   shapes = train.Run(config, spec).abstract.params
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
-  convert._write(
-    workdir,
-    config.to_dict(),
-    {k: (v.shape[1:], v.dtype) for k, v in spec.items()},
-    params,
-    {"model": {}},
-  )
+  spec = {k: (v.shape[1:], v.dtype) for k, v in spec.items()}
+  run = importers.Imported(config.to_dict(), spec, params, {"model": {}})
+  convert.write_run(run, workdir)
   return str(workdir)
 
 

@@ -1,11 +1,13 @@
 """The convert command: published files to workdirs that behave like the originals, and back."""
 
+import jax
 import numpy as np
 import pytest
 
 import vqjax
-from vqjax import convert
+from vqjax import build, convert
 from vqjax.errors import UserError
+from vqjax.importers import _mingpt
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +36,8 @@ def test_vqgan_there_and_back(golden, tmp_path):
   np.testing.assert_array_equal(
     np.asarray(model.encode(values["x"])).reshape(-1), values["indices"].reshape(-1)
   )
-  recon = model.predict("reconstruct", image=values["x"])["image"]
+  predict = jax.jit(model.task.predict["reconstruct"])
+  recon = predict(model.weights, {"image": values["x"]}, jax.random.key(0))["image"]
   close(np.asarray(recon), np.clip(values["recon"], -1, 1))
   convert.main(
     [
@@ -84,12 +87,10 @@ def test_a_transformer_with_both_stages(golden, tmp_path):
   """
   import torch
 
-  from vqjax.importers import mingpt
-
   first = torch.load(golden / "taming_vqmodel.ckpt", weights_only=True)
   state = {f"first_stage_model.{k}": v for k, v in first.get("state_dict", first).items()}
   rng = np.random.default_rng(0)
-  shapes = mingpt._shapes(vocabulary=70, width=16, hidden=32, layers=1, block_size=256)
+  shapes = _mingpt._shapes(vocabulary=70, width=16, hidden=32, layers=1, block_size=256)
   state |= {
     f"transformer.{k}": torch.from_numpy(rng.normal(0, 0.3, s).astype(np.float32))
     for k, s in shapes.items()
@@ -103,16 +104,40 @@ def test_a_transformer_with_both_stages(golden, tmp_path):
   ]
   with pytest.raises(UserError, match="--option heads"):
     convert.main(command)
-  convert.main([*command, "--option=heads=2", "--option=labels=5"])
+  convert.main([*command, "--option=heads=2", "--option=classes=5"])
   model = vqjax.load(tmp_path / "run")
   assert model.sample(1, label=4).shape == (1, 32, 32, 3)
   ids = np.load(golden / "taming_vqmodel.npz")["indices"].reshape(2, 16, 16)
-  # Condition 4 is row 4 of their one table.
-  config, params = mingpt.read({k: v.numpy() for k, v in state.items()}, heads=2, codes=64)
-  np.testing.assert_array_equal(
-    model.state[0]["model"]["embed"]["table"][64 + 4], params["embed"]["table"][4]
-  )
   assert np.isfinite(model.log_prob(ids, label=4)).all()
+  back = [f"--workdir={tmp_path / 'run'}", f"--checkpoint={tmp_path / 'back.ckpt'}"]
+  with pytest.raises(UserError, match="config.model: 'transformer' has no counterpart") as e:
+    convert.main(["--target=taming_vqgan", *back])
+  assert "\n" not in str(e.value) and not (tmp_path / "back.ckpt").exists()
+  with pytest.raises(UserError, match="already holds a run"):
+    convert.main([*command, "--option=heads=2"])
+
+
+def test_help_tells_of_every_format(capsys):
+  with pytest.raises(SystemExit):
+    convert.main(["--help"])
+  text = capsys.readouterr().out
+  for name in build.names("importers"):
+    member = build.module("importers", name)
+    assert name in text and member.__doc__.splitlines()[0] in text and member.WHERE in text
+    assert all(option in text for option in member.OPTIONS)
+
+
+def test_a_source_that_makes_a_file(tmp_path, monkeypatch):
+  """Any format may: the command asks its file, by no name."""
+  lpips = build.module("importers", "lpips")
+  monkeypatch.setattr(lpips, "weights", lambda *states: states[0] | states[1])
+  for name in "ab":
+    np.savez(tmp_path / f"{name}.npz", **{name: np.zeros(1)})
+  files = [f"--checkpoint={tmp_path / f'{name}.npz'}" for name in "ab"]
+  with pytest.raises(UserError, match="--output: is not set"):
+    convert.main(["--source=lpips", *files, f"--workdir={tmp_path}"])
+  convert.main(["--source=lpips", *files, f"--output={tmp_path / 'out.npz'}"])
+  assert np.load(tmp_path / "out.npz").files == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +155,14 @@ def test_a_transformer_with_both_stages(golden, tmp_path):
     (
       ["--source=taming_vqgan", "--checkpoint=a", "--workdir=b", "--option", "x"],
       "write NAME=VALUE",
+    ),
+    (
+      ["--source=taming_vqgan", "--checkpoint=a", "--workdir=b", "--option=resolutoin=32"],
+      "--option resolutoin: unknown. Did you mean 'resolution'",
+    ),
+    (
+      ["--target=taming_vqgan", "--checkpoint=a", "--workdir=b", "--option=ema=true"],
+      "--option ema=true: belongs to --source",
     ),
   ],
 )

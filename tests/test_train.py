@@ -14,7 +14,16 @@ import jax
 import numpy as np
 import pytest
 
-from vqjax import checkpoint, config as configuration, convert, data, pictures, train, writers
+from vqjax import (
+  checkpoint,
+  config as configuration,
+  convert,
+  data,
+  importers,
+  pictures,
+  train,
+  writers,
+)
 from vqjax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -253,9 +262,9 @@ def test_a_conversion_is_trained_with_another_optimizer_on_other_data(tmp_path):
   source = tiny(ema_decay=0.0, optim={})
   spec = configuration.spec_of({"image": np.zeros((1, 16, 16, 3), np.uint8)})
   start = jax.device_get(train.Run(source, spec).init(jax.random.key(7)))
-  convert._write(
-    tmp_path, source.to_dict(), {"image": ((16, 16, 3), "uint8")}, start.params, start.stats
-  )
+  shapes = {"image": ((16, 16, 3), "uint8")}
+  run = importers.Imported(source.to_dict(), shapes, start.params, start.stats)
+  convert.write_run(run, tmp_path)
   config = tiny(
     total_steps=1,
     accumulate=2,

@@ -76,16 +76,16 @@ def _import(args: argparse.Namespace, member: types.ModuleType) -> pathlib.Path:
 
 
 def _export(args: argparse.Namespace, formats: Mapping[str, types.ModuleType]) -> pathlib.Path:
-  import jax
-
-  from vqjax import api
-
   _check_files(args.target, args.checkpoint, 1)
   workdir, (file,) = _given(args, "workdir", "which run to take"), args.checkpoint
   if args.option:
     raise UserError(f"--option {args.option[0]}: belongs to --source; remove it.")
-  run = api.load(workdir)
-  params, stats, _ = jax.device_get(run.state)
+  import jax
+
+  from vqjax import api
+
+  run = api.open_run(workdir)
+  params, stats, _ = jax.device_get(run.weights)
   state = formats[args.target].write(run.config.to_dict(), params, stats)
   file.parent.mkdir(parents=True, exist_ok=True)
   _torch_file.save(file, {"state_dict": state})

@@ -10,6 +10,7 @@ import pytest
 from vqjax import build
 from vqjax.errors import UserError
 from vqjax.importers import _mingpt as mingpt
+from vqjax.latents import Codes
 
 torch = pytest.importorskip("torch")
 
@@ -33,8 +34,8 @@ def imported(state, golden):
   """
   heads = json.loads((golden / "meta_models.json").read_text())["taming_mingpt"]["n_head"]
   network = mingpt.read(state, heads=heads)
-  sizes = dict(vocab_size=network.codes + network.rows, out_size=network.codes, grid=network.grid)
-  model = build.build("priors", network.fields, causal=True, max_prefix=network.prefix, **sizes)
+  given = dict(latent=Codes(network.grid, network.codes), rows=network.rows)
+  model = build.build("priors", network.fields, max_prefix=network.prefix, causal=True, **given)
   return model, {"params": jax.tree.map(jnp.asarray, network.params)}, network.codes
 
 
@@ -74,13 +75,13 @@ def test_greedy_continuation_with_the_cache(imported, expected):
 
 
 def test_what_the_tensors_tell(state):
-  network = mingpt.read(state, heads=4, grid=(4, 4), prefix=16, codes=40, rows=50)
+  network = mingpt.read(state, heads=4, grid=(4, 4), prefix=16, codes=40, values=50)
   assert network.fields == dict(name="transformer", layers=2, width=32, heads=4, hidden=128)
-  assert network[2:] == (40, 50, (4, 4), 16)
+  assert network[2:] == (40, 90, (4, 4), 16)
   params, theirs = network.params, state["transformer.tok_emb.weight"]
   assert params["embed"]["table"].shape == (90, 32) and params["position_table"].shape == (31, 32)
   np.testing.assert_array_equal(params["embed"]["table"][40:], theirs[:50])
-  assert mingpt.read(state, heads=4).rows == 96
+  assert mingpt.read(state, heads=4).rows == 2 * 96
   # 33 places: one is left unused.
   assert mingpt.read(state, heads=4, prefix=17).grid == (4, 4)
 
@@ -99,7 +100,7 @@ def without(name):
     (dict, dict(grid=(8, 8)), r"grid: \(8, 8\) after 1 .* block size 33"),
     (dict, dict(prefix=0), "prefix: 0"),
     (dict, dict(codes=97), "codes: 97 is not in 1 .. 96"),
-  (dict, dict(rows=97), "--option classes: 97 of the condition is not in 1 .. 96"),
+  (dict, dict(values=97), "--option classes: 97 of the condition is not in 1 .. 96"),
 ])  # fmt: skip
 def test_refuses(state, change, options, message):
   with pytest.raises(UserError, match=message):

@@ -222,11 +222,9 @@ def test_maps_go_through_their_tokenizer(state, workdir, pair):
   ids = theirs.ids(one_hot)
   assert len(ids.unique()) > 2
   np.testing.assert_array_equal(model.encode(pair[1]), ids)
-  params, stats, _ = model.state
-  autoencoder = model.run.task.predict["decode"].__self__.model
-  logits = autoencoder.apply(
-    {"params": params["model"], **stats["model"]}, ids.numpy(), method="from_tokens"
-  )
+  variables = {"params": model.weights.params["model"], **model.weights.stats["model"]}
+  autoencoder = model.info.modules.model
+  logits = autoencoder.apply(variables, ids.numpy(), method="from_tokens")
   close(logits, theirs.decode(ids).permute(0, 2, 3, 1))
   np.testing.assert_array_equal(model.decode(ids.numpy()), theirs.decode(ids).argmax(1))
 

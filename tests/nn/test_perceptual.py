@@ -33,7 +33,7 @@ def states(golden):
 
 @pytest.fixture(scope="module")
 def weights(states):
-  return importer.read(*states)
+  return importer.weights(*states)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def test_one_channel_is_repeated(weights, values):
     perceptual.lpips_features(weights, grey[:, :8])
 
 
-def test_save_and_load(weights, tmp_path):
-  importer.save(tmp_path / "lpips.npz", weights)
+def test_save_and_load(states, weights, tmp_path):
+  importer.write_file(states[::-1], {}, tmp_path / "lpips.npz")
   loaded = perceptual.load(tmp_path / "lpips.npz")
   assert loaded.keys() == weights.keys() == perceptual.shapes().keys()
   for name, value in weights.items():
@@ -120,12 +120,12 @@ def test_unusable_files_are_told(tmp_path):
 def test_importer_names_the_tensor(states):
   vgg, linear = states
   assert (
-    importer.read(vgg | {"classifier.0.weight": np.zeros(1)}, linear).keys()
+    importer.weights(vgg | {"classifier.0.weight": np.zeros(1)}, linear).keys()
     == perceptual.shapes().keys()
   )
   with pytest.raises(UserError, match="features.5.weight' is missing"):
-    importer.read({k: v for k, v in vgg.items() if k != "features.5.weight"}, linear)
+    importer.weights({k: v for k, v in vgg.items() if k != "features.5.weight"}, linear)
   with pytest.raises(UserError, match="unexpected tensor 'lin5"):
-    importer.read(vgg, linear | {"lin5.model.1.weight": np.zeros(1)})
+    importer.weights(vgg, linear | {"lin5.model.1.weight": np.zeros(1)})
   with pytest.raises(UserError, match=r"features.0.bias' has shape \(3,\), expected \(64,\)"):
-    importer.read(vgg | {"features.0.bias": np.zeros(3)}, linear)
+    importer.weights(vgg | {"features.0.bias": np.zeros(3)}, linear)

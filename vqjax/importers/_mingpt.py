@@ -37,7 +37,7 @@ class Network(NamedTuple):
   fields: dict[str, Any]  # of vqjax.priors.transformer.Model that a config sets, with its name
   params: dict[str, Any]
   codes: int  # that are predicted
-  rows: int  # of the embedding, for conditions
+  rows: int  # of the embedding: the codes, then the values of a condition token
   grid: tuple[int, ...]  # of the codes
   prefix: int  # condition tokens before the codes
 
@@ -54,7 +54,7 @@ def read(
   prefix: int = 1,
   grid: tuple[int, ...] | None = None,
   codes: int | None = None,
-  rows: int | None = None,
+  values: int | None = None,
 ) -> Network:
   """The minGPT of a Net2Net.
 
@@ -66,7 +66,7 @@ def read(
     grid: shape of the code grid; None means the square, or else the line, that fills the block
       size.
     codes: predicted codes; None means all of the vocabulary.
-    rows: values of a condition token; None means all of the vocabulary.
+    values: of a condition token; None means all of the vocabulary.
 
   Raises:
     UserError: naming a tensor that is missing, extra or misshapen, or an option that does not fit.
@@ -77,22 +77,23 @@ def read(
   hidden, _ = _tensor(tensors, "blocks.0.mlp.0.weight").shape
   block_size = _tensor(tensors, "pos_emb").shape[1]
   grid = _grid(block_size, prefix) if grid is None else tuple(grid)
-  codes, rows = vocabulary if codes is None else codes, vocabulary if rows is None else rows
+  codes = vocabulary if codes is None else codes
+  values = vocabulary if values is None else values
   _check_sizes(heads, prefix, grid, width, block_size)
   if not 0 < codes <= vocabulary:
     raise UserError(f"codes: {codes} is not in 1 .. {vocabulary}, the checkpoint's vocabulary.")
-  if not 0 < rows <= vocabulary:
+  if not 0 < values <= vocabulary:
     raise UserError(
-      f"--option classes: {rows} of the condition is not in 1 .. {vocabulary}, the checkpoint's "
+      f"--option classes: {values} of the condition is not in 1 .. {vocabulary}, the checkpoint's "
       "vocabulary."
     )
   _check_tensors(tensors, _shapes(vocabulary, width, hidden, layers, block_size))
   fields = dict(name="transformer", layers=layers, width=width, heads=heads, hidden=hidden)
-  params = _params(tensors, layers, codes, rows, prefix + math.prod(grid) - 1)
-  return Network(fields, params, codes, rows, grid, prefix)
+  params = _params(tensors, layers, codes, values, prefix + math.prod(grid) - 1)
+  return Network(fields, params, codes, codes + values, grid, prefix)
 
 
-def _params(tensors: State, layers: int, codes: int, rows: int, positions: int) -> dict[str, Any]:
+def _params(tensors: State, layers: int, codes: int, values: int, positions: int) -> dict[str, Any]:
   blocks: dict[str, dict[str, np.ndarray]] = {}
   for (module, leaf), theirs in _BLOCK.items():
     stack = np.stack([tensors[f"blocks.{i}.{theirs}"] for i in range(layers)]).astype(np.float32)
@@ -106,7 +107,7 @@ def _params(tensors: State, layers: int, codes: int, rows: int, positions: int) 
   # taming has neither an empty prefix (`start`) nor a dropped condition (`null`): both are there to
   # be trained.
   return {
-    "embed": {"table": np.concatenate([table[:codes], table[:rows]]), "null": zeros},
+    "embed": {"table": np.concatenate([table[:codes], table[:values]]), "null": zeros},
     "start": zeros,
     "position_table": tensors["pos_emb"][0, :positions].astype(np.float32),
     "blocks": blocks,

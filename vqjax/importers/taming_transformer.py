@@ -29,7 +29,7 @@ def read(
   Args:
     states: the one state dict.
     options: `heads` of the attention; `classes` of the condition, where 0 means as many as the
-      embedding has rows; `resolution` of the images; the others as for `taming_vqgan`.
+      embedding has; `resolution` of the images; the others as for `taming_vqgan`.
     into: the prior's workdir; its config names the tokenizers' by it.
 
   Raises:
@@ -62,14 +62,14 @@ def _given_classes(
   state: State, first: State, options: Mapping[str, Any], into: pathlib.Path
 ) -> Sequence[Imported]:
   tokenizer = taming_vqgan.tokenizer(first, options, options["resolution"])
-  rows = options["classes"] or None
-  network = _mingpt.read(state, heads=options["heads"], codes=_codes(tokenizer), rows=rows)
+  classes = options["classes"] or None
+  network = _mingpt.read(state, heads=options["heads"], codes=_codes(tokenizer), values=classes)
   if len(network.grid) == 1:
     raise UserError(
       f"--checkpoint: has places for {network.grid[0]} codes, no square of them; only square grids "
       "can be read."
     )
-  label = dict(label=dict(classes=network.rows))
+  label = dict(label=dict(classes=network.rows - network.codes))
   prior = _prior(network, tokenizer, taming_vqgan.factor(first), label, into)
   prior = dataclasses.replace(prior, spec=prior.spec | {"label": ((), "int32")})
   return dataclasses.replace(tokenizer, folder="tokenizer"), prior
@@ -89,7 +89,7 @@ def _given_maps(
     prefix=layout_side**2,
     grid=(side, side),
     codes=_codes(tokenizer),
-    rows=_codes(layouts),
+    values=_codes(layouts),
   )
   codes = dict(layout_codes=dict(tokenizer=str((into / "layout_tokenizer").absolute())))
   prior = _prior(network, tokenizer, factor, codes, into)

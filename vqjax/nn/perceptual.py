@@ -43,7 +43,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def load(path: str | os.PathLike[str]) -> Weights:
-  """Reads weights as `vqjax.importers.lpips.save` writes them: {name: float32 array}, names as in
+  """Reads weights as `vqjax.importers.lpips.write_file` writes them: {name: float32 array}, names as in
   `shapes`.
 
   Raises:
