@@ -44,7 +44,7 @@ def check_range(
   at_most: float | None = None,
   below: float | None = None,
 ) -> None:
-  """Raises UserError where one of these fields of a quantizer is not finite or outside the bounds."""
+  """Raises UserError where one of these fields of a quantizer is not finite or out of bounds."""
   bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
   said = " and ".join(f"{words} {bound:,}" for words, bound in bounds.items() if bound is not None)
   for field in fields:
