@@ -34,7 +34,7 @@ def get_config(size=None):
           name="transformer", **SIZES[size], positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, dropout=0.1,
           remat="block", dtype="bfloat16"),
       scheme=dict(name="autoregressive"),
-      condition=dict(labels=1_000, drop=0.1),
+      condition=dict(label=dict(classes=1_000), drop=0.1),
       mesh=dict(data=1, fsdp=-1) if size in ("xxl", "3b") else dict(data=-1),
       batch_size=256,
       total_steps=1_500_000,

@@ -20,7 +20,7 @@ def get_config():
       ops=dict(size=256, channels=3, crop="random_resized", min_area=0.8, flip=True),
       model=dict(name="transformer", layers=24, width=768, heads=8, hidden=3_072, dropout=0.1, dtype="bfloat16"),
       scheme=dict(name="masked", schedule="cosine", label_smoothing=0.1),
-      condition=dict(labels=1_000),
+      condition=dict(label=dict(classes=1_000)),
       batch_size=256,
       total_steps=1_500_000,
       optim=dict(lr=1e-4, warmup=5_000, b1=0.9, b2=0.96, weight_decay=0.045),

@@ -12,6 +12,7 @@ from configs import common, nuclei_layout_tokenizer
 
 def get_config():
   return nuclei_layout_tokenizer.get_config() | dict(
+      signal=dict(name="image"),
       model=dict(
           name="vqvae", hidden=64, residual_hidden=32, residual_blocks=2, downsamples=2,
           quantizer=dict(name="ema", codebook_size=256, dim=32)),

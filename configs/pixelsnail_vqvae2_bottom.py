@@ -22,7 +22,8 @@ def get_config():
           name="pixelsnail", blocks=4, residuals=5, width=512, kernel=5, attention="none", prefix_layers=20,
           dropout=0.1, dtype="bfloat16"),
       scheme=dict(name="autoregressive"),
-      condition=dict(level=1, coarse="runs/pixelsnail_vqvae2_top", drop=0.0),
+      level=1,
+      condition=dict(coarser=dict(prior="runs/pixelsnail_vqvae2_top"), drop=0.0),
       batch_size=512,
       total_steps=754_000,
       optim=dict(lr=3e-4, warmup=5_000, clip=1.0),
@@ -30,5 +31,5 @@ def get_config():
       save_every=10_000,
       debug=common.debug(
           tokenizer="runs/vqvae2_ffhq256_debug", model=dict(blocks=1, residuals=1, width=16, kernel=3, prefix_layers=1),
-          condition=dict(coarse="runs/pixelsnail_vqvae2_top_debug")),
+          condition=dict(coarser=dict(prior="runs/pixelsnail_vqvae2_top_debug"))),
   )

@@ -19,7 +19,7 @@ def get_config():
       ops=dict(size=256, channels=3),
       model=dict(name="pixelsnail", blocks=4, residuals=5, width=512, heads=8, kernel=5, dropout=0.1, dtype="bfloat16"),
       scheme=dict(name="autoregressive"),
-      condition=dict(level=0),
+      level=0,
       batch_size=1_024,
       total_steps=1_600_000,
       optim=dict(lr=3e-4, warmup=5_000, clip=1.0),

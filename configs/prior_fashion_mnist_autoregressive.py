@@ -23,7 +23,7 @@ def get_config():
           name="transformer", layers=4, width=128, heads=4, positions="rotary", norm="rmsnorm", mlp="swiglu", hidden=320,
           bias=False, qk_norm="rmsnorm"),
       scheme=dict(name="autoregressive"),
-      condition=dict(labels=10),
+      condition=dict(label=dict(classes=10)),
       batch_size=16,
       total_steps=6_000,
       optim=dict(lr=3e-3, warmup=200, b2=0.95, weight_decay=0.01, clip=1.0),

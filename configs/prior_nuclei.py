@@ -17,7 +17,7 @@ def get_config():
   return dict(
       task="prior",
       tokenizer="runs/nuclei_tokenizer",
-      condition=dict(layout_tokenizer="runs/nuclei_layout_tokenizer"),
+      condition=dict(layout_codes=dict(tokenizer="runs/nuclei_layout_tokenizer")),
       data=tokenizer["data"],
       ops=tokenizer["ops"],
       model=dict(name="pixelcnn", layers=6, width=48, kernel=5),
@@ -27,6 +27,6 @@ def get_config():
       optim=dict(lr=3e-3, warmup=100, b2=0.95, weight_decay=0.01, clip=1.0),
       save_every=350,
       debug=common.debug(
-          tokenizer="runs/nuclei_tokenizer_debug", condition=dict(layout_tokenizer="runs/nuclei_layout_tokenizer_debug"),
+          tokenizer="runs/nuclei_tokenizer_debug", condition=dict(layout_codes=dict(tokenizer="runs/nuclei_layout_tokenizer_debug")),
           model=dict(layers=2, width=16, kernel=3)) | dict(ops=dict(size=32, crop="center")),
   )

@@ -22,7 +22,7 @@ def get_config():
       ops=tokenizer["ops"],
       model=dict(name="pixelcnn", layers=6, width=48, kernel=5),
       scheme=dict(name="autoregressive"),
-      condition=dict(labels=8),
+      condition=dict(label=dict(classes=8)),
       batch_size=16,
       total_steps=6_000,
       optim=dict(lr=3e-3, warmup=200, b2=0.95, weight_decay=0.01, clip=1.0),

@@ -20,7 +20,7 @@ def get_config():
       ops=dict(size=256, channels=3, crop="random_resized", min_area=0.5, flip=True),
       model=dict(name="transformer", layers=24, width=512, heads=16, dtype="bfloat16"),
       scheme=dict(name="diffusion", kernel="mask_and_replace", timesteps=100, mask_share=0.9),
-      condition=dict(labels=1_000),
+      condition=dict(label=dict(classes=1_000)),
       batch_size=512,
       total_steps=250_000,
       optim=dict(lr=4.5e-4, warmup=5_000, schedule="constant", b1=0.9, b2=0.96, weight_decay=0.045, clip=0.5),

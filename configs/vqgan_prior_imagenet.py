@@ -22,7 +22,7 @@ def get_config():
       ops=dict(size=256, channels=3, crop="random_resized", min_area=0.5, flip=True),
       model=dict(name="transformer", layers=48, width=1_536, heads=24, remat="block", dtype="bfloat16"),
       scheme=dict(name="autoregressive"),
-      condition=dict(labels=1_000),
+      condition=dict(label=dict(classes=1_000)),
       mesh=dict(data=1, fsdp=-1),
       batch_size=BATCH,
       total_steps=1_000_000,

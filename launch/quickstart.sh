@@ -17,7 +17,7 @@ python -m vqjax.sample --workdir="$prior" --num=64 --label=all --temperature=0.9
 python -m vqjax.sample --workdir="$prior" --num=8 --keep=0.5 --output="$out/completions.png"
 
 echo
-echo "originals above reconstructions:  $(ls "$tokenizer"/previews/*.png | tail -n 1)"
+echo "originals above reconstructions:  $tokenizer/previews"
 echo "samples, a row per class:         $out/samples.png"
 echo "completions of half an image:     $out/completions.png"
 echo "metrics:                          $tokenizer/metrics.jsonl, $prior/metrics.jsonl; tensorboard --logdir $out"

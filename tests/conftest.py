@@ -2,9 +2,13 @@
 shared by all runs.
 """
 
+import contextlib
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
+import shutil
+import subprocess
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -51,3 +55,40 @@ def real_data() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip(f"{path} is absent: no real data to read")
   return path
+
+
+@pytest.fixture
+def gs(tmp_path, monkeypatch):
+  """A workdir under gs://, whose bucket is a folder in tmp_path: see bucket.py."""
+  spec = importlib.util.spec_from_file_location(
+    "bucket", pathlib.Path(__file__).parent / "bucket.py"
+  )
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.stand_in(monkeypatch, tmp_path)
+
+
+class Disk:
+  """A folder that holds one megabyte."""
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+
+  def leave(self, free: int) -> None:
+    """Fills it up to about `free` bytes."""
+    ballast = self.path / "ballast"
+    ballast.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      ballast.write_bytes(bytes(max(0, shutil.disk_usage(self.path).free - free)))
+
+
+@pytest.fixture
+def disk(tmp_path):
+  """A disk that can be filled: skips where none may be mounted."""
+  path = tmp_path / "disk"
+  path.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
+  if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+    pytest.skip("no small file system can be mounted here: needs root")
+  yield Disk(path)
+  subprocess.run(["umount", "--lazy", str(path)], check=True)

@@ -2,15 +2,19 @@
 run.
 """
 
+import errno
 import json
 import logging
+import pathlib
+import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqjax import checkpoint
+from vqjax import checkpoint, files
 from vqjax.errors import UserError
 
 
@@ -199,6 +203,125 @@ def test_parts_come_from_the_newest_readable_step(tmp_path, file, caplog, monkey
     {"params": state(2)["params"]},
   )
   assert "checkpoint 3 in" in caplog.text and step.is_dir()
+
+
+def read(workdir):
+  return checkpoint.restore_params(workdir, {"params": abstract(state(0))["params"]})["params"]
+
+
+def test_steps_that_vanish_while_being_read_give_way_to_newer_ones(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(logging.getLogger("vqjax"), "propagate", True)
+  filled(tmp_path, steps=(1,))
+  read_part = checkpoint._read_part
+
+  def overtaken(directory, step, target):
+    if step < 4:
+      filled(tmp_path, steps=(step + 1,))
+      shutil.rmtree(directory / str(step), ignore_errors=True)
+    return read_part(directory, step, target)
+
+  monkeypatch.setattr(checkpoint, "_read_part", overtaken)
+  jax.tree.map(np.testing.assert_array_equal, read(tmp_path), state(4)["params"])
+  assert not caplog.text
+
+
+def test_reading_beside_a_run_that_saves_all_the_time(tmp_path):
+  filled(tmp_path, steps=(1,))
+  stop = threading.Event()
+
+  def run():
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+      for step in range(2, 10_000):
+        checkpoints.save(step, state(7), Stream())
+        if stop.is_set():
+          break
+
+  saving = threading.Thread(target=run)
+  saving.start()
+  try:
+    for _ in range(4):
+      read(tmp_path)
+  finally:
+    stop.set()
+    saving.join()
+  jax.tree.map(np.testing.assert_array_equal, read(tmp_path), state(7)["params"])
+
+
+def test_a_bucket_holds_checkpoints_as_a_folder_does(gs, tmp_path):
+  filled(gs, steps=(1, 2, 3), keep=2)
+  assert files.saved_steps(gs) == [2, 3]
+  data = tmp_path / "bucket/runs/a/checkpoints/3/state/d"
+  max(data.iterdir(), key=lambda f: f.stat().st_size).write_bytes(b"")
+  jax.tree.map(np.testing.assert_array_equal, read(gs), state(2)["params"])
+  with checkpoint.Checkpoints(gs, keep=2) as checkpoints:
+    restored, stream, window = checkpoints.restore(abstract(state(0)), lambda step: Stream())
+    assert checkpoints.steps() == [2] and stream.position == 20 and window == {"loss": [0.2]}
+    checkpoints.save(3, state(3), Stream(30))
+  jax.tree.map(np.testing.assert_array_equal, restored, state(2))
+  jax.tree.map(np.testing.assert_array_equal, read(gs), state(3)["params"])
+  assert [p.name for p in (gs / "damaged_checkpoints").iterdir()] == ["3-0"]
+
+
+@pytest.fixture
+def said(capfd):
+  """What was printed, whoever printed it."""
+  handler = logging.StreamHandler()
+  logging.getLogger("absl").addHandler(handler)
+  yield lambda: "".join(capfd.readouterr())
+  logging.getLogger("absl").removeHandler(handler)
+
+
+def test_orbax_is_quiet(tmp_path, said):
+  filled(tmp_path)
+  read(tmp_path)
+  assert said() == ""
+
+
+def large(seed):
+  return state(seed) | {"opt": jax.random.normal(jax.random.key(seed), (300, 300))}
+
+
+@pytest.mark.parametrize("meets", ["save", "wait", "exit"])
+@pytest.mark.parametrize("steps", [(), (1,)])
+def test_a_full_disk_is_one_line_and_what_is_saved_stays(disk, said, steps, meets):
+  workdir = disk.path / "run"
+  filled(workdir, steps=steps)
+  disk.leave(150_000)
+  last = "the last good step is 1" if steps else "no step had been saved"
+  line = (
+    rf"checkpoints/2: cannot be written \(No space left on device\): 376 kB needed, .*; {last}\."
+  )
+  with pytest.raises(UserError, match=line) as caught:
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+      checkpoints.save(2, large(2), Stream())
+      if meets == "wait":
+        checkpoints.wait()
+      if meets == "save":
+        checkpoints.save(3, large(3), Stream())
+  assert "\n" not in str(caught.value) and said() == ""
+  assert files.saved_steps(workdir) == list(steps)
+  assert not list((workdir / "checkpoints").glob("*tmp*"))
+  disk.leave(900_000)
+  with checkpoint.Checkpoints(workdir) as checkpoints:
+    restored = checkpoints.restore(abstract(state(0)), lambda step: Stream())
+    checkpoints.save(2, large(2), Stream())
+  if steps:
+    jax.tree.map(np.testing.assert_array_equal, restored[0], state(1))
+  assert files.saved_steps(workdir) == [2]
+
+
+def test_other_refusals_are_one_line_too(tmp_path, monkeypatch, said):
+  filled(tmp_path, steps=(1,))
+
+  def refused(*_, **__):
+    raise OSError(errno.EROFS, "…")
+
+  with pytest.raises(UserError, match=r"\(Read-only file system\); the last good step is 1\. Put"):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+      monkeypatch.setattr(pathlib.Path, "write_text", refused)  # the data position's file
+      checkpoints.save(2, state(2), Stream())
+  monkeypatch.undo()
+  assert files.saved_steps(tmp_path) == [1] and said() == ""
 
 
 def test_parts_are_checked_leaf_by_leaf(tmp_path):

@@ -22,11 +22,11 @@ from vqjax import (
   data,
   evaluate,
   main,
+  pictures,
   reconstruct,
   sample,
   tokenize,
   train,
-  writers,
 )
 from vqjax.errors import UserError
 
@@ -49,7 +49,7 @@ def untrained(workdir, **values):
   would leave it.
   """
   config = configuration.complete(PRIOR | values)
-  spec = configuration.spec_of(data.sample_batch(config.data, config.ops, 1))
+  spec = configuration.spec_of(data.Dataset(config.data, config.ops).sample(1))
   shapes = train.Run(config, spec).abstract.params
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
@@ -131,8 +131,8 @@ def loaded_once(monkeypatch):
 
 
 def save_picture(path, index=0, size=16):
-  image = data.sample_batch(dict(SHAPES, size=size), {}, index + 1)["image"][index]
-  writers.save_image(path, image)
+  image = data.Dataset(dict(SHAPES, size=size)).sample(index + 1)["image"][index]
+  pictures.save(path, image)
   return image
 
 
@@ -220,7 +220,7 @@ def test_sample_completes_held_out_pictures(runs, tmp_path, decoded):
   *earlier, last = list(decoded)
   decode = load(runs["tokenizer"]).decode
   np.testing.assert_array_equal(completed, decode(last))
-  given = data.sample_batch(dict(name="codes", path=runs["codes"]), {}, 3)[
+  given = data.Dataset(dict(name="codes", path=runs["codes"])).sample(3)[
     "ids"
   ]  # themselves, not of decoded pictures
   np.testing.assert_array_equal(earlier[0], given)
@@ -233,7 +233,7 @@ def test_sample_inpaints_with_a_masked_prior(runs, tmp_path, decoded):
   mask = np.pad(
     np.full((6, 5, 1), 255, np.uint8), ((5, 5), (2, 9), (0, 0))
   )  # touches cells (1, 0) to (2, 1)
-  writers.save_image(tmp_path / "m.png", mask)
+  pictures.save(tmp_path / "m.png", mask)
   draw(
     runs["masked"],
     tmp_path / "out.png",
@@ -265,7 +265,7 @@ def test_sample_writes_an_animation_that_ends_in_the_picture(runs, tmp_path):
 
 def test_frames_of_a_completion_keep_what_is_given(runs):
   model = load(runs["masked"])
-  ids = np.asarray(model.encode(data.sample_batch(SHAPES, {}, 2)["image"]))
+  ids = np.asarray(model.encode(data.Dataset(SHAPES).sample(2)["image"]))
   first, *_, last = model.frames(2, ids=ids, keep=0.5, steps=4)
   assert (first[:, :4] != 128).any() and (first[:, 8:] == 128).mean() > 0.5
   np.testing.assert_array_equal(last, model.complete_codes(ids, keep=0.5, steps=4))
@@ -290,7 +290,7 @@ def test_sample_goes_beyond_the_training_size(runs, tmp_path):
 
 def test_sample_follows_a_layout(runs, tmp_path):
   layout = np.repeat([3, 7], 8)[None, :, None].repeat(16, 0).astype(np.uint8)
-  writers.save_image(tmp_path / "map.png", layout)
+  pictures.save(tmp_path / "map.png", layout)
   shown = tiles(
     draw(runs["layout"], tmp_path / "out.png", f"--layout={tmp_path / 'map.png'}", "--num=4")
   ).reshape(4, 16, 16, 3)
@@ -379,7 +379,7 @@ def test_mistakes_in_sample_get_one_line(case, runs, tmp_path, monkeypatch):
   name, arguments, message = MISTAKES[case]
   monkeypatch.chdir(tmp_path)
   save_picture(pathlib.Path("picture.png"))
-  writers.save_image(pathlib.Path("map.png"), np.full((15, 12, 1), 1, np.uint8))
+  pictures.save(pathlib.Path("map.png"), np.full((15, 12, 1), 1, np.uint8))
   with pytest.raises(UserError, match=message) as e:
     sample.main(["--workdir", runs.get(name, name), *arguments])
   assert "\n" not in str(e.value) and not (tmp_path / "samples.png").exists()
@@ -447,7 +447,7 @@ def test_tokenize_replaces_a_folder_and_refuses_priors(runs, tmp_path):
 def test_evaluate_a_tokenizer(runs, capsys):
   evaluate.main(["--workdir", runs["tokenizer"], "--batch_size=4"])
   result = json.loads((pathlib.Path(runs["tokenizer"]) / "evaluation.json").read_text())
-  images = np.stack([data.source(SHAPES).examples("eval")[i]["image"] for i in range(10)])
+  images = np.stack([data.Dataset(SHAPES).source.examples("eval")[i]["image"] for i in range(10)])
   model = load(runs["tokenizer"])
   assert (
     result["examples"] == 10
@@ -494,7 +494,9 @@ def test_evaluate_a_prior(runs, capsys):
   drawn, nearest = tiles(workdir / "nearest.png", enlarge=128).astype(int)
   assert drawn.shape == (8, 16, 16, 3)
   shown = model.decode(
-    np.stack([data.source(model.config.data).examples("train")[i]["ids"] for i in range(24)])
+    np.stack(
+      [data.Dataset(model.config.data).source.examples("train")[i]["ids"] for i in range(24)]
+    )
   ).astype(int)
   least = np.square(drawn[:, None] - shown[None]).sum((2, 3, 4)).argmin(1)
   np.testing.assert_array_equal(nearest, shown[least])
@@ -506,7 +508,7 @@ def test_evaluate_a_prior(runs, capsys):
 def test_reconstruct_a_folder_of_any_sizes(runs, tmp_path, capsys):
   small = save_picture(tmp_path / "in" / "a.png")
   large = save_picture(tmp_path / "large.png", size=48)[:37, :46]
-  writers.save_image(tmp_path / "in" / "sub" / "b.bmp", large)
+  pictures.save(tmp_path / "in" / "sub" / "b.bmp", large)
   reconstruct.main(
     ["--workdir", runs["tokenizer"], f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
   )
@@ -522,7 +524,7 @@ def test_reconstruct_a_folder_of_any_sizes(runs, tmp_path, capsys):
   # Two pictures of one name both stay, a broken one is left out.
   folder = tmp_path / "mixed"
   for name in ("a.png", "a.bmp", "b.bmp"):
-    writers.save_image(folder / name, small)
+    pictures.save(folder / name, small)
   (folder / "c.png").write_text("broken")
   reconstruct.main(
     ["--workdir", runs["tokenizer"], f"--input={folder}", f"--output={tmp_path / 'kept'}"]

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from vqjax import build, config as configuration, data, sharding, train
 from vqjax.data import ops
 from vqjax.errors import UserError
+from vqjax.latents import Codes
 from vqjax.tasks import autoencode
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -69,11 +70,8 @@ def test_docstring_says_what_it_is_and_how_to_run_it(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_source_and_the_ops_know_the_fields(name):
   for config in (load(name), load(f"{name}:debug")):
-    fields = dict(config.data)
-    build.check_fields(
-      build.module("data.sources", fields.pop("name")).Source, fields, "config.data"
-    )
-    ops.from_config(config.ops)
+    build.build("data.sources", config.data, "config.data")
+    build.make(ops.Ops, config.ops, "config.ops")
 
 
 def spec_of(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
@@ -140,12 +138,7 @@ def test_prior_at_full_size(name, tmp_path):
 )
 def test_millions_of_parameters_are_those_published(name, published):
   model = build.build(
-    "priors",
-    load(name).model,
-    vocab_size=16_384 + 1_000,
-    out_size=16_384,
-    grid=(16, 16),
-    causal=True,
+    "priors", load(name).model, latent=Codes((16, 16), 16_384), rows=16_384 + 1_000, causal=True
   )
   ids, prefix = jax.ShapeDtypeStruct((1, 256), "int32"), jax.ShapeDtypeStruct((1, 1), "int32")
   params = jax.eval_shape(
@@ -183,7 +176,7 @@ def test_debug_variant_in_the_abstract(name, tmp_path):
 @pytest.mark.parametrize("name", sorted(COMPILED))
 def test_debug_variant_takes_two_steps(name, tmp_path):
   config = debug_config(name, tmp_path)
-  batch = data.sample_batch(config.data, config.ops, config.batch_size)
+  batch = data.Dataset(config.data, config.ops).sample(config.batch_size)
   run = train.Run(config, configuration.spec_of(batch), jax.devices()[:1])
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), run.abstract)
   ones = jax.tree.map(

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from vqjax import checkpoint, config as configuration, convert, data, train, writers
+from vqjax import checkpoint, config as configuration, convert, data, pictures, train, writers
 from vqjax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -57,9 +57,9 @@ def tiny(**values):
 
 
 def folder_of_images(path, count=40):
-  batch = data.sample_batch(dict(name="shapes", size=16, num_eval=count), {}, count)
+  batch = data.Dataset(dict(name="shapes", size=16, num_eval=count)).sample(count)
   for i, image in enumerate(batch["image"]):
-    writers.save_image(path / f"{i:03d}.png", image)
+    pictures.save(path / f"{i:03d}.png", image)
   return dict(name="folder", path=str(path))
 
 
@@ -189,7 +189,7 @@ def test_kill_9_at_any_moment(tmp_path):
 
 def test_devices_do_not_change_the_losses():
   config = tiny(**GAN)
-  batches = [data.sample_batch(config.data, config.ops, 8) for _ in range(3)]
+  batches = [data.Dataset(config.data, config.ops).sample(8) for _ in range(3)]
 
   def losses(devices, **mesh):
     config.mesh = mesh
@@ -223,7 +223,7 @@ def test_divergence_names_the_step_and_the_term(tmp_path):
 
 def test_nothing_recompiles_when_the_adversary_starts():
   config = tiny(**GAN)
-  batch = data.sample_batch(config.data, config.ops, 8)
+  batch = data.Dataset(config.data, config.ops).sample(8)
   run = train.Run(config, configuration.spec_of(batch))
   state, frozen, scales = run.init(jax.random.key(0)), run.load_frozen(), []
   placed = train.sharding.to_global(run.task.prepare(batch), run.mesh)
@@ -289,7 +289,7 @@ def test_what_would_fail_at_the_first_save_fails_at_once(tmp_path, values, messa
 
 def test_continuing_without_batch_json_reads_no_batch_twice(tmp_path, monkeypatch):
   config, streams, seen = tiny(total_steps=4), [], []
-  spec = configuration.spec_of(data.sample_batch(config.data, config.ops, 1))
+  spec = configuration.spec_of(data.Dataset(config.data, config.ops).sample(1))
   run = train.Run(config, spec)
   configuration.save(config, tmp_path)
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
@@ -316,7 +316,7 @@ def test_continuing_without_batch_json_reads_no_batch_twice(tmp_path, monkeypatc
     def go(self, state):
       return {}
 
-  monkeypatch.setattr(train.data, "train_stream", lambda *args, step, **kwargs: Stream(step))
+  monkeypatch.setattr(train.data.Dataset, "train", lambda *args, step, **kwargs: Stream(step))
   monkeypatch.setattr(train, "_Loop", Loop)
   train.train(config, tmp_path)
   assert seen == [(2, None)] and [(s.step, s.closed) for s in streams] == [(0, True), (2, False)]

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __version__ = "0.1.0"
 
+# The functions import what they need when they are called: `import vqjax` stays light.
+
 
 def load(workdir: str) -> Any:
-  """Opens a trained or converted run: .encode, .decode, .reconstruct, .sample, … (see vqjax.api)."""
-  from vqjax import api  # keeps `import vqjax` light
+  """Opens a trained or converted run: a vqjax.api.Tokenizer or a vqjax.api.Prior."""
+  from vqjax import api
 
   return api.load(workdir)
+
+
+def fit(
+  config: str | Mapping[str, Any],
+  workdir: str,
+  overrides: Sequence[str] = (),
+  data: str | None = None,
+) -> dict[str, float]:
+  """Trains a run in this process, or continues it, as `python -m vqjax.main` does.
+
+  Args:
+    config: "FILE[:debug]" as for --config, or the config itself.
+    workdir: where the run lives.
+    overrides: assignments such as "optim.lr=1e-4", as for --config.FIELD=VALUE.
+    data: a path, as for --data.
+
+  Returns:
+    The last held-out figures by name; {} where no step was left to take.
+
+  Raises:
+    vqjax.errors.UserError: bad input, in one line.
+  """
+  from vqjax import main
+
+  return main.fit(config, workdir, overrides, data)

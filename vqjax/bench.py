@@ -73,7 +73,7 @@ def bench_config(config: Any, repeats: int) -> list[tuple[str, str]]:
   config = configuration.complete(config)
   mesh = sharding.make_mesh(**config.mesh)
   local = sharding.local_batch_size(config.batch_size, mesh)
-  stream = data.train_stream(config.data, config.ops, local, seed=config.seed)
+  stream = data.Dataset(config.data, config.ops).train(local, seed=config.seed)
   first = next(stream)
   run = train.Run(config, configuration.spec_of(first))
   frozen = run.load_frozen()
@@ -119,13 +119,14 @@ def _flop_rows(
     rows.append(
       ("share of the device's bf16 peak", f"{total / seconds / (peak * jax.device_count()):.1%}")
     )
-  if len(run.task.passes) > 1:
+  if "disc" in state.params:
+    from vqjax.suites._passes import passes
+
     once = 0.0
-    for fn in run.task.passes.values():
+    for fn in passes(run.task.info.modules).values():
       grad = jax.jit(jax.grad(fn, argnums=0))
-      once += (
-        flops(grad.lower(state.params, state.stats, frozen, batch).compile()) * jax.device_count()
-      )
+      compiled = grad.lower(state.params, state.stats, frozen, batch).compile()
+      once += flops(compiled) * jax.device_count()
     rows.append(("FLOPs over the players' passes counted once", f"{total / once:.3f}"))
   return rows
 
@@ -163,7 +164,7 @@ def main(argv: Sequence[str]) -> None:
   if args.repeats < 1:
     raise UserError(f"--repeats={args.repeats}: give 1 or more.")
   config = configuration.load(args.config)
-  if args.data:
+  if args.data is not None:
     config.data = data.resolve(args.data)
   configuration.override(config, overrides)
   print(writers.table(["what", "figure"], bench_config(config, args.repeats)))

@@ -39,7 +39,7 @@ def member(family: str, name: str) -> Any:
   return getattr(module(family, name), kind)
 
 
-def build(family: str, config: Mapping[str, Any], path: str = "config", **given: Any) -> Any:
+def build(family: str, config: Mapping[str, Any], path: str = "config", /, **given: Any) -> Any:
   """Builds what `config["name"]` names in `vqjax.<family>`, with the other entries as its fields.
 
   Args:
@@ -56,7 +56,7 @@ def build(family: str, config: Mapping[str, Any], path: str = "config", **given:
 
 
 def make(
-  cls: Any, values: Mapping[str, Any], path: str = "config", where: str = "", **given: Any
+  cls: Any, values: Mapping[str, Any], path: str = "config", where: str = "", /, **given: Any
 ) -> Any:
   """An instance of the dataclass `cls`; arguments and errors as for `build`."""
   where, known = where or path, {f.name: f for f in _fields(cls)}

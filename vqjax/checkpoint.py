@@ -5,12 +5,20 @@ A step holds the state, the data position and a fingerprint.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
+import os
 import pathlib
-from collections.abc import Callable, Mapping
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,20 +27,65 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from vqjax import sharding
+from vqjax import files, sharding
 from vqjax.errors import UserError
 
 log = logging.getLogger("vqjax")
 
+# A reader that meets only steps that a training run removes meanwhile gives up after this.
+_READ_SECONDS = 120.0
+
+
+@functools.cache
+def _mute_remnants() -> None:
+  """Python tells of what an error leaves behind, at any later time: coroutines of Orbax that nobody
+  awaits, futures of TensorStore whose loop is gone.
+  """
+  before = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    code = getattr(unraisable.object, "cr_code", None)
+    orbax = code is not None and "/orbax/" in code.co_filename
+    if not orbax and str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
+
+  sys.unraisablehook = hook
+  warnings.filterwarnings("ignore", "coroutine '.*CheckpointHandler", RuntimeWarning)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Orbax logs the errors of its threads, hundreds of lines each, though it raises them in ours."""
+  _mute_remnants()
+  logger, drop = logging.getLogger("absl"), lambda record: "/orbax/" not in record.pathname
+  logger.addFilter(drop)
+  try:
+    yield
+  finally:
+    logger.removeFilter(drop)
+
 
 class StreamHandler(ocp.CheckpointHandler):
-  """Saves a data stream beside the state: each process writes the files of its own position."""
+  """Saves a data stream beside the state: each process writes the files of its own position.
+
+  Streams know local folders only: a bucket's files go through one.
+  """
 
   def save(self, directory: epath.Path, args: StreamSave) -> None:
-    args.stream.save(pathlib.Path(directory))
+    if not files.is_remote(directory):
+      args.stream.save(pathlib.Path(directory))
+      return
+    with tempfile.TemporaryDirectory() as local:
+      args.stream.save(pathlib.Path(local))
+      files.copy_files(pathlib.Path(local), directory)
 
   def restore(self, directory: epath.Path, args: StreamRestore) -> None:
-    args.stream.restore(pathlib.Path(directory))
+    if not files.is_remote(directory):
+      args.stream.restore(pathlib.Path(directory))
+      return
+    with tempfile.TemporaryDirectory() as local:
+      files.copy_files(directory, pathlib.Path(local))
+      args.stream.restore(pathlib.Path(local))
 
 
 @ocp.args.register_with_handler(StreamHandler, for_save=True)
@@ -134,12 +187,20 @@ def identity(config: Any, weights: Any) -> str:
 class Checkpoints:
   """The checkpoints of one workdir: the newest `keep` and the best by a held-out metric; saving is
   asynchronous.
+
+  Whatever the system has against writing them is a UserError with the last good step, which stays:
+  of `save` for the step before, of `wait`, or of the end of the `with` block.
   """
 
-  def __init__(self, workdir: pathlib.Path, keep: int = 1, best: str = ""):
-    self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+  def __init__(self, workdir: str | os.PathLike[str], keep: int = 1, best: str = ""):
+    self._workdir = _absolute(workdir)
+    self.directory = self._workdir / "checkpoints"
     self._keep, self._best = keep, best
-    self._manager = self._open()
+    self._writes, self._bytes = self.directory, 0  # what is being saved, for the error
+    self._stack = contextlib.ExitStack()
+    self._stack.enter_context(_quiet())
+    with self._saving():
+      self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
     preserved = [policies.LatestN(self._keep)]
@@ -171,9 +232,36 @@ class Checkpoints:
   def __enter__(self) -> Checkpoints:
     return self
 
-  def __exit__(self, *_: Any) -> None:
-    self.wait()
-    self._manager.close()
+  def __exit__(self, kind: Any, *_: Any) -> None:
+    with self._stack:
+      try:
+        with self._saving():
+          self._manager.close()
+      except UserError:
+        if kind is None:  # else the block's own error tells more
+          raise
+
+  @contextlib.contextmanager
+  def _saving(self) -> Iterator[None]:
+    """Makes one UserError of an error in any of Orbax's threads, after they have ended."""
+    with files.saving(self._writes, self._workdir, self._bytes):
+      try:
+        yield
+      except UserError:
+        raise
+      except Exception:
+        if hasattr(self, "_manager"):
+          self._abandon()
+        raise
+
+  def _abandon(self) -> None:
+    """Ends the threads of a failed save and removes what it wrote, which takes room."""
+    for _ in range(2):  # the first call may raise what another thread met
+      with contextlib.suppress(Exception):
+        self._manager.close()
+    if jax.process_index() == 0 and not files.is_remote(self.directory):
+      for step in self.directory.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(step, ignore_errors=True)
 
   def save(
     self,
@@ -199,7 +287,11 @@ class Checkpoints:
     items = dict(
       state=ocp.args.StandardSave(state), data=StreamSave(stream), check=ocp.args.JsonSave(check)
     )
-    self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics or None)
+    with self._saving():
+      self.wait()
+      self._writes = self.directory / str(step)
+      self._bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+      self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics or None)
 
   def restore(
     self, abstract: Any, open_stream: Callable[[int], Any]
@@ -252,7 +344,8 @@ class Checkpoints:
     damaged = self.directory.parent / "damaged_checkpoints"
     if jax.process_index() == 0:
       damaged.mkdir(exist_ok=True)
-      (self.directory / str(step)).rename(damaged / f"{step}-{len(list(damaged.iterdir()))}")
+      number = len(list(damaged.iterdir())) if damaged.exists() else 0
+      files.move(self.directory / str(step), damaged / f"{step}-{number}")
     if jax.process_count() > 1:  # or another process still finds the step where it was
       from jax.experimental import multihost_utils
 
@@ -260,24 +353,50 @@ class Checkpoints:
     self._manager = self._open()
 
   def wait(self) -> None:
-    self._manager.wait_until_finished()
+    """Returns when the last step is saved."""
+    with self._saving():
+      self._manager.wait_until_finished()
 
 
-def restore_params(workdir: pathlib.Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
+def restore_params(workdir: str | os.PathLike[str], abstract: Mapping[str, Any]) -> dict[str, Any]:
   """The part of a run's newest readable state that `abstract` names, e.g. {"params": …, "stats":
   …}; nothing else is read.
 
   A step that is cut short, or whose fingerprint does not match, is reported and passed over; it
-  stays where it is.
+  stays where it is. The run may be training: where a step is removed while it is read, a newer one
+  is there.
 
   Raises:
     UserError: no checkpoint, none that can be read, or one that lacks a part or has it in another
       shape.
   """
-  directory = pathlib.Path(workdir).absolute() / "checkpoints"
+  directory = _absolute(workdir) / "checkpoints"
   if not directory.is_dir():
     raise UserError(f"--workdir={workdir}: holds no checkpoint.")
-  target = dict(abstract)
+  damaged: set[int] = set()
+  end = time.monotonic() + _READ_SECONDS
+  while left := [step for step in files.saved_steps(directory.parent) if step not in damaged]:
+    step = left[-1]
+    try:
+      with _quiet():
+        return _read_part(directory, step, dict(abstract))
+    except Exception as e:
+      saved = files.saved_steps(directory.parent)
+      if saved and (step not in saved or saved[-1] > left[-1]) and time.monotonic() < end:
+        continue
+      log.warning(
+        "checkpoint %d in %s cannot be read (%s); looking at the one before",
+        step,
+        directory,
+        _damage(e),
+      )
+      damaged.add(step)
+  if not damaged:
+    raise UserError(f"--workdir={workdir}: holds no finished checkpoint.")
+  raise UserError(f"--workdir={workdir}: none of its checkpoints can be read.")
+
+
+def _read_part(directory: files.Path, step: int, target: dict[str, Any]) -> dict[str, Any]:
   part = ocp.args.PyTreeRestore(
     item=target,
     restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -286,24 +405,16 @@ def restore_params(workdir: pathlib.Path, abstract: Mapping[str, Any]) -> dict[s
   handlers = {"state": ocp.PyTreeCheckpointHandler(), "check": ocp.JsonCheckpointHandler()}
   options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
   with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
-    if not (steps := sorted(manager.all_steps(), reverse=True)):
-      raise UserError(f"--workdir={workdir}: holds no finished checkpoint.")
-    for step in steps:
-      try:
-        _check_metadata(manager, step, target, whole=False)
-        restored = manager.restore(
-          step, args=ocp.args.Composite(state=part, check=ocp.args.JsonRestore())
-        )
-        _check_contents(restored["state"], restored["check"])
-        return restored["state"]
-      except Exception as e:
-        log.warning(
-          "checkpoint %d in %s cannot be read (%s); looking at the one before",
-          step,
-          directory,
-          _damage(e),
-        )
-  raise UserError(f"--workdir={workdir}: none of its checkpoints can be read.")
+    _check_metadata(manager, step, target, whole=False)
+    items = ocp.args.Composite(state=part, check=ocp.args.JsonRestore())
+    restored = manager.restore(step, args=items)
+  _check_contents(restored["state"], restored["check"])
+  return restored["state"]
+
+
+def _absolute(workdir: str | os.PathLike[str]) -> files.Path:
+  workdir = files.path(workdir)
+  return workdir if files.is_remote(workdir) else workdir.absolute()
 
 
 def with_sharding(abstract: Any, shardings: Any) -> Any:

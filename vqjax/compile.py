@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from vqjax import cli, config as configuration
+from vqjax import build, cli, config as configuration
 from vqjax.errors import UserError
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -51,26 +51,18 @@ def main(argv: Sequence[str]) -> None:
   config = configuration.load(args.config)
   configuration.override(config, overrides)
   config = configuration.complete(config)
-  size, channels = config.ops.get("size"), config.ops.get("channels") or 3
-  if not size:
-    raise UserError("config.ops.size: is not set; give it, since no data is read here.")
-  spec = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, channels), "uint8")}
-  condition = config.get("condition") or {}
-  if condition.get("labels"):
-    spec["label"] = jax.ShapeDtypeStruct((config.batch_size,), "int32")
-  if (
-    condition.get("layouts")
-    or condition.get("layout_tokenizer")
-    or config.get("loss", {}).get("reconstruction") == "binary_cross_entropy"
-  ):
-    spec["layout"] = jax.ShapeDtypeStruct((config.batch_size, size, size), "uint8")
+  example = build.module("tasks", config.task).spec(config)
+  spec = {
+    name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
+    for name, (shape, dtype) in example.items()
+  }
   with target.tracing_for(devices):
     run = train.Run(config, spec, devices)
     batch = {
       k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding.batch_sharding(run.mesh))
       for k, v in spec.items()
     }
-    step = run.step.lower(run.abstract, run.task.frozen_shapes(), batch).compile()
+    step = run.step.lower(run.abstract, run.task.frozen.shapes(), batch).compile()
   memory = step.memory_analysis()
   gib = lambda n: f"{n / 2**30:.2f} GiB"
   rows = [

@@ -7,7 +7,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
-import json
 import pathlib
 import re
 import sys
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vqjax import build, fields
+from vqjax import build, fields, files
 from vqjax.errors import UserError, near_miss
 
 
@@ -99,8 +98,7 @@ def load(path: str) -> ConfigDict:
     if takes_argument
     else module.get_config()
   )
-  config = ConfigDict(values)
-  config.unlock()
+  config = editable(values)
   known = ["debug"] if config.get("debug") else []
   if arg and arg not in known and (arg == "debug" or not takes_argument):
     raise UserError(
@@ -109,6 +107,13 @@ def load(path: str) -> ConfigDict:
   if arg == "debug":
     for name, value in config.debug.items():
       _merge(config, name, value)
+  return config
+
+
+def editable(values: Mapping[str, Any]) -> ConfigDict:
+  """A config that `override` may add fields to."""
+  config = ConfigDict(dict(values))
+  config.unlock()
   return config
 
 
@@ -228,40 +233,18 @@ def _plain(value: Any) -> Any:
   return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
-def write_json(file: pathlib.Path, content: Any) -> None:
-  """Writes JSON beside `file`, then puts it in its place: a run that is killed meanwhile finds the
-  old or the new one, never half.
-  """
-  text = json.dumps(content, indent=2) + "\n"
-  if file.exists() and file.read_bytes() == text.encode():
-    return
-  beside = file.with_name(file.name + ".new")
-  beside.write_text(text)
-  beside.replace(file)
+def save(config: ConfigDict, workdir: files.Path) -> None:
+  files.write_json(workdir / "config.json", _plain(config))
 
 
-def read_json(file: pathlib.Path) -> Any:
-  """Raises UserError where `file` is no JSON."""
-  try:
-    return json.loads(file.read_text())
-  except ValueError as e:
-    raise UserError(
-      f"{file}: is damaged ({e}); remove it and run python -m vqjax.main with --config again."
-    ) from None
-
-
-def save(config: ConfigDict, workdir: pathlib.Path) -> None:
-  write_json(workdir / "config.json", _plain(config))
-
-
-def of_run(workdir: pathlib.Path) -> ConfigDict:
+def of_run(workdir: files.Path) -> ConfigDict:
   """The resolved config of a run. Raises UserError where `workdir` holds none."""
-  file = pathlib.Path(workdir) / "config.json"
-  if not file.is_file():
+  file = files.path(workdir) / "config.json"
+  if not file.exists():
     raise UserError(
       f"--workdir={workdir}: holds no run (no config.json). Train one with python -m vqjax.main."
     )
-  return complete(read_json(file))
+  return complete(files.read_json(file))
 
 
 def spec_of(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -271,19 +254,22 @@ def spec_of(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
   }
 
 
-def save_spec(spec: Mapping[str, jax.ShapeDtypeStruct], workdir: pathlib.Path) -> None:
-  write_json(workdir / "batch.json", {k: (v.shape[1:], str(v.dtype)) for k, v in spec.items()})
+def save_spec(spec: Mapping[str, jax.ShapeDtypeStruct], workdir: files.Path) -> None:
+  files.write_json(
+    workdir / "batch.json", {k: (v.shape[1:], str(v.dtype)) for k, v in spec.items()}
+  )
 
 
-def read_spec(workdir: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct] | None:
+def read_spec(workdir: files.Path) -> dict[str, jax.ShapeDtypeStruct] | None:
   """The batches that the run in `workdir` was built for, with one row, or None where it has not
   started.
   """
-  file = pathlib.Path(workdir) / "batch.json"
+  file = files.path(workdir) / "batch.json"
   if not file.exists():
     return None
   return {
-    k: jax.ShapeDtypeStruct((1, *shape), dtype) for k, (shape, dtype) in read_json(file).items()
+    k: jax.ShapeDtypeStruct((1, *shape), dtype)
+    for k, (shape, dtype) in files.read_json(file).items()
   }
 
 

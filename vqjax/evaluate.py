@@ -36,64 +36,71 @@ def main(argv: Sequence[str]) -> None:
       raise UserError(f"--{name}={value}: give 1 or more, or leave it out.")
   import jax
 
-  from vqjax import api, data, lineage, train, writers
+  from vqjax import api, data, lineage, measure, writers
 
-  model = api.load(args.workdir)
-  if args.data:
-    model.config.data = data.resolve(args.data)
-  lineage.check_codes(model.run, model.state[2])
-  figures = train.evaluate_split(model.run, model.state, args.limit, args.batch_size)
-  count = data.num_examples(model.config.data, "eval")
+  loaded = api.open_run(args.workdir)
+  config, run = loaded.config, loaded.run
+  if args.data is not None:
+    config.data = data.resolve(args.data)
+  dataset = loaded.dataset()
+  tokenizers = run.task.frozen.identity(loaded.weights.frozen)
+  lineage.check_codes(tokenizers, dataset.made_by, config)
+  figures = measure.evaluate_split(run, dataset, loaded.weights, args.limit, args.batch_size)
+  count = dataset.size()
   result = {
     "figures": figures,
     "examples": min(count, args.limit or count),
-    "data": model.config.data.to_dict(),
-    "preprocessing": model.config.ops.to_dict(),
-    "protocol": {name: m.protocol for name, m in model.run.measurement.made.items()},
+    "data": config.data.to_dict(),
+    "preprocessing": config.ops.to_dict(),
+    "protocol": {name: m.protocol for name, m in run.measurement.made.items()},
     "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
   }
-  if jax.process_index() == 0:
-    (args.workdir / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(
-      writers.table(
-        ["measure", "value"], [[k, f"{v:.5g}"] for k, v in figures.items() if "/" not in k]
-      )
-    )
-    for name, protocol in result["protocol"].items():
-      print(f"{name}: {protocol}")
+  if jax.process_index() != 0:
+    return
+  file = args.workdir / "evaluation.json"
+  file.write_text(json.dumps(result, indent=2) + "\n")
+  plain = [[k, f"{v:.5g}"] for k, v in figures.items() if "/" not in k]
+  print(writers.table(["measure", "value"], plain))
+  for name, protocol in result["protocol"].items():
+    print(f"{name}: {protocol}")
+  if config.task == "prior":
     if not figures:
       print(
-        f"the scheme {model.config.scheme.name} has no likelihood; look at its samples, or set config.evaluators"
+        f"the scheme {config.scheme.name} has no likelihood; look at its samples, or set "
+        "config.evaluators"
       )
-    if model.config.task == "prior":
-      _pictures(model, figures, args.workdir)
-    print(
-      f"{result['examples']} held-out examples of {model.config.data.name}; written to {args.workdir / 'evaluation.json'}"
-    )
+    _pictures(api.Prior(loaded), dataset, figures)
+  print(f"{result['examples']} held-out examples of {config.data.name}; written to {file}")
 
 
 def _pictures(
-  model: Any, figures: dict[str, float], workdir: pathlib.Path, num: int = 8, of: int = 2048
+  model: Any, dataset: Any, figures: dict[str, float], num: int = 8, of: int = 2048
 ) -> None:
-  from vqjax import writers
+  """Draws where a prior is unsure, and which training examples its samples are nearest to."""
+  from vqjax import pictures
 
-  codes, condition = model.sampler.prior.codes, model.sampler.condition
+  modules, workdir = model.modules, model.workdir
   nats = np.array([v for k, v in figures.items() if k.startswith("nats_at/")])
-  if nats.size:
-    sheet, low, high = heat_map(nats.reshape(*codes.shape, -1).mean(-1))
-    writers.save_image(workdir / "positions.png", writers.grid([sheet[None]], enlarge=256))
+  if nats.size and len(modules.latent.shape) == 2:
+    heat, low, high = heat_map(nats.reshape(*modules.latent.shape, -1).mean(-1))
+    pictures.save(workdir / "positions.png", pictures.sheet([heat[None]], enlarge=256))
     print(
-      f"positions.png: nats per position of the grid, from {low:.2f} (black) over red and yellow to {high:.2f} and more (white)"
+      f"positions.png: nats per position of the grid, from {low:.2f} (black) over red and yellow to "
+      f"{high:.2f} and more (white)"
     )
-  finest = condition.level == model.sampler.prior.tokenizer.levels - 1
-  if not finest or (condition.level and not condition.coarse):
+  coarser = model.config.condition.get("coarser")
+  if modules.level < len(model.info.levels) - 1 or (modules.level and not coarser.prior):
     return  # samples need the finer prior, or the coarser one
   _, conditions = model.held_out(num)
   samples = model.sample(num, **conditions)
-  nearest, seen = _nearest(model, samples, of)
-  writers.save_image(workdir / "nearest.png", writers.grid([samples, nearest], enlarge=128))
+  nearest, seen = _nearest(samples, _training(model, dataset, of))
+  show = model.info.signal.pictures
+  pictures.save(
+    workdir / "nearest.png", pictures.sheet([show(samples), show(nearest)], enlarge=128)
+  )
   print(
-    f"nearest.png: above, samples; below, the nearest of {seen} training images to each: copies would mean memorising"
+    f"nearest.png: above, samples; below, the nearest of {seen} training examples to each: copies "
+    "would mean memorising"
   )
 
 
@@ -113,35 +120,25 @@ def heat_map(values_HW: np.ndarray) -> tuple[np.ndarray, float, float]:
   )
 
 
-def _nearest(model: Any, samples: np.ndarray, of: int) -> tuple[np.ndarray, int]:
-  """(for each sample the nearest of the first `of` training images by squared difference of pixels,
-  how many there were).
-  """
+def _nearest(samples: np.ndarray, training: Iterator[np.ndarray]) -> tuple[np.ndarray, int]:
+  """(for each sample the training example of least squared difference, how many there were)."""
   nearest, least, seen = np.zeros_like(samples), np.full(len(samples), np.inf), 0
-  for images in _training_images(model, of):
-    seen += len(images)
+  for batch in training:
+    seen += len(batch)
     for i, sample in enumerate(samples):
-      distance = np.square(images.astype(np.float32) - sample).reshape(len(images), -1).sum(-1)
+      distance = np.square(batch.astype(np.float32) - sample).reshape(len(batch), -1).sum(-1)
       if (d := distance.min(initial=np.inf)) < least[i]:
-        nearest[i], least[i] = images[distance.argmin()], d
+        nearest[i], least[i] = batch[distance.argmin()], d
   return nearest, seen
 
 
-def _training_images(model: Any, num: int) -> Iterator[np.ndarray]:
-  """Batches uint8 `[B, H, W, C]` of the first `num`: as the tokenizer shows them where only codes
-  are at hand.
-  """
-  from vqjax import data
+def _training(model: Any, dataset: Any, num: int) -> Iterator[np.ndarray]:
+  """Batches of the first `num`: as the tokenizer shows them where only codes are at hand."""
+  from vqjax.tasks._first_stage import joined
 
-  tokenizer = model.sampler.prior.tokenizer
-  for batch, mask in data.eval_batches(
-    model.config.data, model.config.ops, 64, split="train", limit=num
-  ):
-    if "image" in batch:
-      shown = batch["image"]
-    else:
-      levels = tokenizer.levels_of(None, batch)
-      shown = model.decode(levels if tokenizer.levels > 1 else levels[0])
+  field, stage = model.info.signal.field, model.modules.tokenizer
+  for batch, mask in dataset.batches(64, split="train", limit=num):
+    shown = batch[field] if field in batch else model.decode(joined(stage.levels_of(None, batch)))
     yield shown[mask > 0]
 
 

@@ -1,46 +1,44 @@
-"""Which tokenizer belongs to a run: the frozen one it began with, and the one that made the codes
-it reads.
+"""Which tokenizer belongs to a run: the frozen one it began with, and the one that made the codes it
+reads.
 """
 
 from __future__ import annotations
 
-import pathlib
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 
-from vqjax import config as configuration, data
+from vqjax import files
 from vqjax.errors import UserError
 
 
-def check_frozen(run: Any, frozen: Any, workdir: pathlib.Path, begin: bool = False) -> None:
-  """Ties a run to the tokenizer that it began with: with `begin` its hash is written into the
-  workdir, where there is none.
+def check_frozen(now: Mapping[str, str], workdir: files.Path, begin: bool = False) -> None:
+  """Ties a run to the tokenizers that it began with: with `begin` their hashes `now`, by the
+  config's fields, are written into the workdir where there are none.
 
   Raises:
     UserError: another one lies at that place by now.
   """
-  if run.task.identity is None:
+  if not now:
     return
-  now, file = run.task.identity(frozen), workdir / "frozen.json"
-  then = configuration.read_json(file) if file.exists() else now
+  file = workdir / "frozen.json"
+  then = files.read_json(file) if file.exists() else now
   for field, value in now.items():
     if then.get(field) != value:
       raise UserError(
-        f"config.{field}: its weights have changed since {workdir} began ({then.get(field)} then, {value} now); "
-        "bring them back, or start in a new --workdir."
+        f"config.{field}: its weights have changed since {workdir} began ({then.get(field)} then, "
+        f"{value} now); bring them back, or start in a new --workdir."
       )
   if begin and jax.process_index() == 0 and not file.exists():
-    configuration.write_json(file, now)
+    files.write_json(file, dict(now))
 
 
-def check_codes(run: Any, frozen: Any) -> None:
+def check_codes(now: Mapping[str, str], made_by: str | None, config: Mapping) -> None:
   """Raises UserError where the run's data are codes that another tokenizer made."""
-  if run.task.identity is None or (made_by := data.made_by(run.config["data"])) is None:
+  if made_by is None or made_by == (own := now.get("tokenizer")):
     return
-  if made_by != (own := run.task.identity(frozen)["tokenizer"]):
-    path, tokenizer = run.config["data"]["path"], run.config["tokenizer"]
-    raise UserError(
-      f"config.data.path: the codes in {path} were made by tokenizer {made_by}, config.tokenizer={tokenizer} is {own}; "
-      "write them again with python -m vqjax.tokenize."
-    )
+  path, tokenizer = config["data"]["path"], config["tokenizer"]
+  raise UserError(
+    f"config.data.path: the codes in {path} were made by tokenizer {made_by}, "
+    f"config.tokenizer={tokenizer} is {own}; write them again with python -m vqjax.tokenize."
+  )

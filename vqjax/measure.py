@@ -8,20 +8,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from vqjax import sharding
 from vqjax.build import build
-from vqjax.evaluators import add
+from vqjax.errors import UserError, near_miss
+from vqjax.evaluators import add, gather
 
 
-def measures(configs: Sequence[Any], **known: Any) -> dict[str, Any]:
-  """{name: measure} of config entries, names or sub-dicts; the fields in `known` that a measure has
-  are set by the program.
+def measures(configs: Sequence[Any], **given: Any) -> dict[str, Any]:
+  """{name: measure} of config entries, names or sub-dicts; `given` are the values for those fields
+  of measures that the program sets.
   """
   made = {}
   for i, config in enumerate(configs):
     config = {"name": config} if isinstance(config, str) else dict(config)
-    made[config["name"]] = build("evaluators", config, f"config.evaluators[{i}]", **known)
+    made[config["name"]] = build("evaluators", config, f"config.evaluators[{i}]", **given)
   return made
 
 
@@ -36,34 +38,96 @@ class Measurement:
 
   def __init__(self, made: Mapping[str, Any], predict: Mapping[str, Callable], mesh: Any):
     self.made, self._predict, self._mesh = made, predict, mesh
-    self._weights = jax.device_put(
-      {name: m.frozen() for name, m in made.items()}, sharding.replicated(mesh)
-    )
-    self._step = jax.jit(self._one_batch, out_shardings=sharding.replicated(mesh))
+    frozen = {name: m.frozen() for name, m in made.items()}
+    self.frozen = jax.device_put(frozen, sharding.replicated(mesh))
+    self._step = jax.jit(self.one_batch, out_shardings=sharding.replicated(mesh))
 
-  def _one_batch(
-    self, weights: Any, batch: Any, mask: jax.Array, params: Any, stats: Any, frozen: Any
-  ) -> Any:
-    outs = {
-      need: self._predict[need](params, stats, frozen, batch)
-      for need in sorted({m.needs for m in self.made.values()})
-    }
-    return {
-      name: m.update(weights[name], batch, outs[m.needs], mask) for name, m in self.made.items()
-    }
-
-  def over(self, batches: Iterable, state: tuple) -> dict[str, float]:
-    """Every measure's figures over this process's `batches` of (batch, mask); `state` is (params,
-    stats, frozen).
+  def one_batch(
+    self, frozen: Any, batch: Any, mask: jax.Array, index: jax.Array, weights: Any
+  ) -> tuple[dict[str, Any], jax.Array]:
+    """(what each measure takes of one batch, the whole batch's mask). Noise differs from batch to batch, and is the same
+    whenever the split is measured.
     """
-    totals: dict[str, Any] = dict.fromkeys(self.made)
-    for batch, mask in batches:
-      sums = jax.device_get(
-        self._step(self._weights, *sharding.to_global((batch, mask), self._mesh), *state)
-      )
-      totals = {name: add(totals[name], sums[name]) for name in self.made}
-    return {
-      key: float(value)
-      for name, m in self.made.items()
-      for key, value in m.result(totals[name]).items()
+    key = jax.random.fold_in(jax.random.key(0), index)
+    needs = sorted({m.needs for m in self.made.values()})
+    outs = {need: self._predict[need](weights, batch, key) for need in needs}
+    taken = {
+      name: m.update(frozen[name], batch, outs[m.needs], mask) for name, m in self.made.items()
     }
+    return taken, mask
+
+  def over(self, batches: Iterable, weights: Any) -> dict[str, float]:
+    """Every measure's figures over this process's `batches` of (batch, mask)."""
+    totals: dict[str, Any] = dict.fromkeys(self.made)
+    for index, (batch, mask) in enumerate(batches):
+      placed = sharding.to_global((batch, mask), self._mesh)
+      taken, kept = jax.device_get(self._step(self.frozen, *placed, np.int32(index), weights))
+      for name, m in self.made.items():
+        so_far, new = totals[name], taken[name]
+        totals[name] = add(so_far, new) if m.reduction == "sum" else gather(so_far, new, kept)
+    figures = {name: m.result(totals[name]) for name, m in self.made.items()}
+    return {key: float(value) for found in figures.values() for key, value in found.items()}
+
+
+class HeldOut:
+  """The held-out examples by which a run is measured as it goes.
+
+  Args:
+    run: a vqjax.train.Run.
+    dataset: the vqjax.data.Dataset.
+    abstract: the weights as ShapeDtypeStructs.
+
+  Raises:
+    UserError: there are none, or what would else end the run at its first save: a measure that
+      cannot be taken, an unknown `best`.
+  """
+
+  def __init__(self, run: Any, dataset: Any, abstract: Any):
+    self._run, self._dataset = run, dataset
+    if not dataset.size("eval"):
+      raise UserError(
+        "config.data: has no held-out examples, by which the run is measured; set some apart."
+      )
+    everywhere = sharding.replicated(run.mesh)
+    self._preview = jax.jit(run.task.predict["preview"], out_shardings=everywhere)
+    self._examples = run.task.prepare(dataset.sample(run.config["preview"]))
+    self._check_figures(abstract)
+
+  def _check_figures(self, abstract: Any) -> None:
+    measurement, rows = self._run.measurement, self._run.config["batch_size"]
+    batch = {
+      k: jax.ShapeDtypeStruct((rows, *v.shape[1:]), v.dtype) for k, v in self._examples.items()
+    }
+    mask, index = jax.ShapeDtypeStruct((rows,), "float32"), jax.ShapeDtypeStruct((), "int32")
+    taken, _ = jax.eval_shape(
+      measurement.one_batch, measurement.frozen, batch, mask, index, abstract
+    )
+    names = set()
+    for name, m in measurement.made.items():
+      ones = {k: np.ones(v.shape) for k, v in taken[name].items()}
+      names |= set(m.result(ones))
+    best = self._run.config["best"].removeprefix("-")
+    if best and best not in names:
+      plain = [name for name in names if "/" not in name]
+      raise UserError(f"config.best: there is no held-out figure {best!r}.{near_miss(best, plain)}")
+
+  def measure(self, weights: Any) -> tuple[dict[str, float], Sequence[np.ndarray]]:
+    """(figures, rows of pictures)."""
+    run = self._run
+    figures = evaluate_split(run, self._dataset, weights, limit=run.config["eval_examples"])
+    batch = jax.device_put(self._examples, sharding.replicated(run.mesh))
+    # The same noise at every step shows what training changes.
+    key = jax.random.key(run.config["seed"])
+    out = jax.device_get(self._preview(weights, batch, key))
+    return figures, run.task.info.pictures(self._examples, out)
+
+
+def evaluate_split(
+  run: Any, dataset: Any, weights: Any, limit: int | None = None, batch_size: int | None = None
+) -> dict[str, float]:
+  """The run's measures over the held-out split, or over its first `limit` examples."""
+  local = sharding.local_batch_size(batch_size or run.config["batch_size"], run.mesh)
+  place = dict(process_index=jax.process_index(), process_count=jax.process_count())
+  batches = dataset.batches(local, limit=limit, **place)
+  prepared = ((run.task.prepare(batch), mask) for batch, mask in batches)
+  return run.measurement.over(prepared, weights)

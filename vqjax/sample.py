@@ -1,11 +1,10 @@
-"""Sample: python -m vqjax.sample --workdir=PRIOR --num=64 --output=grid.png [--label=3]
-[--guidance=3] [--temperature=0.9] …
+"""Sample: python -m vqjax.sample --workdir=PRIOR --num=64 --output=samples.png [--label=3] …
 
---layout=MAP.png conditions on a label map (pixel value = class); --image=A.png --keep=0.5 completes
-a picture from its first codes (--keep alone: held-out pictures of the run's data, above what the
-prior was shown, above the completions); --mask=M.png draws anew what is white (masked and diffusion
-priors); --height and --width go beyond the training size by a sliding window; --gif=FILE shows the
-steps.
+Conditions are given by name: --label=3, --layout=MAP.png (a pixel's value is its class).
+--image=A.png --keep=0.5 completes a picture from its first codes (--keep alone: held-out pictures of
+the run's data, above what the prior was shown, above the completions); --mask=M.png draws anew what
+is white (masked and diffusion priors); --height and --width go beyond the training size by a sliding
+window; --gif=FILE shows the steps. Options of the scheme: --temperature, --guidance, --steps, …
 """
 
 from __future__ import annotations
@@ -16,18 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from vqjax import cli
+from vqjax import build, cli
 from vqjax.errors import UserError
-
-OPTIONS = {
-  "temperature": float,
-  "top_k": int,
-  "top_p": float,
-  "guidance": float,
-  "guidance_schedule": str,
-  "steps": int,
-  "choice_temperature": float,
-}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -36,66 +25,62 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("samples.png"))
   parser.add_argument("--num", type=int, default=16)
   parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument(
-    "--label", type=_labels, help="a class, several separated by commas (one row each), or 'all'"
-  )
-  for name in ("layout", "image", "mask", "gif"):
+  conditions, options = _conditions(), _options()
+  for name, condition in conditions.items():
+    parser.add_argument(f"--{name}", help=condition.help)
+  for name in ("image", "mask", "gif"):
     parser.add_argument(f"--{name}", type=pathlib.Path)
   parser.add_argument("--keep", type=float, help="share of the codes that stays; 0.5 with --image")
   for name in ("height", "width"):
     parser.add_argument(f"--{name}", type=int)
-  for name, kind in OPTIONS.items():
+  for name, kind in options.items():
     parser.add_argument(f"--{name}", type=kind)
   args = parser.parse_args(argv)
-  from vqjax import api, writers
-  from vqjax.data import ops
-
-  _check(args)
-  writers.check_picture(args.output)  # before anything is drawn
+  _check(args, options)
+  from vqjax import api, pictures
 
   model = api.load(args.workdir)
-  given: dict[str, Any] = {"seed": args.seed} | {
-    k: v for k in OPTIONS if (v := getattr(args, k)) is not None
-  }
-  if args.layout:
-    given["layout"] = ops.read_layout(args.layout)
-  if args.label:
-    given["label"] = _spread(args.label, args.num, model.sampler.condition.labels)
-  known = {}  # what is completed: its codes, and which of them stay
-  if args.image:
-    image = _read(model, args.image)
-    known = {
-      "ids": model.encode(np.repeat(image[None], args.num, 0)),
-      "keep": 0.5 if args.keep is None else args.keep,
-    }
-    if args.mask:
-      known["mask"] = ops.read_image(args.mask, 1)[..., 0] > 127
-    drawn = model.complete_codes(**known, **given)
-    rows = [np.concatenate([image[None], drawn[i : i + 8]]) for i in range(0, args.num, 8)]
-  elif args.keep is not None:
-    ids, conditions = model.held_out(args.num)
-    known, given = {"ids": ids, "keep": args.keep}, conditions | given
-    rows = [*_shown(model, **known), model.complete_codes(**known, **given)]
-  else:
-    drawn = model.sample(args.num, height=args.height, width=args.width, **given)
-    columns = max(1, round(args.num**0.5))
-    rows = [drawn[i : i + columns] for i in range(0, args.num, columns)]
-    if len(set(given.get("label", ()))) > 1:  # a row per class
-      rows = [drawn[given["label"] == label] for label in dict.fromkeys(given["label"])]
-  writers.save_image(args.output, writers.grid(rows))
+  if not isinstance(model, api.Prior):
+    raise UserError(f"--workdir={args.workdir}: is no prior, and nothing else draws samples.")
+  texts = {name: text for name in conditions if (text := getattr(args, name)) is not None}
+  given = _given(model, texts, args)
+  rows, known = _draw(model, args, given | _chosen(args, options))
+  pictures.save(args.output, pictures.sheet(rows))
   print(f"{args.num} sample(s) in {args.output}")
   if args.gif:
-    frames = model.frames(args.num, **known, **given)
-    writers.save_gif(
-      args.gif, [writers.grid([f[i : i + 4] for i in range(0, len(f), 4)]) for f in frames]
-    )
+    given |= known.pop("given", {})
+    frames = model.frames(args.num, **known, **given, **_chosen(args, options), seed=args.seed)
+    sheets = [pictures.sheet([f[i : i + 4] for i in range(0, len(f), 4)]) for f in frames]
+    pictures.save_gif(args.gif, sheets)
     print(f"{len(frames)} steps in {args.gif}")
 
 
-def _check(args: Any) -> None:
-  """Raises UserError for options that do not go together."""
+def _conditions() -> dict[str, Any]:
+  """{flag: the class} of all conditions that can be given."""
+  classes = [build.member("conditions", name) for name in build.names("conditions")]
+  return {cls.field: cls for cls in classes if cls.given}
+
+
+def _options() -> dict[str, type]:
+  """{flag: its type} of the options of all schemes."""
+  from vqjax.sampler import COMMON
+
+  schemes = [build.member("schemes", name) for name in build.names("schemes")]
+  return COMMON | {k: kind for scheme in schemes for k, kind in scheme.options.items()}
+
+
+def _chosen(args: Any, options: Sequence[str]) -> dict[str, Any]:
+  return {name: value for name in options if (value := getattr(args, name)) is not None}
+
+
+def _check(args: Any, options: Sequence[str]) -> None:
+  """Raises UserError for what can be said before anything is loaded."""
+  from vqjax import pictures
+  from vqjax.schemes import Draw, Guidance
+
   if args.num < 1:
     raise UserError(f"--num={args.num}: draw at least one.")
+  pictures.check(args.output)
   if args.gif and args.gif.suffix.lower() != ".gif":
     raise UserError(f"--gif={args.gif}: is written as GIF; end the name in .gif.")
   if args.mask and not args.image:
@@ -104,37 +89,58 @@ def _check(args: Any) -> None:
     raise UserError("--mask, --keep: each says which codes stay; give one of them.")
   if (args.height or args.width) and (args.image or args.gif or args.keep is not None):
     raise UserError(
-      "--height, --width: only free samples grow beyond the training size; leave out --image, --keep and --gif."
+      "--height, --width: only free samples grow beyond the training size; leave out --image, "
+      "--keep and --gif."
     )
+  chosen = _chosen(args, options)
+  Draw(**{k: v for k, v in chosen.items() if k in ("temperature", "top_k", "top_p")})
+  names = {"guidance": "scale", "guidance_schedule": "schedule"}
+  Guidance(**{names[k]: v for k, v in chosen.items() if k in names})
 
 
-def _read(model: Any, file: pathlib.Path) -> np.ndarray:
-  """A picture as the tokenizer's data had them."""
-  from vqjax.data import ops
-
-  fields = model.sampler.prior.tokenizer.config.ops.to_dict()
-  fields["size"] = fields["size"] or model.image_shape[0]
-  return ops.apply(ops.Ops(**fields), {"image": ops.read_image(file, model.channels)})["image"]
-
-
-def _shown(model: Any, ids: Any, keep: float) -> tuple[np.ndarray, np.ndarray]:
-  """Codes as the tokenizer shows them, and the same with grey where the prior sees nothing."""
-  images, codes = model.decode(ids), model.sampler.prior.codes
-  kept = model.sampler.keep_first(keep).reshape(*codes.shape, -1)[..., 0]
-  cells = kept.repeat(images.shape[1] // codes.shape[0], 0).repeat(
-    images.shape[2] // codes.shape[1], 1
-  )
-  return images, np.where(cells[None, ..., None], images, np.uint8(128))
+def _given(model: Any, texts: dict[str, str], args: Any) -> dict[str, np.ndarray]:
+  """Conditions from their flags' texts, one value per sample: several in runs of equal length."""
+  given = {}
+  size = tuple(n or m for n, m in zip((args.height, args.width), model.info.size))
+  for name, text in texts.items():
+    values = model.condition(name).parse(text, size)
+    if len(values) > args.num:
+      raise UserError(
+        f"--num={args.num}: is fewer than the {len(values)} values of --{name}={text}; draw at "
+        "least one of each."
+      )
+    given[name] = values[np.sort(np.arange(args.num) % len(values))]
+  return given
 
 
-def _labels(text: str) -> list[int] | str:
-  return "all" if text == "all" else [int(part) for part in text.split(",")]
+def _draw(model: Any, args: Any, given: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
+  """(rows of pictures, what `frames` needs to draw the same)."""
+  show, given = model.info.signal.pictures, given | {"seed": args.seed}
+  if args.image:
+    signal, info = model.info.signal, model.info
+    value = signal.open(args.image, info.shape, info.size)
+    known = {"ids": model.encode(np.repeat(value[None], args.num, 0)), "keep": args.keep}
+    if args.mask:
+      from vqjax import pictures
 
-
-def _spread(labels: list[int] | str, num: int, classes: int) -> np.ndarray:
-  """One label per sample: the classes asked for, in runs of equal length."""
-  labels = list(range(max(1, classes))) if labels == "all" else labels
-  return np.asarray(labels, np.int32)[np.sort(np.arange(num) % len(labels))]
+      white = pictures.read(args.mask, 1)[..., 0] > 127
+      known["mask"] = pictures.fit(white.astype(np.uint8), *info.size)
+    drawn = show(model.complete_codes(**known, **given))
+    original = show(value[None])
+    return [np.concatenate([original, drawn[i : i + 8]]) for i in range(0, args.num, 8)], known
+  if args.keep is not None:
+    ids, conditions = model.held_out(args.num)
+    known = {"ids": ids, "keep": args.keep}
+    drawn = show(model.complete_codes(**known, **conditions | given))
+    return [*model.shown(**known), drawn], known | {"given": conditions}
+  drawn = show(model.sample(args.num, height=args.height, width=args.width, **given))
+  groups = [
+    value for value in given.values() if np.ndim(value) and len(np.unique(value, axis=0)) > 1
+  ]
+  if groups and np.ndim(groups[0]) == 1:  # a row per class
+    return [drawn[groups[0] == label] for label in dict.fromkeys(groups[0])], {}
+  columns = max(1, round(args.num**0.5))
+  return [drawn[i : i + columns] for i in range(0, args.num, columns)], {}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
-"""Drawing from a trained prior: conditions, completion, inpainting, hierarchies, grids beyond the
-training size.
-"""
+"""Requests to a trained prior: draw, complete, fill in, go on beyond the training size, tell nats."""
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,139 +12,145 @@ import numpy as np
 
 from vqjax import sharding
 from vqjax.errors import UserError, near_miss
-from vqjax.schemes import _guidance, autoregressive
-from vqjax.tasks import _conditions as conditions
+from vqjax.schemes import Draw, Guidance, autoregressive
+from vqjax.tasks import Weights
+from vqjax.tasks._prefix import string
 
-GUIDANCE = ("guidance", "guidance_schedule")  # options of every scheme
-_INTERNAL = ("prefix", "trajectory")  # of the schemes' options, those that this file sets
+# What a caller may say beside conditions and the scheme's own options, and of what type.
+_GUIDANCE = {"guidance": float, "guidance_schedule": str}
+_DRAW = {"temperature": float, "top_k": int, "top_p": float}
+COMMON = _GUIDANCE | _DRAW
+
+
+class Given(NamedTuple):
+  """What is fixed before `num` examples are drawn.
+
+  num: how many.
+  conditions: {field: values [num, ...]} as callers give them; what is absent is left free.
+  levels: codes of all levels of the examples that are completed; () to draw everything.
+  keep: share of the codes of `levels` that stays, in raster order.
+  mask: [*size], nonzero where codes are drawn again, instead of `keep`.
+  """
+
+  num: int
+  conditions: Mapping[str, np.ndarray] = {}
+  levels: tuple = ()
+  keep: float = 0.5
+  mask: Any = None
+
+  def rows(self, start: int, count: int) -> Given:
+    """Examples `start` to `start + count`, or to the last."""
+    cut = {name: values[start : start + count] for name, values in self.conditions.items()}
+    return self._replace(num=min(count, self.num - start), conditions=cut)
 
 
 class Request(NamedTuple):
-  """One batch to draw: codes that are given (`known_BL`), and the prefix of conditions."""
+  """One batch for one prior: the prefix of its conditions, given codes and which of them are."""
 
   prefix_BP: jax.Array
-  ids_BL: jax.Array
+  latent_BL: jax.Array
   known_BL: jax.Array
 
 
 class Sampler:
-  """Draws codes from the prior of one loaded run; compiled once per batch size and options.
+  """Draws latents from one prior; compiled once per batch size and options.
 
   A batch that the devices divide evenly is split over them.
 
   Args:
-    model: a vqjax.api.Model of task "prior".
+    prior: a vqjax.tasks.prior.Prior.
+    weights: of its run.
+    mesh: the devices.
 
   Attributes:
-    options: names of what `draw` takes beside a request and a seed.
-    conditions: names of what the prior can be told: of "label" and "layout".
+    options: {name: type} of what `draw` takes beside a request and a seed.
+    fields: {name: Bound} of the conditions that callers can give.
   """
 
-  def __init__(self, model: Any):
-    self.prior, self.state, self._mesh = model.run.task.extra, model.state, model.run.mesh
-    self.condition = self.prior.prefix.condition
-    self.options = (*GUIDANCE, *_keywords(type(self.prior.scheme).sample))
-    self.conditions = tuple(
-      dict.fromkeys(name for name in self.prior.prefix.names if name != "coarser")
-    )
+  def __init__(self, prior: Any, weights: Weights, mesh: Any):
+    self.prior, self.weights, self._mesh = prior, weights, mesh
+    self.options = COMMON | dict(prior.scheme.options)
+    self.fields = prior.prefix.fields
     self._compiled: dict[Any, Any] = {}
 
-  def request(
-    self,
-    num: int,
-    labels: Any = None,
-    layouts: Any = None,
-    coarser: tuple = (),
-    levels: tuple = (),
-    known: Any = None,
-  ) -> Request:
+  def request(self, given: Given, coarser: tuple = (), ignore: Sequence[str] = ()) -> Request:
     """Checks and lays out what is given.
 
     Args:
-      num: B.
-      labels: one class, or one per sample; None drops the label where the prior has one.
-      layouts: `[H, W]` or `[B, H, W]` class maps; None drops them.
+      given: see `Given`.
       coarser: codes of the coarser levels of a hierarchy, each `[B, ...]`.
-      levels: codes of all levels of the images that are completed, or () to draw everything.
-      known: bool `[L]` or `[B, L]`, which codes of `levels` are kept.
+      ignore: conditions that another level of the hierarchy knows and this one need not.
 
     Raises:
       UserError: a condition that the prior was not trained with, out of range, or of another size.
     """
-    codes, level = self.prior.codes, self.condition.level
-    prefix = conditions.string(self.parts(num, labels, layouts, coarser), num)
-    ids = (
-      codes.flatten(jnp.asarray(levels[level]))
-      if levels
-      else jnp.zeros((num, codes.length), jnp.int32)
-    )
-    known = (
-      jnp.zeros((num, codes.length), bool)
-      if known is None
-      else jnp.broadcast_to(jnp.asarray(known), (num, codes.length))
-    )
-    return Request(prefix, jnp.broadcast_to(ids, (num, codes.length)), known)
+    latent, level = self.prior.latent, self.prior.level
+    prefix = string(self.parts(given, coarser, ignore=ignore), given.num)
+    blank = latent.blank(given.num)
+    if not given.levels:
+      return Request(prefix, blank, jnp.zeros(blank.shape[:2], bool))
+    mask = given.mask
+    kept = self.keep_first(given.keep) if mask is None else self.keep_outside(np.asarray(mask))
+    codes = latent.flatten(jnp.asarray(given.levels[level]))
+    return Request(prefix, codes, jnp.broadcast_to(jnp.asarray(kept), blank.shape[:2]))
 
   def parts(
     self,
-    num: int,
-    labels: Any = None,
-    layouts: Any = None,
+    given: Given,
     coarser: tuple = (),
-    scale: tuple[float, float] = (1, 1),
+    scale: Sequence[float] = (1, 1, 1),
+    ignore: Sequence[str] = (),
   ) -> list[jax.Array]:
-    """The prefix in parts, see `tasks.conditions.Prefix.parts`; -1 where a condition is left out.
+    """The prefix in parts, see `tasks._prefix.Prefix.parts`. Raises as `request` does."""
+    conditions = {k: v for k, v in given.conditions.items() if k not in ignore}
+    self._check_given(conditions, bool(coarser))
+    values: dict[str, Any] = {
+      name: jnp.asarray(self.fields[name].lead.prepare(value, scale))
+      for name, value in conditions.items()
+    }
+    if coarser:
+      values["coarser"] = coarser
+    return self.prior.prefix.parts(values, self.weights.frozen, given.num, scale)
 
-    Raises like `request`.
-    """
-    condition, prefix, batch = self.condition, self.prior.prefix, {"rows": np.zeros((num, 1))}
-    self._check_given({"label": labels, "layout": layouts}, bool(coarser))
-    if condition.labels:
-      given = np.broadcast_to(0 if labels is None else np.asarray(labels), (num,))
-      batch["label"] = conditions.check_range(given, condition.labels, "label")
-    if prefix.layout_classes:
-      size = [round(n * s) for n, s in zip(prefix.layout_size, scale)]
-      maps = np.zeros(size, np.int32) if layouts is None else np.asarray(layouts)
-      batch["layout"] = prefix.prepare_layout(np.broadcast_to(maps, (num, *maps.shape[-2:])), scale)
-    parts = prefix.parts({k: jnp.asarray(v) for k, v in batch.items()}, coarser, self.state[2])
-    absent = [name for name, value in (("label", labels), ("layout", layouts)) if value is None]
-    return [
-      jnp.full_like(part, -1) if name in absent else part for name, part in zip(prefix.names, parts)
-    ]
-
-  def _check_given(self, given: dict[str, Any], coarser: bool) -> None:
+  def _check_given(self, conditions: Mapping[str, Any], coarser: bool) -> None:
     """Raises UserError for a condition that the prior does not know, and for holes where it has
     never seen one.
     """
-    for name, value in given.items():
-      if value is not None and name not in self.conditions:
+    for name in conditions:
+      if name not in self.fields:
         raise UserError(
-          f"{name}: this prior was trained without one (config.condition.{name}s is 0)."
+          f"{name}: this prior was trained without one (config.condition.{name} is not set)."
         )
-    missing = [name for name in self.conditions if given[name] is None]
-    if missing and self.condition.drop == 0:
+    missing = [name for name in self.fields if name not in conditions]
+    if missing and self.prior.prefix.drop == 0:
       raise UserError(
-        f"{missing[0]}: is not given, and this prior never drew without one (config.condition.drop=0); give one."
+        f"{missing[0]}: is not given, and this prior never drew without one "
+        "(config.condition.drop=0); give one."
       )
-    if missing and (coarser or len(missing) < len(self.conditions)):
+    if missing and (coarser or len(missing) < len(self.fields)):
       raise UserError(
-        f"{missing[0]}: is not given; this prior was trained with all of its conditions or none of them, give each."
+        f"{missing[0]}: is not given; this prior was trained with all of its conditions or none of "
+        "them, give each."
       )
 
-  def _check_guidance(self, guidance: float, prefix: jax.Array) -> None:
-    if not math.isfinite(guidance):
-      raise UserError(f"guidance: {guidance} is no finite number; 1 is none, 2 to 4 are usual.")
-    if guidance == 1:
-      return
-    if self.condition.drop == 0:
+  def _guidance(self, options: dict[str, Any], prefix: jax.Array) -> Guidance:
+    """Takes its options from among the others. Raises UserError where nothing can be guided."""
+    names = {"guidance": "scale", "guidance_schedule": "schedule"}
+    given = {field: options.pop(name) for name, field in names.items() if name in options}
+    guidance = Guidance(**given)
+    if guidance.scale == 1:
+      return guidance
+    if self.prior.prefix.drop == 0:
       raise UserError(
-        f"guidance: {guidance} needs a prior that was also trained without its conditions; here config.condition.drop=0."
+        f"guidance: {guidance.scale} needs a prior that was also trained without its conditions; "
+        "here config.condition.drop=0."
       )
     if not prefix.size or bool((prefix < 0).all()):
       raise UserError(
-        f"guidance: {guidance} strengthens a condition, and none is given; leave it out or give one of "
-        f"{', '.join(self.conditions) or 'those that this prior lacks'}."
+        f"guidance: {guidance.scale} strengthens a condition, and none is given; leave it out or "
+        f"give one of {', '.join(self.fields) or 'those that this prior lacks'}."
       )
+    return guidance
 
   def keep_first(self, keep: float) -> np.ndarray:
     """bool `[L]`: the first share `keep` of the codes in raster order.
@@ -156,44 +159,39 @@ class Sampler:
     """
     if not 0 <= keep <= 1:
       raise UserError(
-        f"keep: {keep} is outside 0 to 1, the share of the codes that stay; a longer prompt has no place in the grid."
+        f"keep: {keep} is outside 0 to 1, the share of the codes that stay; a longer prompt has no "
+        "place in the grid."
       )
-    codes = self.prior.codes
-    positions = codes.length // codes.books
-    return np.arange(codes.length) < round(keep * positions) * codes.books
+    latent = self.prior.latent
+    positions = math.prod(latent.shape)
+    each = latent.length // positions  # codes at one position
+    return np.arange(latent.length) < round(keep * positions) * each
 
-  def keep_outside(self, mask_HW: np.ndarray) -> np.ndarray:
-    """bool `[L]`: codes whose cell holds no pixel of `mask_HW` (nonzero: draw again).
+  def keep_outside(self, mask: np.ndarray) -> np.ndarray:
+    """bool `[L]`: codes whose cell holds nothing of `mask` [*size] (nonzero: draw again).
 
     Raises:
-      UserError: a mask of another size than the images, or a scheme that cannot look ahead.
+      UserError: a mask of another size than the examples, or a scheme that cannot look ahead.
     """
     if self.prior.scheme.causal:
       raise UserError(
-        "mask: an autoregressive prior cannot see codes after the hole; use keep, or a masked or diffusion prior."
+        "mask: an autoregressive prior cannot see codes after the hole; use keep, or a masked or "
+        "diffusion prior."
       )
-    size = self.prior.tokenizer.spec["image"].shape[1:3]
-    if mask_HW.shape != size:
-      raise UserError(
-        f"mask: {' x '.join(map(str, mask_HW.shape))} pixels, the images have {size[0]} x {size[1]}; resize it."
-      )
-    h, w = self.prior.codes.shape
-    if not mask_HW.any():
-      raise UserError("mask: is black everywhere; what is white is drawn anew.")
-    redrawn = (mask_HW != 0).reshape(h, size[0] // h, w, size[1] // w).any((1, 3))
-    return np.repeat(~redrawn.reshape(-1), self.prior.codes.books)
+    latent, size = self.prior.latent, self.prior.tokenizer.info.size
+    if mask.shape != size:
+      found, wanted = (" x ".join(map(str, shape)) for shape in (mask.shape, size))
+      raise UserError(f"mask: is {found}, the examples are {wanted}; resize it.")
+    if not np.isfinite(mask).all() or not mask.any():
+      raise UserError("mask: is black everywhere, or no number; what is white is drawn anew.")
+    cells = [side for n, side in zip(size, latent.shape) for side in (side, n // side)]
+    redrawn = (mask != 0).reshape(cells).any(tuple(range(1, len(cells), 2)))
+    return np.repeat(~redrawn.reshape(-1), latent.length // redrawn.size)
 
   def draw(
-    self,
-    request: Request,
-    seed: int,
-    first: int = 0,
-    guidance: float = 1.0,
-    guidance_schedule: str = "constant",
-    trajectory: bool = False,
-    **options: Any,
+    self, request: Request, seed: int, first: int = 0, trajectory: bool = False, **options: Any
   ) -> Any:
-    """Codes `[B, ...grid]`, or (codes, ids `[S, B, L]` after every step) with trajectory.
+    """Latents `[B, ...grid]`, or (latents, flat ones `[S, B, L]` after every step) with trajectory.
 
     Row i draws with the key of sample `first + i` of `seed` at this prior's level, whatever the
     batch.
@@ -201,85 +199,70 @@ class Sampler:
     Raises:
       UserError: an option that the scheme lacks or that is out of range.
     """
-    check_options(options, self.options, type(self.prior.scheme).__module__.rpartition(".")[2])
-    if guidance_schedule not in _guidance.SCHEDULES:
-      raise UserError(
-        f"guidance_schedule: {guidance_schedule!r} is none of {', '.join(_guidance.SCHEDULES)}."
-      )
-    self._check_guidance(guidance, request.prefix_BP)
-    if self.prior.scheme.causal:
-      # Codes known from the start in every example are read in one go, without drawing.
-      lead = np.asarray(request.known_BL).all(0)
-      options["prefix"] = int(lead.size if lead.all() else lead.argmin())
+    scheme = self.prior.scheme
+    check_options(options, self.options, _name_of(scheme))
+    options = dict(options)
+    guidance = self._guidance(options, request.prefix_BP)
+    draw = Draw(**{name: options.pop(name) for name in _DRAW if name in options})
+    options |= scheme.plan(np.asarray(request.known_BL))
     fn = self._jit(
-      ("draw", guidance, guidance_schedule, trajectory, *sorted(options.items())),
-      lambda: self.prior.sampler(guidance, guidance_schedule, trajectory=trajectory, **options),
+      ("draw", guidance, draw, trajectory, *sorted(options.items())),
+      lambda: self.prior.sampler(guidance, draw, trajectory=trajectory, **options),
     )
-    out = fn(
-      self.state[0],
-      *sharding.spread((self._keys(seed, first, len(request.prefix_BP)), *request), self._mesh),
-    )
-    ids, steps = out if trajectory else (out, None)
-    grid = self.prior.codes.unflatten(ids)
-    return (grid, steps) if trajectory else grid
+    keys = self._keys(seed, first, len(request.prefix_BP))
+    out = fn(self.weights.params, *sharding.spread((keys, *request), self._mesh))
+    flat, steps = out if trajectory else (out, None)
+    drawn = self.prior.latent.unflatten(flat)
+    return (drawn, steps) if trajectory else drawn
 
   def draw_window(
-    self,
-    parts: Sequence[jax.Array],
-    num: int,
-    seed: int,
-    grid: tuple[int, int],
-    first: int = 0,
-    guidance: float = 1.0,
-    **options: Any,
+    self, given: Given, seed: int, grid: tuple[int, int], first: int = 0, **options: Any
   ) -> jax.Array:
     """Codes `[num, *grid]` of a grid larger than the training one, by a sliding window (arXiv
-    2012.09841, section 3.2).
+    2012.09841, section 3.2). Spatial conditions cover the whole; the window sees what lies in it.
 
     Args:
-      parts: of the prefix, see `parts`; the grids among them cover the whole picture, and the
-        window sees what lies in it.
-      num, seed, first, guidance, **options: as for `draw`, but for a schedule.
+      given: conditions alone.
+      seed, first, **options: as for `draw`, but for a schedule of guidance.
+      grid: height and width in codes.
 
     Raises:
       UserError: a prior whose scheme, codes or condition have no sliding window, a smaller grid, or
         an unknown option.
     """
     prior = self.prior
-    h, w = prior.codes.shape
-    if not prior.scheme.causal or prior.codes.books > 1 or self.condition.level:
+    shape = prior.latent.shape
+    if not prior.scheme.causal or prior.latent.grid != shape or prior.level or len(shape) != 2:
       raise UserError(
-        "height, width: only an autoregressive prior over one codebook, without levels, slides over more."
+        "height, width: only an autoregressive prior over one codebook, without levels, slides "
+        "over more."
       )
-    if any(part.shape[1] % grid[0] or part.shape[2] % grid[1] for part in parts if part.ndim > 2):
+    scale = tuple(n / side for n, side in zip(grid, shape))
+    parts = self.parts(given, scale=scale)
+    spatial = [part.spatial for b in prior.prefix.bound for part in b.lead.parts]
+    if any(p.shape[1] % grid[0] or p.shape[2] % grid[1] for p, s in zip(parts, spatial) if s):
       raise UserError(
-        f"height, width: the layout's grid is no multiple of the codes' {h} x {w}, so no window fits both."
+        f"height, width: the layout's grid is no multiple of the codes' {shape[0]} x {shape[1]}, so "
+        "no window fits both."
       )
-    check_options(options, ("guidance", *_keywords(autoregressive.sample_window)), "sliding window")
-    self._check_guidance(guidance, conditions.string(parts, num))
+    check_options(options, ("guidance", *_DRAW), "sliding window")
+    options = dict(options)
+    guidance = self._guidance(options, string(parts, given.num))
+    draw = Draw(**options)
 
     def run(params: Any, keys_B: jax.Array, parts: Any) -> jax.Array:
       def full(ids_BL: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
-        seen = [_crop(part, grid, (top, left), (h, w)) for part in parts]
-        return prior.network(params, conditions.string(seen, len(ids_BL)), guidance).full(
-          ids_BL, None
-        )
+        crop = lambda part, over: _crop(part, grid, (top, left), shape) if over else part
+        prefix = string(list(map(crop, parts, spatial)), len(ids_BL))
+        return prior.network(params, prefix, guidance).full(ids_BL, None)
 
       empty = jnp.zeros((len(keys_B), *grid), jnp.int32)
-      return autoregressive.sample_window(
-        keys_B,
-        full,
-        empty,
-        empty.astype(bool),
-        num_codes=prior.codes.vocabulary,
-        window=(h, w),
-        **options,
-      )
+      none = empty.astype(bool)
+      return autoregressive.sample_window(keys_B, full, empty, none, draw, latent=prior.latent)
 
-    fn = self._jit(("window", grid, guidance, *sorted(options.items())), lambda: run)
-    return fn(
-      self.state[0], *sharding.spread((self._keys(seed, first, num), list(parts)), self._mesh)
-    )
+    fn = self._jit(("window", grid, guidance, draw), lambda: run)
+    keys = self._keys(seed, first, given.num)
+    return fn(self.weights.params, *sharding.spread((keys, list(parts)), self._mesh))
 
   def nats(self, request: Request, draws: int) -> jax.Array:
     """-log p of every code `[B, L]` given the request's condition: exact, or the mean of `draws`
@@ -287,26 +270,24 @@ class Sampler:
 
     The noise of a bound is the same for every example, whatever stands beside it.
     """
+    causal = self.prior.scheme.causal
 
     def bound(params: Any, request: Request) -> jax.Array:
-      return self.prior.scheme.bound(
-        jax.random.key(0), self.prior.network(params, request.prefix_BP), request.ids_BL
-      )
+      network = self.prior.network(params, request.prefix_BP)
+      return self.prior.scheme.bound(jax.random.key(0), network, request.latent_BL)
 
     def one(params: Any, row: Request) -> jax.Array:
       return bound(params, jax.tree.map(lambda x: jnp.repeat(x[None], draws, 0), row)).mean(0)
 
     each = lambda params, request: jax.lax.map(lambda row: one(params, row), request)
-    fn = self._jit(("nats", draws), lambda: bound if self.prior.scheme.causal else each)
-    return fn(
-      self.state[0], sharding.spread(request, self._mesh) if self.prior.scheme.causal else request
-    )
+    fn = self._jit(("nats", draws), lambda: bound if causal else each)
+    return fn(self.weights.params, sharding.spread(request, self._mesh) if causal else request)
 
   def _keys(self, seed: int, first: int, num: int) -> jax.Array:
     """One key per sample; another at every level, or the levels of a hierarchy would draw with the
     same noise.
     """
-    key = jax.random.fold_in(jax.random.key(seed), self.condition.level)
+    key = jax.random.fold_in(jax.random.key(seed), self.prior.level)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num))
 
   def _jit(self, name: Any, make: Any) -> Any:
@@ -315,101 +296,15 @@ class Sampler:
     return self._compiled[name]
 
 
-class Given(NamedTuple):
-  """What is fixed before `num` images are drawn: conditions, and the codes of which the first share
-  or all outside a mask stays.
-  """
-
-  num: int
-  label: Any = None  # [num]
-  layout: Any = None  # [num, H, W]
-  levels: tuple = ()
-  keep: float = 0.5
-  mask: Any = None
-
-  @classmethod
-  def of(
-    cls, num: int, label: Any, layout: Any, levels: tuple = (), keep: float = 0.5, mask: Any = None
-  ) -> Given:
-    """With one condition for all repeated.
-
-    Raises UserError for another number of them, or for what are no integers.
-    """
-    return cls(
-      num,
-      _per_image("label", label, num, 0),
-      _per_image("layout", layout, num, 2),
-      levels,
-      keep,
-      mask,
-    )
-
-  def rows(self, start: int, count: int) -> Given:
-    """Images `start` to `start + count`, or to the last."""
-    cut = lambda x: None if x is None else x[start : start + count]
-    return self._replace(
-      num=min(count, self.num - start), label=cut(self.label), layout=cut(self.layout)
-    )
-
-  def request(self, sampler: Sampler, coarser: tuple, chain: Sequence[Sampler] = ()) -> Request:
-    """The request to one level.
-
-    A condition that another level of the chain knows need not be known here.
-    """
-    known = {name for other in chain for name in other.conditions} - set(sampler.conditions)
-    label, layout = (
-      None if name in known else value
-      for name, value in (("label", self.label), ("layout", self.layout))
-    )
-    kept = None
-    if self.levels:
-      kept = (
-        sampler.keep_first(self.keep)
-        if self.mask is None
-        else sampler.keep_outside(np.asarray(self.mask))
-      )
-    return sampler.request(self.num, label, layout, coarser, self.levels, kept)
-
-
-def _per_image(name: str, value: Any, num: int, rank: int) -> np.ndarray | None:
-  if value is None:
-    return None
-  value = np.asarray(value)
-  if value.dtype.kind not in "iu" or value.ndim not in (rank, rank + 1):
-    one = "one" if rank == 0 else "one map [H, W]"
-    raise UserError(
-      f"{name}: {value.dtype} of shape {value.shape}; give integers, {one} for all or for each."
-    )
-  if value.ndim > rank and len(value) not in (1, num):
-    raise UserError(f"{name}: {len(value)} given for {num} image(s); give one, or one for each.")
-  return np.broadcast_to(value, (num, *value.shape[value.ndim - rank :]))
-
-
-def check_seed(seed: int) -> None:
-  if not 0 <= seed < 2**32:
-    raise UserError(f"seed: {seed} is outside 0 to 2^32 - 1.")
-
-
-def given_options(options: dict[str, Any]) -> dict[str, Any]:
-  """The options that are given: None leaves one out."""
-  return {k: v for k, v in options.items() if v is not None}
-
-
-def check_options(options: dict[str, Any], known: Sequence[str], kind: str) -> None:
+def check_options(options: Mapping[str, Any], known: Sequence[str], kind: str) -> None:
   """Raises UserError for an option that is not among the known ones of a scheme of this kind."""
   for name in options:
     if name not in known:
       raise UserError(f"{name}: the scheme {kind} has no such option.{near_miss(name, known)}")
 
 
-def _keywords(function: Any) -> tuple[str, ...]:
-  """The options of a scheme's `sample` that a user may give."""
-  given = ("num_codes", "window", *_INTERNAL)
-  return tuple(
-    k
-    for k, p in inspect.signature(function).parameters.items()
-    if p.kind == p.KEYWORD_ONLY and k not in given
-  )
+def _name_of(scheme: Any) -> str:
+  return type(scheme).__module__.rpartition(".")[2]
 
 
 def _crop(
@@ -418,11 +313,7 @@ def _crop(
   corner: tuple[jax.Array, jax.Array],
   window: tuple[int, int],
 ) -> jax.Array:
-  """What of a grid `[B, H, W, ...]` over the whole picture lies in a window, given in codes; other
-  parts as they are.
-  """
-  if part.ndim == 2:
-    return part
+  """What of a grid `[B, H, W, ...]` over the whole lies in a window, given in codes."""
   for axis, (whole, start, size) in enumerate(zip(grid, corner, window), 1):
     factor = part.shape[axis] // whole
     part = jax.lax.dynamic_slice_in_dim(part, start * factor, size * factor, axis)

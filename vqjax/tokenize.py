@@ -34,19 +34,20 @@ def main(argv: Sequence[str]) -> None:
   from vqjax import api, data
   from vqjax.data.sources import codes
 
-  model = api.load(args.workdir)
-  if model.config.task == "prior":
+  loaded = api.open_run(args.workdir)
+  if loaded.config.task != "autoencode":
     raise UserError(
-      f"--workdir={args.workdir}: is a prior; give its tokenizer, {model.config.tokenizer}."
+      f"--workdir={args.workdir}: is no tokenizer; give that of the run whose codes are wanted."
     )
-  if args.data:
-    model.config.data = data.resolve(args.data)
+  if args.data is not None:
+    loaded.config.data = data.resolve(args.data)
+  model, dataset = api.Tokenizer.of(loaded), loaded.dataset()
   args.output.mkdir(parents=True, exist_ok=True)
   # Away first and written last, so that a folder with a manifest is whole.
   (args.output / codes.MANIFEST).unlink(missing_ok=True)
   splits = {}
   for split in ("train", "eval"):
-    splits[split] = list(_write(model, split, args.output, args.batch_size, args.shard))
+    splits[split] = list(_write(model, dataset, split, args))
     print(
       f"{split}: {sum(s['examples'] for s in splits[split])} examples in {len(splits[split])} shard(s)"
     )
@@ -54,42 +55,38 @@ def main(argv: Sequence[str]) -> None:
     "tokenizer": model.identity,
     "workdir": str(args.workdir.absolute()),
     "data": model.config.data.to_dict(),
-    "class_names": list(data.class_names(model.config.data)),
+    "class_names": list(dataset.class_names),
     "splits": splits,
   }
   (args.output / codes.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _write(
-  model: Any, split: str, output: pathlib.Path, batch_size: int, shard: int
-) -> Iterator[dict[str, Any]]:
+def _write(model: Any, dataset: Any, split: str, args: Any) -> Iterator[dict[str, Any]]:
+  """Writes the shards of a split; yields what the manifest says of each."""
   rows: dict[str, list[np.ndarray]] = {}
   number = 0
-  for fields in _codes(model, split, batch_size):
+  for fields in _codes(model, dataset, split, args.batch_size):
     for name, value in fields.items():
       rows.setdefault(name, []).extend(value)
-    while len(next(iter(rows.values()))) >= shard:
-      yield _save({k: v[:shard] for k, v in rows.items()}, output, split, number)
-      rows, number = {k: v[shard:] for k, v in rows.items()}, number + 1
+    while len(next(iter(rows.values()))) >= args.shard:
+      yield _save({k: v[: args.shard] for k, v in rows.items()}, args.output, split, number)
+      rows, number = {k: v[args.shard :] for k, v in rows.items()}, number + 1
   if rows and next(iter(rows.values())):
-    yield _save(rows, output, split, number)
+    yield _save(rows, args.output, split, number)
 
 
-def _codes(model: Any, split: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-  """Fields of the unpadded rows of each batch: ids (ids1, ids2 … for finer levels), label and
-  layout where the data has them.
+def _codes(
+  model: Any, dataset: Any, split: str, batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Fields of the unpadded rows of each batch: ids (ids1, ids2 … for finer levels), and what a
+  prior may be conditioned on, where the data has it.
   """
-  from vqjax import data
+  from vqjax.api.prior import condition_fields
 
-  for batch, mask in data.eval_batches(
-    model.config.data, model.config.ops, batch_size, split=split
-  ):
-    ids = model.predict("encode", image=batch["image"])["ids"]
-    fields = {
-      f"ids{i or ''}": np.asarray(v)
-      for i, v in enumerate(ids if isinstance(ids, tuple) else (ids,))
-    }
-    fields |= {k: batch[k] for k in ("label", "layout") if k in batch}
+  for batch, mask in dataset.batches(batch_size, split=split):
+    levels = model.checked(model.encode(batch[model.info.signal.field]))
+    fields = {f"ids{i or ''}": ids for i, ids in enumerate(levels)}
+    fields |= {k: batch[k] for k in condition_fields() if isinstance(batch.get(k), np.ndarray)}
     yield {k: v[mask > 0] for k, v in fields.items()}
 
 

@@ -1,6 +1,4 @@
-"""What a run leaves to read: JSON lines, TensorBoard events, picture grids, and the progress on the
-terminal.
-"""
+"""What a run leaves to read: JSON lines, TensorBoard events, tables, the progress on the terminal."""
 
 from __future__ import annotations
 
@@ -8,81 +6,16 @@ import datetime
 import itertools
 import json
 import os
-import pathlib
+import socket
+import struct
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from vqjax.errors import UserError
-
-
-def to_uint8(images: np.ndarray) -> np.ndarray:
-  """Images in [-1, 1] to uint8, rounding; uint8 passes."""
-  if images.dtype == np.uint8:
-    return images
-  return np.round((np.clip(np.asarray(images, np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
-
-
-def grid(rows: Sequence[np.ndarray], gap: int = 2, enlarge: int = 64) -> np.ndarray:
-  """Rows of `[N, H, W, C]` images (uint8 or [-1, 1]) to one uint8 RGB picture; images under
-  `enlarge` pixels are magnified.
-  """
-  rows = [to_uint8(np.asarray(r)) for r in rows]
-  height, width = max(r.shape[1] for r in rows), max(r.shape[2] for r in rows)
-  scale = max(1, enlarge // max(height, width))
-  columns = max(len(r) for r in rows)
-  sheet = np.full(
-    ((height * scale + gap) * len(rows) - gap, (width * scale + gap) * columns - gap, 3),
-    255,
-    np.uint8,
-  )
-  for i, row in enumerate(rows):
-    for j, image in enumerate(row):
-      image = np.repeat(np.repeat(image, scale, 0), scale, 1)
-      top, left = i * (height * scale + gap), j * (width * scale + gap)
-      sheet[top : top + image.shape[0], left : left + image.shape[1]] = (
-        image  # one channel broadcasts to three
-      )
-  return sheet
-
-
-def check_picture(path: pathlib.Path) -> None:
-  """Raises UserError where the suffix names no picture format that can be written."""
-  if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-    raise UserError(
-      f"{path}: {path.suffix or 'no suffix'} is no picture format; end the name in .png."
-    )
-
-
-def save_image(path: pathlib.Path, image: np.ndarray) -> None:
-  """Writes a uint8 `[H, W, 1 or 3]` picture; the suffix names the format.
-
-  Raises like `check_picture`.
-  """
-  check_picture(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
-
-
-def save_gif(path: pathlib.Path, sheets: Sequence[np.ndarray], seconds: float = 4.0) -> None:
-  """Writes uint8 RGB pictures as an endless animation that takes about `seconds` and rests on the
-  last picture.
-  """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  frames = [Image.fromarray(sheet) for sheet in sheets]
-  each = max(20, int(1000 * seconds / len(frames)))
-  frames[0].save(
-    path,
-    format="GIF",
-    save_all=True,
-    append_images=frames[1:],
-    loop=0,
-    duration=[each] * (len(frames) - 1) + [each + 1500],
-  )
+from vqjax import files, pictures
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -99,42 +32,103 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 class Writer:
-  """Metrics and pictures of one run.
+  """Metrics and pictures of one run: metrics.jsonl, previews/ and tensorboard/ in its workdir.
 
-  On a resumed run, lines past the restored step are dropped first: they will come again.
+  On a resumed run, lines past the restored step are dropped first: they will come again. Everything
+  is written by the caller's thread, and raises UserError where it cannot be.
   """
 
-  def __init__(self, workdir: pathlib.Path, step: int):
-    from tensorboardX import SummaryWriter  # imports slowly, and only the first process writes
-
+  def __init__(self, workdir: files.Path, step: int):
     self.workdir = workdir
-    self._file = workdir / "metrics.jsonl"
-    if self._file.exists():
-      lines = itertools.takewhile(
-        lambda line: _step_of(line) <= step, self._file.read_bytes().splitlines(keepends=True)
-      )
-      os.truncate(
-        self._file, sum(map(len, lines))
-      )  # in one go: a run that is killed here still has its metrics
-    self._lines = self._file.open("a")
-    self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+    lines = workdir / "metrics.jsonl"
+    self._lines = files.Growing(lines, workdir, _length(lines, step) if lines.exists() else 0)
+    self._events = _Events(workdir, step)
 
   def scalars(self, step: int, values: Mapping[str, float], **also: Any) -> None:
     """Appends {"step": …, **values} to metrics.jsonl and to the events; `also` goes to the events
     alone (timings).
     """
-    self._lines.write(json.dumps({"step": step} | {k: float(v) for k, v in values.items()}) + "\n")
-    self._lines.flush()
-    for name, value in {**values, **also}.items():
-      self._events.add_scalar(name, float(value), step)
+    line = json.dumps({"step": step} | {k: float(v) for k, v in values.items()}) + "\n"
+    self._lines.write(line.encode())
+    self._events.scalars(step, {**values, **also})
 
   def picture(self, step: int, name: str, sheet: np.ndarray) -> None:
-    save_image(self.workdir / "previews" / f"{name}_{step:07d}.png", sheet)
-    self._events.add_image(name, sheet, step, dataformats="HWC")
+    """Writes a uint8 `[H, W, 3]` picture."""
+    png = pictures.encode(sheet)
+    file = self.workdir / "previews" / f"{name}_{step:07d}.png"
+    files.write_bytes(file, png, self.workdir)
+    self._events.picture(step, name, sheet, png)
+
+  def flush(self) -> None:
+    """To be called before a step is saved: a continued run writes no line of before again."""
+    self._lines.flush()
+    self._events.flush()
 
   def close(self) -> None:
     self._lines.close()
     self._events.close()
+
+
+class _Events:
+  """TensorBoard's event file of one process.
+
+  Not tensorboardX's writer: its thread dies where the disk is full, and the run hangs on its queue.
+  """
+
+  def __init__(self, workdir: files.Path, step: int):
+    self._proto, self._crc = _tensorboard()
+    name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+    self._file = files.Growing(workdir / "tensorboard" / name, workdir)
+    self._add(file_version="brain.Event:2")
+    start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+    self._add(step=step + 1, session_log=start)  # drops what a run before wrote from there on
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    self._add(step, [{"tag": name, "simple_value": float(v)} for name, v in values.items()])
+
+  def picture(self, step: int, name: str, sheet: np.ndarray, png: bytes) -> None:
+    height, width, channels = sheet.shape
+    image = {"height": height, "width": width, "colorspace": channels}
+    self._add(step, [{"tag": name, "image": image | {"encoded_image_string": png}}])
+
+  def _add(self, step: int = 0, values: Sequence[Any] = (), **also: Any) -> None:
+    """One record: length, its checksum, the event, its checksum."""
+    summary = {"summary": {"value": values}} if values else {}
+    event = self._proto.Event(wall_time=time.time(), step=step, **summary, **also)
+    content = event.SerializeToString()
+    length = struct.pack("<Q", len(content))
+    sums = (struct.pack("<I", self._crc(part)) for part in (length, content))
+    self._file.write(length + next(sums) + content + next(sums))
+
+  def flush(self) -> None:
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
+
+
+def _tensorboard() -> tuple[Any, Any]:
+  """(event_pb2, the checksum of its records) of tensorboardX, which imports torch where it can:
+  seconds and half a gigabyte for nothing.
+  """
+  loaded = sys.modules.get("torch")
+  if loaded is None:
+    sys.modules["torch"] = None
+  try:
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import masked_crc32c
+  finally:
+    if loaded is None:
+      del sys.modules["torch"]
+  return event_pb2, masked_crc32c
+
+
+def _length(lines: files.Path, step: int) -> int:
+  """How many bytes the whole lines up to `step` take."""
+  kept = itertools.takewhile(
+    lambda line: _step_of(line) <= step, lines.read_bytes().splitlines(keepends=True)
+  )
+  return sum(map(len, kept))
 
 
 def _step_of(line: bytes) -> float:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vqjax.autoencoders import vit
 from vqjax.build import build, names
 from vqjax.errors import UserError
 from vqjax.nn import losses
@@ -39,8 +40,13 @@ def make(name, quantizer=VQ, **fields):
   return build("autoencoders", dict(name=name, quantizer=quantizer, **TINY.get(name, {})) | fields)
 
 
-def image(key, height, width, channels=3):
-  return jax.random.uniform(jax.random.key(key), (2, height, width, channels), minval=-1.0)
+def signal(key, *size, channels=3):
+  return jax.random.uniform(jax.random.key(key), (2, *size, channels), minval=-1.0)
+
+
+def times(model, *codes):
+  """The size of a signal whose (coarsest) grid has this shape."""
+  return tuple(n * f for n, f in zip(codes, model.factors, strict=True))
 
 
 def shape_of(model, x, train=False):
@@ -52,19 +58,19 @@ def shape_of(model, x, train=False):
   )
 
 
-def grids(model, height, width):
-  grid = model.grid(height, width)
+def grids(model, *size):
+  grid = model.grid(*size)
   return grid if isinstance(grid[0], tuple) else (grid,)
 
 
 @functools.cache
 def initialised(name, dtype="float32"):
   model = make(name, dtype=dtype)
-  size = 2 * model.factor, 3 * model.factor
+  size = times(model, 2, 3)
   variables = jax.jit(functools.partial(model.init, train=False))(
-    jax.random.key(0), image(0, *size)
+    jax.random.key(0), signal(0, *size)
   )
-  return model, variables, image(1, *size)
+  return model, variables, signal(1, *size)
 
 
 @pytest.mark.parametrize("name", names("autoencoders"))
@@ -81,30 +87,57 @@ def initialised(name, dtype="float32"):
 )
 def test_shapes(name, quantizer):
   model = make(name, quantizer)
-  for height, width in ((model.factor, 3 * model.factor), (4 * model.factor, 2 * model.factor)):
-    recon, quantized = shape_of(model, image(0, height, width), train=True)
-    assert recon.shape == (2, height, width, 3) and recon.dtype == jnp.float32
-    zs, ids = ((v if isinstance(v, tuple) else (v,)) for v in (quantized.z, quantized.ids))
-    for grid, z, codes in zip(grids(model, height, width), zs, ids, strict=True):
-      assert z.shape == (2, *grid, model.quantizer.width)
-      if model.quantizer.codebook_size:
-        assert codes.shape[:3] == (2, *grid) and codes.dtype == jnp.int32
+  for size in (times(model, 1, 3), times(model, 4, 2)):
+    check_shapes(model, *size)
+
+
+def check_shapes(model, *size):
+  recon, quantized = shape_of(model, signal(0, *size, channels=model.channels), train=True)
+  channels = model.out_channels or model.channels
+  assert recon.shape == (2, *size, channels) and recon.dtype == jnp.float32
+  zs, ids = ((v if isinstance(v, tuple) else (v,)) for v in (quantized.z, quantized.ids))
+  for grid, z, codes in zip(grids(model, *size), zs, ids, strict=True):
+    assert z.shape == (2, *grid, model.quantizer.width)
+    if model.quantizer.codebook_size:
+      assert codes.shape[: 1 + len(size)] == (2, *grid) and codes.dtype == jnp.int32
+
+
+@functools.cache
+def paths(name, axes):
+  """Where a model has parameters."""
+  model = make(name, axes=axes)
+  init = functools.partial(model.init, train=False)
+  variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *model.factors, 3)))
+  return jax.tree.structure(variables["params"])
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+@pytest.mark.parametrize("name", names("autoencoders"))
+def test_axes(name, axes):
+  model = make(name, axes=axes, channels=1, out_channels=2)
+  check_shapes(model, *times(model, *(2, 3, 1)[:axes]))
+  assert model.factors == make(name).factors[:1] * axes
+  # The same parameters as for images, but for the kernels' number of axes.
+  assert paths(name, axes) == paths(name, 2)
 
 
 @pytest.mark.parametrize("name", names("autoencoders"))
 def test_channels(name):
   model = make(name, channels=1, out_channels=2)
-  recon, _ = shape_of(model, image(0, model.factor, model.factor, channels=1))
-  assert recon.shape[-1] == 2
+  check_shapes(model, *model.factors)
 
 
 @pytest.mark.parametrize("name", names("autoencoders"))
 def test_sizes_that_do_not_fit_are_named(name):
   model = make(name)
-  height, width = model.factor, model.factor + 1
-  for call in (lambda: model.grid(height, width), lambda: shape_of(model, image(0, height, width))):
-    with pytest.raises(UserError, match=f"{height}x{width}.*multiple of {model.factor}"):
-      call()
+  factor = model.factors[0]
+  for size, message in (
+    ((factor, factor + 1), f"{factor}x{factor + 1}.*multiple of {factor}"),
+    ((factor,), f"size {factor} has 1 grid axes.*made for 2"),
+  ):
+    for call in (lambda: model.grid(*size), lambda: shape_of(model, signal(0, *size))):
+      with pytest.raises(UserError, match=message):
+        call()
 
 
 @pytest.mark.parametrize("name", names("autoencoders"))
@@ -188,13 +221,13 @@ def test_bfloat16(name):
 
 def test_vqvae2_levels():
   model = make("vqvae2", dict(name="vq", codebook_size=16, dim=4), levels=3)
-  assert model.factor == 16 and model.grid(32, 48) == ((2, 3), (4, 6), (8, 12))
+  assert model.factors == (16, 16) and model.grid(32, 48) == ((2, 3), (4, 6), (8, 12))
   variables = jax.eval_shape(
-    lambda x: model.init(jax.random.key(0), x, train=False), image(0, 16, 16)
+    lambda x: model.init(jax.random.key(0), x, train=False), signal(0, 16, 16)
   )
   books = {k for k in variables["params"] if k.startswith("quantizer")}
   assert books == {"quantizer_top", "quantizer_middle", "quantizer_bottom"}
-  _, quantized = shape_of(model, image(0, 16, 16))
+  _, quantized = shape_of(model, signal(0, 16, 16))
   assert {k.split("/")[0] for k in quantized.metrics} == {"top", "middle", "bottom"}
 
 
@@ -238,7 +271,7 @@ def test_remat_changes_no_value(name, fields):
     make(name, remat=remat, quantizer=dict(name="identity", dim=2), **fields)
     for remat in (False, True)
   )
-  x = image(0, 4, 4)
+  x = signal(0, 4, 4)
   rngs = {"params": jax.random.key(0), "dropout": jax.random.key(3)}
   params = jax.jit(functools.partial(model.init, train=False))(rngs, x)
 
@@ -254,17 +287,18 @@ def test_remat_changes_no_value(name, fields):
 
 def test_vit_positions():
   learned = make("vit", positions="learned", resolution=16)
-  x = image(0, 16, 16)
+  x = signal(0, 16, 16)
   variables = jax.eval_shape(lambda x: learned.init(jax.random.key(0), x, train=False), x)
   assert variables["params"]["encoder"]["positions"].shape == (4, 4, 16)
   other = jax.eval_shape(
-    lambda v, x: learned.apply(v, x, train=False)[0], variables, image(0, 8, 24)
+    lambda v, x: learned.apply(v, x, train=False)[0], variables, signal(0, 8, 24)
   )
   assert other.shape == (2, 8, 24, 3)
-  # Sines and cosines of the row's angle fill one half of the channels, of the column's the other.
-  from vqjax.autoencoders import vit
 
-  table = vit.sincos(3, 5, 16)
+
+def test_vit_sincos():
+  # Sines and cosines of the row's angle fill one half of the channels, of the column's the other.
+  table = vit.sincos((3, 5), 16)
   assert table.shape == (3, 5, 16)
   np.testing.assert_allclose(
     table[2, 1, :4], np.sin(2 * 10_000.0 ** (-np.arange(4) / 4)), rtol=1e-6
@@ -272,17 +306,41 @@ def test_vit_positions():
   np.testing.assert_allclose(
     table[2, 1, 12:], np.cos(1 * 10_000.0 ** (-np.arange(4) / 4)), rtol=1e-6
   )
+  np.testing.assert_array_equal(vit.sincos((3,), 8), table[:, 0, :8])
+  # Eight pairs on three axes are 3, 3 and 2.
+  table = vit.sincos((3, 2, 4), 16)
+  assert table.shape == (3, 2, 4, 16)
+  for axis, channels in enumerate((slice(0, 6), slice(6, 12), slice(12, 16))):
+    alone = vit.sincos(table.shape[axis : axis + 1], channels.stop - channels.start)
+    np.testing.assert_array_equal(np.moveaxis(table, axis, -2)[0, 0, :, channels], alone)
 
 
 @pytest.mark.parametrize(
   "name,field,value",
   [
+    ("dvae", "hidden", 3),
+    ("dvae", "groups", 0),
+    ("resnet", "ch", 0),
+    ("resnet", "ch_mult", ()),
+    ("resnet", "ch_mult", (1, 0)),
+    ("resnet", "num_res_blocks", -1),
+    ("resnet", "dropout", 1.5),
+    ("vit", "width", 7),
+    ("vit", "heads", 0),
+    ("vit", "patch", 0),
+    ("vit", "depth", 0),
+    ("vit", "decoder_width", 0),
+    ("vit", "dropout", -0.1),
     ("vqvae", "downsamples", 0),
+    ("vqvae", "hidden", 0),
+    ("vqvae", "residual_hidden", -4),
+    ("vqvae", "residual_blocks", -1),
+    ("vqvae", "channels", 0),
     ("vqvae2", "levels", 4),
     ("vqvae2", "downsamples", 0),
-    ("vit", "heads", 3),
+    *((name, "axes", 4) for name in names("autoencoders")),
   ],
 )
 def test_impossible_fields_are_named(name, field, value):
-  with pytest.raises(UserError, match=field):
+  with pytest.raises(UserError, match=f"{name} is made for" if field == "axes" else f"{field}: "):
     make(name, **{field: value})

@@ -81,13 +81,13 @@ def test_captions(tmp_path):
   ],
 )
 def test_ranges(images, wanted):
-  out = arrays.to_uint8(images.reshape(1, 3, 1), "f")
+  out = arrays.to_pixels(images.reshape(1, 3, 1), "f")
   assert out.dtype == np.uint8
   np.testing.assert_array_equal(out.ravel(), wanted)
 
 
 def test_alpha_lies_on_white():
-  out = arrays.to_uint8(np.array([[[[10, 20, 30, 255], [10, 20, 30, 0]]]], np.uint8), "f")
+  out = arrays.to_pixels(np.array([[[[10, 20, 30, 255], [10, 20, 30, 0]]]], np.uint8), "f")
   np.testing.assert_array_equal(out, [[[[10, 20, 30], [255, 255, 255]]]])
 
 

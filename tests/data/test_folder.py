@@ -145,3 +145,12 @@ def test_real_photographs(real_data):
   train, held = load(real_data / "sign_digits64")
   assert len(train) + len(held) == 2_062 and train.classes == tuple("0123456789")
   assert train[0]["image"].shape == (64, 64, 3) and np.ptp(train[0]["image"]) > 50
+
+
+def test_a_file_that_is_gone_is_left_out_of_the_fingerprint(tmp_path, caplog):
+  for i in range(40):
+    write(tmp_path / f"{i:02d}.png", i)
+  train, _ = load(tmp_path)
+  (tmp_path / train.names[0]).unlink()
+  assert train.content(0) is None and train.content(1)["file"].dtype == np.uint8
+  assert train.names[0] in caplog.text

@@ -2,12 +2,14 @@
 TensorFlow.
 """
 
+import json
 import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vqjax import data
 from vqjax.data import memory, ops
@@ -31,7 +33,7 @@ def arrays(tmp_path):
 
 
 def take(config, ops, batch_size, num, **kwargs):
-  stream = data.train_stream(config, ops, batch_size, **{"seed": 0} | kwargs)
+  stream = data.Dataset(config, ops).train(batch_size, **{"seed": 0} | kwargs)
   batches = [next(stream) for _ in range(num)]
   stream.close()
   return batches
@@ -93,7 +95,7 @@ def test_evaluation_is_exact(arrays, config, count, batch_size, limit):
   config = arrays if config == "arrays" else SHAPES
   parts = [
     list(
-      data.eval_batches(config, {}, batch_size, process_index=i, process_count=count, limit=limit)
+      data.Dataset(config).batches(batch_size, process_index=i, process_count=count, limit=limit)
     )
     for i in range(count)
   ]
@@ -101,23 +103,26 @@ def test_evaluation_is_exact(arrays, config, count, batch_size, limit):
   for batch, mask in sum(parts, []):
     assert batch["image"].shape[0] == batch_size == mask.size and mask.dtype == np.float32
   seen = np.concatenate([b["image"][m > 0] for step in zip(*parts) for b, m in step])
-  source = data.source(config).examples("eval")
+  source = data.Dataset(config).source.examples("eval")
   wanted = [source[i]["image"] for i in range(min(limit or 23, 23))]
   np.testing.assert_array_equal(seen, wanted)
 
 
 def test_sample_is_spread_over_the_split(arrays):
-  assert data.sample_batch(arrays, {}, 4)["label"].tolist() == [0, 5, 11, 17]
-  assert data.sample_batch(arrays, {}, 46)["label"].tolist() == sorted([*range(23)] * 2)
+  assert data.Dataset(arrays).sample(4)["label"].tolist() == [0, 5, 11, 17]
+  assert data.Dataset(arrays).sample(46)["label"].tolist() == sorted([*range(23)] * 2)
 
 
 def test_counts_and_names(arrays):
-  assert data.num_examples(arrays, "train") == 37 and data.num_examples(SHAPES, "eval") == 23
-  assert data.class_names(SHAPES)[0] == "circle" and data.class_names(arrays) == ()
+  assert data.Dataset(arrays).size("train") == 37 and data.Dataset(SHAPES).size() == 23
+  assert data.Dataset(SHAPES).class_names[0] == "circle" and data.Dataset(arrays).class_names == ()
 
 
 class Holes:
-  """A split in which every third file is unreadable."""
+  """A source whose splits have every third file unreadable."""
+
+  def examples(self, split):
+    return self
 
   def __len__(self):
     return 10
@@ -126,12 +131,16 @@ class Holes:
     return None if index % 3 == 0 else {"image": np.full((2, 2, 1), index, np.uint8)}
 
 
+def reader(source, **fields):
+  return memory.Reader(source, ops.Ops(**fields), memory.MemoryStream)
+
+
 def test_unreadable_examples_are_replaced_in_training_and_masked_in_evaluation():
-  stream = memory.MemoryStream(memory.TrainLoader(Holes(), ops.Ops(), 0), 10, 0, 0, 1)
+  stream = reader(Holes()).train(10, 0, 0, 0, 1)
   values = next(stream)["image"][:, 0, 0, 0]
   stream.close()
   assert sorted(values) == [1, 1, 1, 2, 4, 4, 5, 7, 7, 8]
-  ((batch, mask),) = memory.eval_batches(memory.Loader(Holes(), ops.Ops()), 10)
+  ((batch, mask),) = reader(Holes()).batches(10, "eval", 0, 1, None)
   np.testing.assert_array_equal(mask, [0, 1, 1, 0, 1, 1, 0, 1, 1, 0])
 
 
@@ -140,7 +149,7 @@ def test_examples_without_an_image_pass_the_ops():
     def __getitem__(self, index):
       return {"ids": np.full((2, 3), index, np.int32), "name": f"codes {index}"}
 
-  ((batch, mask),) = memory.eval_batches(memory.Loader(Numbers(), ops.Ops(size=8)), 10)
+  ((batch, mask),) = reader(Numbers(), size=8).batches(10, "eval", 0, 1, None)
   assert (
     batch.keys() == {"ids"} and batch["ids"][:, 0, 0].tolist() == list(range(10)) and mask.all()
   )
@@ -154,7 +163,7 @@ def test_unlike_shapes_are_named():
   with pytest.raises(
     UserError, match=r"picture 9: is 3x2x1, others are 2x2x1; set config\.ops\.size"
   ):
-    list(memory.eval_batches(memory.Loader(Unlike(), ops.Ops()), 4))
+    list(reader(Unlike()).batches(4, "eval", 0, 1, None))
 
 
 def test_an_error_in_the_background_reaches_the_caller(arrays):
@@ -175,23 +184,76 @@ def test_an_error_in_the_background_reaches_the_caller(arrays):
 )
 def test_bad_config(config, message):
   with pytest.raises(UserError, match=message):
-    data.train_stream(config, {}, 4, seed=0)
+    data.Dataset(config).train(4, seed=0)
+
+
+def test_the_source_and_the_ops_are_checked_once_when_they_are_built(arrays):
+  dataset = data.Dataset(arrays, {"size": 6})
+  assert dataset.ops == ops.Ops(size=6) and dataset.source.path == arrays["path"]
+  assert dataset.made_by is None and dataset.class_names == ()
+  with pytest.raises(UserError, match=r"config\.ops\.sise: unknown field"):
+    data.Dataset(SHAPES, {"sise": 3})
+
+
+def write_folder(path, images):
+  for i, image in enumerate(images):
+    (path / f"{i // 37}").mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path / f"{i // 37}" / f"{i:02d}.png")
+  return {"name": "folder", "path": str(path)}
+
+
+def write_arrays(path, images):
+  np.savez(path.with_suffix(".npz"), images=images)
+  return {"name": "arrays", "path": f"{path}.npz"}
+
+
+def write_codes(path, images):
+  path.mkdir()
+  splits = {}
+  for split, rows in (("train", images[:37]), ("eval", images[37:])):
+    np.save(path / f"{split}.npy", rows[:, :2, :2, 0].astype(np.uint16))
+    splits[split] = [{"examples": len(rows), "files": {"ids": f"{split}.npy"}}]
+  manifest = {"tokenizer": "abc", "class_names": [], "splits": splits, "workdir": str(path)}
+  (path / "manifest.json").write_text(json.dumps(manifest))
+  return {"name": "codes", "path": str(path)}
+
+
+@pytest.mark.parametrize("write", [write_arrays, write_folder, write_codes])
+def test_a_fingerprint_knows_the_data_and_not_their_place(tmp_path, write):
+  images = np.random.default_rng(0).integers(0, 256, (60, 8, 9, 3), np.uint8)
+  print_of = lambda name, images: data.Dataset(write(tmp_path / name, images)).fingerprint()
+  here = print_of("here", images)
+  assert here["train"] + here["eval"] == 60 and json.loads(json.dumps(here)) == here
+  assert print_of("there", images) == here
+  assert print_of("changed", images ^ 1)["sample"] != here["sample"]
+  assert print_of("fewer", images[:-1]) != here
+  assert here.get("tokenizer") == ("abc" if write is write_codes else None)
+
+
+def test_a_fingerprint_of_scenes():
+  here = data.Dataset(SHAPES).fingerprint()
+  assert (here["train"], here["eval"]) == (37, 23) and here == data.Dataset(SHAPES).fingerprint()
+  assert data.Dataset({**SHAPES, "seed": 1}).fingerprint()["sample"] != here["sample"]
 
 
 def test_works_without_tensorflow(tmp_path):
   np.savez(tmp_path / "a.npz", images=np.zeros((20, 8, 8, 3), np.uint8))
+  codes = write_codes(tmp_path / "codes", np.zeros((60, 8, 8, 3), np.uint8))
   code = f"""
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
 from vqjax import data
 from vqjax.errors import UserError
-for config in ({{"name": "shapes", "size": 16}}, data.resolve({str(tmp_path / "a.npz")!r})):
-  stream = data.train_stream(config, {{"size": 8}}, 4, seed=0)
-  assert next(stream)["image"].shape == (4, 8, 8, 3)
+sources = {{"name": "shapes", "size": 16}}, data.resolve({str(tmp_path / "a.npz")!r}), {codes}
+for field, source in zip(("image", "image", "ids"), sources):
+  dataset = data.Dataset(source, {{"size": 8}})
+  stream = dataset.train(4, seed=0)
+  shape = next(stream)[field].shape
   stream.close()
-  assert next(data.eval_batches(config, {{"size": 8}}, 4))[0]["image"].shape == (4, 8, 8, 3)
+  assert shape == next(dataset.batches(4))[0][field].shape == dataset.sample(4)[field].shape
+  assert dataset.fingerprint()["sample"]
 try:
-  data.train_stream({{"name": "tfds", "dataset": "mnist"}}, {{}}, 4, seed=0)
+  data.Dataset({{"name": "tfds", "dataset": "mnist"}}, {{}}).train(4, seed=0)
 except UserError as e:
   print(e)
 """
@@ -206,7 +268,7 @@ def test_a_split_without_a_readable_example_is_an_error():
       return None
 
   with pytest.raises(UserError, match="no example of this split can be read"):
-    memory.Loader(Broken(), ops.Ops())
+    reader(Broken()).sample(1, "eval")
 
 
 def test_training_batches_are_made_by_several_threads_and_come_in_order(monkeypatch):

@@ -1,25 +1,18 @@
-"""Ops on images: windows against hand-computed boxes and PIL, decoding of every colour mode, purity
-in the seed.
-"""
+"""Ops on examples: windows against hand-computed boxes and PIL, purity in the seed."""
 
-import io
+import logging
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vqjax import build
 from vqjax.data import ops
 from vqjax.errors import UserError
 
 
 def picture(height, width, channels=3, seed=0):
   return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
-
-
-def encoded(image, kind="png", **kwargs):
-  buffer = io.BytesIO()
-  image.save(buffer, kind, **kwargs)
-  return buffer.getvalue()
 
 
 @pytest.mark.parametrize("height,width", [(6, 10), (10, 6), (7, 7)])
@@ -42,8 +35,6 @@ def test_center_of_odd_remainders_cuts_whole_pixels():
   np.testing.assert_array_equal(
     ops.apply(ops.Ops(size=5), {"image": image})["image"], image[:, 1:6]
   )
-  np.testing.assert_array_equal(ops.resize(image, 5, 8), image)
-  assert ops.resize(image[..., :1], 3, 11).shape == (3, 11, 1)
 
 
 def test_downscaling_averages_rather_than_skips():
@@ -116,14 +107,26 @@ def test_layout_follows_the_image_and_keeps_its_classes():
     assert out["layout"].shape == (15, 15) and set(np.unique(out["layout"])) <= {0, 7}
     if crop == "random":
       np.testing.assert_array_equal(out["layout"] > 0, out["image"][..., 0] > 0)
+    alone = ops.apply(config, {"layout": layout}, ops.generator(0, 3))
+    np.testing.assert_array_equal(alone["layout"], out["layout"])
 
 
-def test_channels():
-  image = picture(4, 6)
-  grey = ops.to_channels(image, 1)
-  np.testing.assert_allclose(grey[..., 0], image @ [0.299, 0.587, 0.114], atol=0.6)
-  np.testing.assert_array_equal(ops.to_channels(ops.to_channels(grey, 3), 1), grey)
-  assert ops.to_channels(image, None) is image
+def test_what_the_ops_keep():
+  for example in (
+    {"label": np.int32(3), "name": "a"},
+    {"ids": np.zeros((2, 2), np.int32), "layout": np.zeros((8, 8), np.uint8)},  # tokenized before
+  ):
+    assert ops.apply(ops.Ops(size=4, flip=True), example, ops.generator(0, 0)) == example
+
+
+def test_far_too_small_is_said_once(caplog):
+  config = ops.Ops(size=41)
+  with caplog.at_level(logging.WARNING):
+    for height, width in ((11, 30), (10, 30), (9, 9)):
+      ops.apply(config, {"image": picture(height, width), "name": f"{width}.png"})
+  assert [r.getMessage() for r in caplog.records] == [
+    "30.png: is 30x10, enlarged more than 4 times to size=41; the same is not said of others."
+  ]
 
 
 def test_generator_is_pure_and_streams_differ():
@@ -140,7 +143,7 @@ def test_generator_is_pure_and_streams_differ():
     ({"sise": 3}, r"config\.ops\.sise: unknown field.*size"),
     ({"size": "3"}, "not int"),
     ({"crop": "centre"}, r"config\.ops\.crop"),
-    ({"size": 0}, r"config\.ops\.size: 0"),
+    ({"size": 0}, r"config\.ops: size: 0"),
     ({"crop": "random"}, "needs a size"),
     ({"channels": 4}, "channels: 4"),
     ({"min_area": 0.0}, "min_area"),
@@ -148,72 +151,4 @@ def test_generator_is_pure_and_streams_differ():
 )
 def test_bad_config(config, message):
   with pytest.raises(UserError, match=message):
-    ops.from_config(config)
-
-
-def rgb(r, g, b, size=(6, 4)):
-  return Image.new("RGB", size, (r, g, b))
-
-
-@pytest.mark.parametrize(
-  "mode,colour",
-  [
-    ("1", (255, 255, 255)),
-    ("L", (90, 90, 90)),
-    ("P", (200, 40, 90)),
-    ("RGB", (200, 40, 90)),
-    ("CMYK", (200, 40, 90)),
-    ("YCbCr", (200, 40, 90)),
-  ],
-)
-def test_decode_modes(mode, colour):
-  kind = "jpeg" if mode in ("CMYK", "YCbCr") else "png"
-  image = rgb(*colour).convert(mode) if mode != "P" else rgb(*colour).quantize(4)
-  out = ops.decode(encoded(image, kind))
-  assert out.dtype == np.uint8 and out.shape == (4, 6, 3)
-  np.testing.assert_allclose(
-    out, np.broadcast_to(colour, (4, 6, 3)), atol=3 if kind == "jpeg" else 0
-  )
-
-
-def test_decode_sixteen_bit_grey():
-  deep = np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)
-  out = ops.decode(encoded(Image.fromarray(deep)))
-  np.testing.assert_allclose(out[..., 0], deep / 257, atol=0.51)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_decode_lays_transparency_on_white(mode):
-  image = Image.new("RGBA", (4, 2), (100, 100, 100, 255))
-  image.putpixel((0, 0), (0, 0, 0, 0))
-  image = image.quantize(4) if mode == "P" else image.convert(mode)
-  out = ops.decode(encoded(image))
-  np.testing.assert_array_equal(out[0, 0], [255, 255, 255])
-  np.testing.assert_array_equal(out[1, 3], [100, 100, 100])
-
-
-def test_decode_turns_upright():
-  image = Image.fromarray(picture(3, 5))
-  exif = Image.Exif()
-  exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees counter-clockwise to view
-  out = ops.decode(encoded(image, exif=exif))
-  np.testing.assert_array_equal(out, np.rot90(np.asarray(image), 3))
-
-
-def test_decode_takes_the_first_frame_of_a_gif(tmp_path):
-  frames = [rgb(255, 0, 0), rgb(0, 0, 255)]
-  frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-  np.testing.assert_array_equal(ops.decode(tmp_path / "a.gif")[0, 0], [255, 0, 0])
-
-
-def test_read_image_and_image_files(tmp_path):
-  (tmp_path / "sub").mkdir()
-  rgb(9, 9, 9).save(tmp_path / "sub" / "B.PNG")
-  rgb(9, 9, 9).save(tmp_path / "a.jpg")
-  rgb(9, 9, 9).save(tmp_path / ".hidden.png")
-  (tmp_path / "notes.md").write_text("x")
-  (tmp_path / "bad.png").write_bytes(b"no")
-  assert [f.name for f in ops.image_files(tmp_path)] == ["a.jpg", "bad.png", "B.PNG"]
-  assert ops.read_image(tmp_path / "sub" / "B.PNG", 1).shape == (4, 6, 1)
-  with pytest.raises(UserError, match=r"bad\.png: cannot be read"):
-    ops.read_image(tmp_path / "bad.png")
+    build.make(ops.Ops, config, "config.ops")

@@ -76,7 +76,7 @@ def config(request):
 
 
 def take(config, batch_size, num, ops=OPS, **kwargs):
-  stream = data.train_stream(config, ops, batch_size, **{"seed": 0} | kwargs)
+  stream = data.Dataset(config, ops).train(batch_size, **{"seed": 0} | kwargs)
   batches = [next(stream) for _ in range(num)]
   stream.close()
   return batches
@@ -125,7 +125,7 @@ RESUME = """
 import json, pathlib, sys
 from vqjax import data
 for config, ops, step, directory in json.loads(sys.argv[1]):
-  stream = data.train_stream(config, ops, 6, seed=0, step=step)
+  stream = data.Dataset(config, ops).train(6, seed=0, step=step)
   stream.restore(pathlib.Path(directory))
   print(json.dumps([[b["text"], b["image"].tolist()] for b, _ in zip(stream, range(15))]))
 """  # and leaves without closing: a process must end all the same
@@ -134,7 +134,7 @@ for config, ops, step, directory in json.loads(sys.argv[1]):
 def test_resumes_exactly_in_a_fresh_process(tiny, folder, tmp_path):
   wanted, jobs = [], []
   for config in (tiny, folder):
-    stream = data.train_stream(config, OPS, 6, seed=0)
+    stream = data.Dataset(config, OPS).train(6, seed=0)
     for _ in range(11):
       next(stream)
     directory = tmp_path / config["name"]
@@ -156,8 +156,8 @@ def test_resumes_exactly_in_a_fresh_process(tiny, folder, tmp_path):
 
 
 def test_restoring_with_another_number_of_processes_says_so(tiny, tmp_path):
-  data.train_stream(tiny, OPS, 6, seed=0).save(tmp_path)
-  stream = data.train_stream(tiny, OPS, 6, seed=0, process_index=0, process_count=2)
+  data.Dataset(tiny, OPS).train(6, seed=0).save(tmp_path)
+  stream = data.Dataset(tiny, OPS).train(6, seed=0, process_index=0, process_count=2)
   with pytest.raises(UserError, match="saved by 1 processes, not 2"):
     stream.restore(tmp_path)
 
@@ -168,14 +168,14 @@ def test_restoring_with_another_number_of_processes_says_so(tiny, tmp_path):
 def test_tfds_evaluation_is_exact(tiny, count, batch_size, limit):
   parts = [
     list(
-      data.eval_batches(
-        tiny, {"size": 9}, batch_size, process_index=i, process_count=count, limit=limit
+      data.Dataset(tiny, {"size": 9}).batches(
+        batch_size, process_index=i, process_count=count, limit=limit
       )
     )
     for i in range(count)
   ]
   assert len({len(p) for p in parts}) == 1
-  order = [b["label"].tolist() for b, _ in data.eval_batches(tiny, {"size": 9}, 1)]
+  order = [b["label"].tolist() for b, _ in data.Dataset(tiny, {"size": 9}).batches(1)]
   seen = [
     [label]
     for step in zip(*parts)
@@ -189,17 +189,23 @@ def test_tfds_evaluation_is_exact(tiny, count, batch_size, limit):
 def test_folder_evaluation_masks_what_cannot_be_read(folder):
   seen = [
     x
-    for b, m in data.eval_batches(folder, {"size": 9}, 7, split="train")
+    for b, m in data.Dataset(folder, {"size": 9}).batches(7, split="train")
     for x in b["label"][m > 0]
   ]
   assert seen == sorted(set(range(40)) - {3, 17})
 
 
 def test_counts_names_and_samples(tiny, folder):
-  assert data.num_examples(tiny, "train") == 50 and data.num_examples(folder, "eval") == 4
-  assert data.class_names(folder)[:2] == ("00", "01") and len(data.class_names(tiny)) == 50
-  assert data.sample_batch(tiny, {"size": 9}, 15)["image"].shape == (15, 9, 9, 3)
-  assert data.sample_batch(folder, {"size": 9, "channels": 1}, 3)["image"].shape == (3, 9, 9, 1)
+  assert data.Dataset(tiny).fingerprint() == dict(
+    train=50, eval=13, dataset="tiny", version="1.0.0"
+  )
+  assert data.Dataset(tiny).size("train") == 50 and data.Dataset(folder).size() == 4
+  assert (
+    data.Dataset(folder).class_names[:2] == ("00", "01")
+    and len(data.Dataset(tiny).class_names) == 50
+  )
+  assert data.Dataset(tiny, {"size": 9}).sample(15)["image"].shape == (15, 9, 9, 3)
+  assert data.Dataset(folder, {"size": 9, "channels": 1}).sample(3)["image"].shape == (3, 9, 9, 1)
 
 
 def test_errors_inside_the_pipeline_come_out_whole(folder, tmp_path):
@@ -233,7 +239,7 @@ def test_missing_datasets_are_one_quick_line(tmp_path, fields, message, monkeypa
   monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no network, wherever the test runs
   start = time.monotonic()
   with pytest.raises(UserError, match=message) as e:
-    data.train_stream({"name": "tfds", "data_dir": str(tmp_path), **fields}, {}, 4, seed=0)
+    data.Dataset({"name": "tfds", "data_dir": str(tmp_path), **fields}).train(4, seed=0)
   assert "\n" not in str(e.value) and time.monotonic() - start < 10
 
 
@@ -241,10 +247,10 @@ def test_missing_splits_and_features(tiny):
   with pytest.raises(
     UserError, match=r"config\.data\.eval_split: tiny has no split 'valid'; it has"
   ):
-    data.num_examples({**tiny, "eval_split": "valid"}, "eval")
+    data.Dataset({**tiny, "eval_split": "valid"}).size()
   with pytest.raises(
     UserError, match=r"config\.data\.image: tiny has no image feature 'label'; it has image"
   ):
-    data.train_stream({**tiny, "image": "label"}, {}, 4, seed=0)
+    data.Dataset({**tiny, "image": "label"}).train(4, seed=0)
   with pytest.raises(UserError, match="fewer examples than processes"):
-    data.train_stream(tiny, {}, 4, seed=0, process_count=51)
+    data.Dataset(tiny).train(4, seed=0, process_count=51)

@@ -1,13 +1,14 @@
 """--data=PATH: every kind is recognised, and everything else is one clear line."""
 
 import gzip
+import json
 import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vqjax import data
+from vqjax import build, data
 from vqjax.errors import UserError
 
 
@@ -38,7 +39,7 @@ def test_every_kind(tmp_path, monkeypatch):
       config == {"name": name, "path": str(tmp_path / resolved)}
       and pathlib.Path(config["path"]).is_absolute()
     )
-    assert data.num_examples(config, "train") > 0
+    assert data.Dataset(config).size("train") > 0
 
 
 @pytest.mark.parametrize(
@@ -46,8 +47,8 @@ def test_every_kind(tmp_path, monkeypatch):
   [
     (lambda p: None, "does not exist"),
     (lambda p: p.with_name("thinh").mkdir(), "does not exist. Did you mean 'thinh'"),
-    (lambda p: p.mkdir(), "is empty of data"),
-    (lambda p: p.write_text("x"), "is not a folder of images, an .npz"),
+    (lambda p: p.mkdir(), r"is none of these: a folder of images \(.png, .*an .npz.*of codes\.$"),
+    (lambda p: p.write_text("x"), "is none of these: .*Give the folder it lies in"),
     (
       lambda p: (p.mkdir(), np.save(p / "a.npy", 0), np.save(p / "b.npy", 0)),
       "name one of a.npy, b.npy",
@@ -61,6 +62,41 @@ def test_everything_else_is_one_line(tmp_path, make, message):
   with pytest.raises(UserError, match=message) as e:
     data.resolve(str(tmp_path / "thing"))
   assert "\n" not in str(e.value)
+
+
+def test_no_path():
+  with pytest.raises(UserError, match="--data=: is empty; give the path"):
+    data.resolve("")
+
+
+def test_pictures_come_before_the_arrays_beside_them_and_a_manifest_before_all(tmp_path):
+  write_images(tmp_path / "a")
+  for name in ("x.npy", "y.npy"):
+    np.save(tmp_path / "a" / name, np.zeros((2, 2, 2)))
+  assert data.resolve(str(tmp_path / "a"))["name"] == "folder"
+  (tmp_path / "a" / "manifest.json").write_text('{"name": "another tool\'s"}')
+  assert data.resolve(str(tmp_path / "a"))["name"] == "folder"
+  manifest = {"tokenizer": "abc", "class_names": [], "splits": {"train": [], "eval": []}}
+  (tmp_path / "a" / "manifest.json").write_text(json.dumps(manifest))
+  assert data.resolve(str(tmp_path / "a"))["name"] == "codes"
+
+
+@pytest.mark.parametrize(
+  "text,message", [('{"tokenizer": "abc", ', "is damaged"), ('{"tokenizer": "a"}', "class_names")]
+)
+def test_a_damaged_manifest_is_one_line(tmp_path, text, message):
+  (tmp_path / "manifest.json").write_text(text)
+  with pytest.raises(UserError, match=f"{message}.*python -m vqjax.tokenize anew"):
+    data.resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", build.names("data.sources"))
+def test_every_source_states_its_contract(name):
+  source = build.member("data.sources", name)
+  assert source.tensorflow in ("never", "training", "always") and hasattr(source, "class_names")
+  assert hasattr(source, "records" if source.tensorflow == "always" else "examples")
+  if hasattr(source, "recognise"):
+    assert isinstance(source.precedence, int) and source.kind
 
 
 def test_real_data(real_data):

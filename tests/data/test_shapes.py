@@ -82,7 +82,7 @@ def test_scenes_vary(scenes):
 
 
 def test_edges_are_antialiased():
-  """A quarter of the resolution, averaged down from a large drawing, is nearly what is drawn small."""
+  """A large drawing averaged down to a quarter is nearly what is drawn small."""
   for i in range(20):
     large, small = shapes.draw(256, 0, i)["image"], shapes.draw(64, 0, i)["image"]
     mean = large.reshape(64, 4, 64, 4, 3).mean((1, 3))

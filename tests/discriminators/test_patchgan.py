@@ -102,7 +102,7 @@ def test_bfloat16_keeps_statistics_and_logits_in_float32():
 
 
 def test_names_the_image_that_leaves_no_patch():
-  with pytest.raises(UserError, match="at least 24 pixels"):
+  with pytest.raises(UserError, match="size 16x32 .* at least 24"):
     jax.eval_shape(
       lambda: patchgan.Model().init(jax.random.key(0), jnp.zeros((1, 16, 32, 3)), train=True)
     )
@@ -112,3 +112,25 @@ def test_names_the_image_that_leaves_no_patch():
     )[0]
   )
   assert logits.shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("axes", [1, 3])
+def test_axes(axes, norm):
+  disc, for_images = (patchgan.Model(channels=4, n_layers=1, norm=norm, axes=n) for n in (axes, 2))
+  run = lambda disc, *size: jax.eval_shape(
+    lambda: disc.init_with_output(jax.random.key(0), jnp.zeros((2, *size, 1)), train=True)
+  )
+  (logits, features), variables = run(disc, *(8, 12, 6)[:axes])
+  assert logits.shape == (2, *(2, 4, 1)[:axes], 1)
+  assert [f.shape for f in features] == [(2, *(4, 6, 3)[:axes], 4), (2, *(3, 5, 2)[:axes], 8)]
+  # The same parameters as for images, but for the kernels' number of axes.
+  assert jax.tree.structure(variables) == jax.tree.structure(run(for_images, 8, 8)[1])
+  with pytest.raises(UserError, match="size 8x8 has 2 grid axes"):
+    run(disc, 8, 8)
+
+
+@pytest.mark.parametrize("field,value", [("channels", 0), ("n_layers", 0), ("axes", 4)])
+def test_impossible_fields_are_named(field, value):
+  with pytest.raises(UserError, match="patchgan is made for" if field == "axes" else f"{field}: 0"):
+    patchgan.Model(**{field: value})

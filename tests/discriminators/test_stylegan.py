@@ -57,3 +57,11 @@ def test_sees_its_own_group_only_and_has_second_derivatives():
   alike = jnp.broadcast_to(x[:1], x.shape)
   second = jax.jit(jax.grad(lambda x: jnp.square(gradient(x)).sum()))(alike)
   assert jnp.isfinite(second).all() and jnp.abs(second).max() > 0
+
+
+@pytest.mark.parametrize("field,value", [("channels", 0), ("group", 0), ("axes", 3)])
+def test_impossible_fields_are_named(field, value):
+  with pytest.raises(
+    UserError, match="stylegan is made for 2" if field == "axes" else f"{field}: 0"
+  ):
+    stylegan.Model(**{field: value})

@@ -1,4 +1,4 @@
-"""taming's minGPT against its own values: logits, cross entropy, greedy continuation; and refusals."""
+"""taming's minGPT against its own values (logits, entropy, greedy continuation), and refusals."""
 
 import json
 
@@ -9,7 +9,7 @@ import pytest
 
 from vqjax import build
 from vqjax.errors import UserError
-from vqjax.importers import mingpt
+from vqjax.importers import _mingpt as mingpt
 
 torch = pytest.importorskip("torch")
 
@@ -32,12 +32,10 @@ def imported(state, golden):
   + c.
   """
   heads = json.loads((golden / "meta_models.json").read_text())["taming_mingpt"]["n_head"]
-  config, params = mingpt.read(state, heads=heads)
-  return (
-    build.build("priors", config),
-    {"params": jax.tree.map(jnp.asarray, params)},
-    config["out_size"],
-  )
+  network = mingpt.read(state, heads=heads)
+  sizes = dict(vocab_size=network.codes + network.rows, out_size=network.codes, grid=network.grid)
+  model = build.build("priors", network.fields, causal=True, max_prefix=network.prefix, **sizes)
+  return model, {"params": jax.tree.map(jnp.asarray, network.params)}, network.codes
 
 
 def test_params_are_exactly_the_model(imported):
@@ -76,25 +74,15 @@ def test_greedy_continuation_with_the_cache(imported, expected):
 
 
 def test_what_the_tensors_tell(state):
-  config, params = mingpt.read(state, heads=4, grid=(4, 4), prefix=16, codes=40)
-  assert config == dict(
-    name="transformer",
-    vocab_size=136,
-    out_size=40,
-    grid=(4, 4),
-    causal=True,
-    layers=2,
-    width=32,
-    heads=4,
-    hidden=128,
-    max_prefix=16,
-  )
-  assert params["embed"]["table"].shape == (136, 32) and params["position_table"].shape == (31, 32)
-  np.testing.assert_array_equal(params["embed"]["table"][40:], state["transformer.tok_emb.weight"])
-  assert mingpt.read(state, heads=4, prefix=17)[0]["grid"] == (
-    4,
-    4,
-  )  # 33 places: one is left unused.
+  network = mingpt.read(state, heads=4, grid=(4, 4), prefix=16, codes=40, rows=50)
+  assert network.fields == dict(name="transformer", layers=2, width=32, heads=4, hidden=128)
+  assert network[2:] == (40, 50, (4, 4), 16)
+  params, theirs = network.params, state["transformer.tok_emb.weight"]
+  assert params["embed"]["table"].shape == (90, 32) and params["position_table"].shape == (31, 32)
+  np.testing.assert_array_equal(params["embed"]["table"][40:], theirs[:50])
+  assert mingpt.read(state, heads=4).rows == 96
+  # 33 places: one is left unused.
+  assert mingpt.read(state, heads=4, prefix=17).grid == (4, 4)
 
 
 def without(name):
@@ -104,14 +92,15 @@ def without(name):
 @pytest.mark.parametrize("change, options, message", [
     (without("transformer.blocks.1.ln1.bias"), {}, "'transformer.blocks.1.ln1.bias' is missing"),
     (without("transformer.tok_emb.weight"), {}, "'transformer.tok_emb.weight' is missing"),
-    (lambda s: s | {"transformer.extra": torch.zeros(1)}, {}, "unexpected tensor 'transformer.extra'"),
-    (lambda s: s | {"transformer.head.weight": torch.zeros(9, 32)}, {}, r"head.weight' has shape \(9, 32\)"),
+    (lambda s: s | {"transformer.ex": torch.zeros(1)}, {}, "unexpected tensor 'transformer.ex'"),
+    (lambda s: s | {"transformer.ln_f.bias": torch.zeros(9)}, {}, r"ln_f.bias' has shape \(9,\)"),
     (lambda s: s | {"transformer.blocks.0.attn.mask": torch.ones(1, 1, 33, 33)}, {}, "not causal"),
     (dict, dict(heads=5), "heads: 5 does not divide"),
     (dict, dict(grid=(8, 8)), r"grid: \(8, 8\) after 1 .* block size 33"),
     (dict, dict(prefix=0), "prefix: 0"),
     (dict, dict(codes=97), "codes: 97 is not in 1 .. 96"),
-])  # yapf: disable
+  (dict, dict(rows=97), "--option classes: 97 of the condition is not in 1 .. 96"),
+])  # fmt: skip
 def test_refuses(state, change, options, message):
   with pytest.raises(UserError, match=message):
     mingpt.read(change(state), **(dict(heads=4) | options))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vqjax.errors import UserError
-from vqjax.importers import torch_file
+from vqjax.importers import _torch_file as torch_file
 
 torch = pytest.importorskip("torch")
 

@@ -10,7 +10,7 @@ from vqjax.nn import layers
 
 
 @pytest.mark.parametrize("mean", [0.0, 1000.0])
-@pytest.mark.parametrize("shape", [(2, 5, 7, 12), (2, 9, 12)])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 12), (2, 9, 12), (2, 2, 3, 4, 12)])
 def test_group_norm_is_exact(mean, shape):
   rng = np.random.default_rng(0)
   # Channels of one group differ in level, so that the spread between channels counts as well.
@@ -119,30 +119,76 @@ def test_attention_block_is_softmax_over_positions():
   weights = jax.nn.softmax(jnp.einsum("bic,bjc->bij", q(h), k(h)) / np.sqrt(8), axis=-1)
   expected = x + out(weights @ v(h)).reshape(x.shape)
   np.testing.assert_allclose(block.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
+  # It sees positions, not the grid that they lie on.
+  for grid in ((12,), (3, 2, 2)):
+    again = jax.tree.map(
+      lambda a: a.reshape((1,) * len(grid) + a.shape[2:]) if a.ndim > 1 else a, variables
+    )
+    np.testing.assert_allclose(
+      block.apply(again, x.reshape(2, *grid, 8)).reshape(x.shape), expected, rtol=1e-4, atol=1e-5
+    )
 
 
-def test_resampling():
-  x = jnp.arange(6.0).reshape(1, 2, 3, 1)
-  np.testing.assert_array_equal(
-    layers.double(x)[0, :, :, 0], np.repeat(np.repeat(x[0, :, :, 0], 2, 0), 2, 1)
-  )
+def test_downsampling():
   # Zero padding at the bottom and the right only: the first output reads pixels 0..2, the last one
   # 2..3 and a zero.
   ones = {"params": {"conv": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}}
   out = layers.Downsample().apply(ones, jnp.ones((1, 4, 4, 1)))
   np.testing.assert_array_equal(out[0, :, :, 0], [[9, 6], [6, 4]])
-
-
-def test_transposed_convolution_equals_flax_with_its_gradients():
-  x, g = (
-    jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(2, 3, 5, 4), (2, 6, 10, 6)])
+  ones["params"]["conv"]["kernel"] = jnp.ones((3, 1, 1))
+  np.testing.assert_array_equal(
+    layers.Downsample().apply(ones, jnp.ones((1, 4, 1)))[0, :, 0], [3, 2]
   )
-  ours, theirs = layers.ConvTranspose(6, "float32"), nn.ConvTranspose(6, (4, 4), (2, 2))
-  variables = ours.init(jax.random.key(2), x)
-  for a, b in zip(
-    *(jax.vjp(lambda v, x, m=m: m.apply(v, x), variables, x)[1](g) for m in (ours, theirs))
+
+
+# Of each layer what flax makes of it on that many axes.
+CONVOLUTIONS = {
+  "3": (layers.Conv(6), lambda n: nn.Conv(6, (3,) * n)),
+  "1": (layers.Conv(6, 1), lambda n: nn.Conv(6, (1,) * n)),
+  "strided": (layers.Conv(6, 4, 2), lambda n: nn.Conv(6, (4,) * n, (2,) * n)),
+  "padded": (
+    layers.Conv(6, stride=2, padding=(0, 1)),
+    lambda n: nn.Conv(6, (3,) * n, (2,) * n, ((0, 1),) * n),
+  ),
+  "transposed": (
+    layers.ConvTranspose(6, "float32"),
+    lambda n: nn.ConvTranspose(6, (4,) * n, (2,) * n),
+  ),
+}
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_equal_flax_with_their_gradients(name, axes):
+  ours, theirs = CONVOLUTIONS[name][0], CONVOLUTIONS[name][1](axes)
+  x = jax.random.normal(jax.random.key(0), (2, *(4, 6, 2)[:axes], 5))
+  variables = theirs.init(jax.random.key(1), x)
+  jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(1), x), variables)
+  variables["params"]["bias"] = jnp.arange(6.0)
+
+  @jax.jit
+  def run(variables, x):
+    results = []
+    for layer in (ours, theirs):
+      y, pull = jax.vjp(layer.apply, variables, x)
+      results.append((y, pull(jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))))
+    return results
+
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+  jax.tree.map(close, *run(variables, x))
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_blocks_on_any_number_of_axes(axes):
+  shape = (2, *(4, 6, 2)[:axes], 6)
+  double, half = ((2, *(int(n * f) for n in shape[1:-1]), 6) for f in (2, 0.5))
+  for layer, args, expected in (
+    (layers.Upsample(), (), double),
+    (layers.Downsample(), (), half),
+    (layers.ResnetBlock(10), (False,), (*shape[:-1], 10)),
+    (layers.ResidualStack(1, 4), (), shape),
   ):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), a, b)
-  np.testing.assert_allclose(
-    ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-5, atol=1e-6
-  )
+    out, _ = jax.eval_shape(
+      lambda x: layer.init_with_output(jax.random.key(0), x, *args), jnp.zeros(shape)
+    )
+    assert out.shape == expected

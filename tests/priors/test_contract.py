@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from vqjax import build
+from vqjax.errors import UserError
+from vqjax.latents import Codes
 
 GRID, LENGTH, CODES, VOCAB = (
   (2, 3),
@@ -17,7 +19,7 @@ GRID, LENGTH, CODES, VOCAB = (
   6,
   14,
 )  # As many codes as places: distinct codes tell the places apart.
-COMMON = dict(vocab_size=VOCAB, out_size=CODES, grid=GRID)
+COMMON = dict(latent=Codes(GRID, CODES), rows=VOCAB)
 SMALL = dict(width=16, heads=2, layers=2, max_prefix=2)
 LLAMA = dict(positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, hidden=24)
 VARIANTS = {
@@ -154,3 +156,18 @@ def test_dropout_only_in_training(name):
   assert np.abs(train(0) - train(1)).max() > 1e-3
   plain, _ = make(name, next(iter(VARIANTS[name])))
   np.testing.assert_allclose(logits(model, params), logits(plain, params), atol=1e-6)
+
+
+SIZES = dict(layers=0, width=0, heads=3, hidden=0, kernel=-1, blocks=0, residuals=0)
+SIZES |= dict(prefix_layers=-1, dropout=1.0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_sizes_out_of_range_are_one_line_before_anything_is_traced(name):
+  fields = dict(name=name) | next(iter(VARIANTS[name].values()))
+  bad = {k: v for k, v in SIZES.items() if k in build.member("priors", name).__dataclass_fields__}
+  assert len(bad) > 3
+  for field, value in [*bad.items(), ("dropout", -0.1)]:
+    with pytest.raises(UserError, match=rf"\({name}\): {field}: {value} ") as e:
+      build.build("priors", fields | {field: value}, **COMMON)
+    assert "\n" not in str(e.value)

@@ -8,17 +8,15 @@ import numpy as np
 import pytest
 
 from vqjax.errors import UserError
+from vqjax.latents import Codes
 from vqjax.priors import pixelcnn, pixelsnail
 
 NETWORKS = {
-  "pixelcnn": lambda **k: pixelcnn.Model(
-    **dict(vocab_size=20, out_size=16, grid=(4, 4), layers=4, width=8, kernel=3) | k
+  "pixelcnn": lambda grid=(4, 4), **k: pixelcnn.Model(
+    Codes(grid, 16), 20, **dict(layers=4, width=8, kernel=3) | k
   ),
-  "pixelsnail": lambda **k: pixelsnail.Model(
-    **dict(
-      vocab_size=20, out_size=16, grid=(4, 4), blocks=1, residuals=2, width=8, heads=2, kernel=3
-    )
-    | k
+  "pixelsnail": lambda grid=(4, 4), **k: pixelsnail.Model(
+    Codes(grid, 16), 20, **dict(blocks=1, residuals=2, width=8, heads=2, kernel=3) | k
   ),
 }
 

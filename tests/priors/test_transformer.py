@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from vqjax.errors import UserError
+from vqjax.latents import Codes
 from vqjax.priors import transformer
 
 SMALL = functools.partial(
-  transformer.Model, vocab_size=12, out_size=8, grid=(3, 4), layers=2, width=16, heads=2
+  transformer.Model, latent=Codes((3, 4), 8), rows=12, layers=2, width=16, heads=2
 )
 LLAMA = dict(positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, hidden=24)
 STYLES = {"mingpt": {}, "llama": LLAMA, "llama_qk": LLAMA | dict(qk_norm="rmsnorm")}
@@ -137,9 +138,8 @@ def test_time_moves_the_logits():
 def test_sizes_of_24_layers():
   """12 * layers * width^2 weights in the blocks, as every GPT; logits for the batch."""
   model = transformer.Model(
+    Codes((16, 16), 16_384),
     16_384 + 1_000,
-    16_384,
-    (16, 16),
     layers=24,
     width=1024,
     heads=16,
@@ -162,7 +162,7 @@ def test_sizes_of_24_layers():
     (dict(modulation="adaln"), {}, "modulation: 'adaln'"),
     (dict(modulation="adaln", causal=False), {}, "modulation: 'adaln' needs a scheme"),
     (dict(max_prefix=1), dict(prefix_BP=jnp.zeros((3, 2), int)), "max_prefix: 1 is shorter"),
-    (dict(grid=(3, 3)), {}, "grid: "),
+    (dict(latent=Codes((3, 3), 8)), {}, "grid: "),
 ])  # yapf: disable
 def test_refuses_in_one_line(fields, call, message):
   with pytest.raises(UserError, match=message) as e:

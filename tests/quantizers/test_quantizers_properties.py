@@ -165,7 +165,7 @@ def test_schedules():
 
 
 def test_ibq_loss_is_the_published_one():
-  """IndexPropagationQuantize of TencentARC/SEED-Voken: value, and gradients of latents and codes."""
+  """IndexPropagationQuantize of TencentARC/SEED-Voken: value, gradients of latents and codes."""
   z, codes = normal(0, 37, 4), normal(1, 9, 4)
   q, _ = make("ibq", z, codebook_size=9, dim=4, entropy_weight=0.0)
   sg = jax.lax.stop_gradient

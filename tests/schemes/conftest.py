@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from vqjax.latents import Codes
 from vqjax.schemes import Network
 
 K, L = 3, 4
 
 
 class World:
-  """`joint` [81] over `grids` [81, 4]; `states` [256, 4] are all inputs, with the mask 3; networks
+  """`latent` are its codes; `joint` [81] over `grids` [81, 4]; `states` [256, 4] are all inputs, with the mask 3; networks
   look tables up.
   """
 
   def __init__(self):
     self.grids = np.array(list(itertools.product(range(K), repeat=L)))
     self.states = np.array(list(itertools.product(range(K + 1), repeat=L)))
+    self.latent = Codes((L,), K)
     self.joint = np.random.default_rng(0).dirichlet(np.ones(len(self.grids)))
 
   def index(self, ids):
@@ -54,7 +56,7 @@ class World:
     """full() of a table [256, 4, V] of probabilities, or [T, 256, 4, V] with time t = 1 .. T."""
     logs = jnp.asarray(np.log(np.maximum(table, 1e-37)), jnp.float32)
 
-    def full(ids_BL, time_B=None):
+    def full(ids_BL, time_B=None, done=None):
       at = self.index(ids_BL)
       return logs[at] if logs.ndim == 3 else logs[jnp.round(time_B * len(logs)).astype(int) - 1, at]
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from vqjax.errors import UserError
-from vqjax.schemes import Network, _kernels, diffusion
+from vqjax.latents import Codes
+from vqjax.schemes import Corrupted, Draw, Network, _kernels, diffusion
 
 K, M = 3, 3  # codes, and the mask's id
+LATENT = Codes((4,), K)
 KERNELS = ["uniform", "absorbing", "mask_and_replace"]
 
 
@@ -62,7 +64,7 @@ def as_matrix(rates, i):
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("times", [range(9), [0, 3, 4, 8]])
 def test_rates_are_products_of_matrices(kernel, schedule, times):
-  scheme, times = diffusion.Scheme(K, kernel, schedule, 8), np.asarray(times)
+  scheme, times = diffusion.Scheme(LATENT, kernel, schedule, 8), np.asarray(times)
   table = scheme._transitions(times)
   for i, (s, t) in enumerate(zip(times, times[1:])):
     np.testing.assert_allclose(
@@ -75,22 +77,24 @@ def test_rates_are_products_of_matrices(kernel, schedule, times):
       as_matrix(table.late, i), between(kernel, schedule, 0, t, 8), atol=1e-6
     )
   np.testing.assert_allclose(
-    _kernels.prior(scheme._mask_share, K), between(kernel, schedule, 0, 8, 8)[0], atol=1e-6
+    _kernels.prior(scheme._mask_share, LATENT, 1)[0],
+    between(kernel, schedule, 0, 8, 8)[0],
+    atol=1e-6,
   )
 
 
 def test_absorbing_linear_is_the_papers_schedule():
-  step = diffusion.Scheme(K, "absorbing", timesteps=10)._transitions(np.arange(11)).step
+  step = diffusion.Scheme(LATENT, "absorbing", timesteps=10)._transitions(np.arange(11)).step
   np.testing.assert_allclose(step.mask, 1 / (10 - np.arange(1, 11) + 1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_posteriors_are_those_of_the_matrices(kernel, schedule):
-  scheme, times = diffusion.Scheme(K, kernel, schedule, 6), np.array([0, 1, 3, 5, 6])
+  scheme, times = diffusion.Scheme(LATENT, kernel, schedule, 6), np.array([0, 1, 3, 5, 6])
   beliefs, posterior = (
     np.random.default_rng(0).dirichlet(np.ones(K), size=K + 1),
-    jax.jit(_kernels.posterior),
+    jax.jit(functools.partial(_kernels.posterior, latent=LATENT)),
   )
   for i, (s, t) in enumerate(zip(times, times[1:])):
     exact = reverse(kernel, schedule, s, t, 6)
@@ -107,14 +111,14 @@ def test_posteriors_are_those_of_the_matrices(kernel, schedule):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_noise_has_the_marginals_of_the_matrices(kernel, chi2):
-  scheme, n = diffusion.Scheme(K, kernel, timesteps=5), 50_000
+  scheme, n = diffusion.Scheme(LATENT, kernel, timesteps=5), 50_000
   ids = jnp.tile(jnp.asarray([[0, 2]]), (n, 1))
   out = jax.jit(scheme.corrupt)(jax.random.key(0), ids)
   times = np.asarray(out.extra)
   chi2(np.bincount(times, minlength=6), np.arange(6).astype(bool) / 5)
   np.testing.assert_allclose(out.time_B, times / 5, rtol=1e-6)
   for t, place in itertools.product((1, 3, 5), (0, 1)):
-    drawn = np.asarray(out.inputs_BL)[times == t, place]
+    drawn = np.asarray(out.inputs)[times == t, place]
     chi2(np.bincount(drawn, minlength=K + 1), between(kernel, "linear", 0, t, 5)[ids[0, place]])
 
 
@@ -143,7 +147,7 @@ def test_bound_and_loss_are_those_of_enumeration(kernel):
   full = lambda ids, time: logs[
     jnp.round(time * timesteps).astype(int) - 1, ids[:, 0] * (K + 1) + ids[:, 1]
   ]
-  scheme = diffusion.Scheme(K, kernel, timesteps=timesteps, auxiliary=0.0)
+  scheme = diffusion.Scheme(LATENT, kernel, timesteps=timesteps, auxiliary=0.0)
   ids = jnp.tile(jnp.asarray(grid)[None], (n, 1))
   near = lambda x, exact: np.testing.assert_array_less(
     np.abs(x.mean(0) - exact), 5 * x.std(0) / n**0.5 + 1e-5
@@ -162,7 +166,7 @@ def test_bound_and_loss_are_those_of_enumeration(kernel):
 
   def train(key):
     corrupted = scheme.corrupt(key, ids)
-    nats, weights = scheme.loss(full(corrupted.inputs_BL, corrupted.time_B), corrupted)
+    nats, weights, _ = scheme.loss(full(corrupted.inputs, corrupted.time_B), corrupted)
     return nats * weights
 
   near(np.asarray(jax.jit(train)(jax.random.key(1))), terms.sum(0))
@@ -172,7 +176,7 @@ def test_bound_and_loss_are_those_of_enumeration(kernel):
 def test_auxiliary_is_the_cross_entropy_and_gradients_are_finite(kernel):
   ids = jnp.asarray(np.random.default_rng(0).integers(K, size=(64, 5)))
   logits = 30 * jax.random.normal(jax.random.key(0), (64, 5, K))
-  plain, more = (diffusion.Scheme(K, kernel, timesteps=50, auxiliary=a) for a in (0.0, 0.5))
+  plain, more = (diffusion.Scheme(LATENT, kernel, timesteps=50, auxiliary=a) for a in (0.0, 0.5))
   corrupted = jax.jit(plain.corrupt)(jax.random.key(1), ids)
   extra = jax.jit(more.loss)(logits, corrupted)[0] - jax.jit(plain.loss)(logits, corrupted)[0]
   cross_entropy = -np.take_along_axis(
@@ -180,6 +184,34 @@ def test_auxiliary_is_the_cross_entropy_and_gradients_are_finite(kernel):
   )[..., 0]
   np.testing.assert_allclose(extra, 0.5 * cross_entropy, atol=1e-2)
   assert np.isfinite(jax.jit(jax.grad(lambda x: plain.loss(x, corrupted)[0].sum()))(logits)).all()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_several_books_are_as_many_diffusions_side_by_side(kernel):
+  """Training loss and posteriors of two books of 3 codes are those of each book alone."""
+  books, alone = (diffusion.Scheme(c, kernel, timesteps=6) for c in (Codes((2,), K, 2), LATENT))
+  rng = np.random.default_rng(0)
+  x_0, x_t = (rng.integers(0, K, (500, 4)) for _ in range(2))
+  hidden = rng.random(x_t.shape) < (0.4 if alone.extra_ids else 0)
+  x_t = np.where(hidden, K, x_0 if kernel == "absorbing" else x_t)
+  logits, time = rng.normal(size=(500, 4, K)).astype(np.float32), rng.integers(1, 7, 500)
+  first = K * (np.arange(4) % 2)
+  wide = np.full((500, 4, 2 * K), 5.0, np.float32)
+  for i in range(4):
+    wide[:, i, first[i] : first[i] + K] = logits[:, i]
+  wide = books.latent.restrict(jnp.asarray(wide))
+  one = Corrupted(jnp.asarray(x_t), jnp.asarray(x_0), jnp.ones((500, 4)), time / 6, time)
+  both = one.replace(
+    inputs=jnp.asarray(np.where(hidden, 2 * K, x_t + first)), targets=jnp.asarray(x_0 + first)
+  )
+  expected = jax.jit(alone.loss)(jnp.asarray(logits), one)
+  loss = jax.jit(books.loss)(wide, both)
+  np.testing.assert_allclose(loss.values_BL, expected.values_BL, rtol=1e-3, atol=1e-4)
+  np.testing.assert_array_equal(loss.metrics["accuracy"], expected.metrics["accuracy"])
+  prior, single = (_kernels.prior(s._mask_share, s.latent, 4) for s in (books, alone))
+  np.testing.assert_allclose(prior[1, K : 2 * K], single[1, :K])
+  np.testing.assert_allclose(prior.sum(-1), 1, rtol=1e-6)
+  assert not prior[1, :K].any()
 
 
 def true_beliefs(world, kernel, t, timesteps):
@@ -211,7 +243,10 @@ def enumerated_chain(world, kernel, beliefs, times, values, pinned):
 def test_sampler_is_the_enumerated_chain(world, kernel, times):
   timesteps, n, values = 4, 20_000, np.array([0, 2, 1, 1])
   beliefs = np.stack([true_beliefs(world, kernel, t, timesteps) for t in range(1, timesteps + 1)])
-  scheme, network = diffusion.Scheme(K, kernel, timesteps=timesteps), Network(world.lookup(beliefs))
+  scheme, network = (
+    diffusion.Scheme(LATENT, kernel, timesteps=timesteps),
+    Network(world.lookup(beliefs)),
+  )
   ids = jnp.tile(jnp.asarray(values)[None], (n, 1))
   sample = jax.jit(
     lambda known: scheme.sample(jax.random.key(3), network, ids, known, steps=len(times) - 1)
@@ -232,21 +267,23 @@ def test_one_code_is_exact_in_few_steps(kernel, chi2):
     beliefs.append((joint / np.maximum(joint.sum(0), 1e-30)).T)
   logs = jnp.asarray(np.log(np.maximum(beliefs, 1e-37)), jnp.float32)
   network = Network(
-    lambda ids, time: logs[jnp.round(time * timesteps).astype(int)[:, None] - 1, ids]
+    lambda ids, time, done: logs[jnp.round(time * timesteps).astype(int)[:, None] - 1, ids]
   )
-  scheme, ids = diffusion.Scheme(K, kernel, timesteps=timesteps), jnp.zeros((n, 1), int)
+  scheme, ids = diffusion.Scheme(LATENT, kernel, timesteps=timesteps), jnp.zeros((n, 1), int)
   out = jax.jit(lambda key: scheme.sample(key, network, ids, ids > 0, steps=5))(jax.random.key(0))
   chi2(np.bincount(np.asarray(out)[:, 0], minlength=K), data)
 
 
 def test_truncation_and_greedy_act_on_the_beliefs():
   network = Network(
-    lambda ids, time: jnp.log(jnp.tile(jnp.asarray([0.5, 0.3, 0.2])[None, None], (*ids.shape, 1)))
+    lambda ids, time, done: jnp.log(
+      jnp.tile(jnp.asarray([0.5, 0.3, 0.2])[None, None], (*ids.shape, 1))
+    )
   )
-  scheme, ids = diffusion.Scheme(K, "absorbing", timesteps=5), jnp.zeros((300, 4), int)
+  scheme, ids = diffusion.Scheme(LATENT, "absorbing", timesteps=5), jnp.zeros((300, 4), int)
 
   def drawn(**options):
-    sample = jax.jit(lambda key: scheme.sample(key, network, ids, ids > 0, **options))
+    sample = jax.jit(lambda key: scheme.sample(key, network, ids, ids > 0, Draw(**options)))
     return np.unique(sample(jax.random.key(0))).tolist()
 
   assert drawn(top_p=0.7) == [0, 1]
@@ -257,8 +294,10 @@ def test_errors():
   ids = jnp.zeros((1, 4), int)
   for options in (dict(timesteps=0), dict(mask_share=1.0)):
     with pytest.raises(UserError, match=next(iter(options))):
-      diffusion.Scheme(K, **options)
+      diffusion.Scheme(LATENT, **options)
   with pytest.raises(UserError, match="steps: 9"):
-    diffusion.Scheme(K, timesteps=8).sample(jax.random.key(0), None, ids, ids > 0, steps=9)
+    diffusion.Scheme(LATENT, timesteps=8).sample(jax.random.key(0), None, ids, ids > 0, steps=9)
+  with pytest.raises(UserError, match="steps: 2.5 is no whole number"):
+    diffusion.Scheme(LATENT).sample(jax.random.key(0), None, ids, ids > 0, steps=2.5)
   with pytest.raises(UserError, match="times: 9"):
-    diffusion.Scheme(K, timesteps=8).bound(jax.random.key(0), None, ids, times=9)
+    diffusion.Scheme(LATENT, timesteps=8).bound(jax.random.key(0), None, ids, times=9)

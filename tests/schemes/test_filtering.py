@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vqjax.errors import UserError
-from vqjax.schemes import _sampling
+from vqjax.schemes import Draw, _sampling
 
 
 def by_sorting(logits, temperature, top_k, top_p):
@@ -39,9 +39,7 @@ def by_sorting(logits, temperature, top_k, top_p):
 )
 def test_filters_equal_sorting(temperature, top_k, top_p):
   logits = np.random.default_rng(1).normal(size=(2, 3, 100)).astype(np.float32) * 2
-  fast = jax.jit(lambda x: jax.nn.softmax(_sampling.filter_logits(x, temperature, top_k, top_p)))(
-    logits
-  )
+  fast = jax.jit(lambda x: jax.nn.softmax(Draw(temperature, top_k, top_p).filter(x)))(logits)
   slow = np.stack(
     [by_sorting(row, temperature, top_k, top_p) for row in logits.reshape(-1, 100)]
   ).reshape(logits.shape)
@@ -50,9 +48,7 @@ def test_filters_equal_sorting(temperature, top_k, top_p):
 
 
 def test_filters_keep_equals_and_survive_extremes():
-  keep = lambda logits, **options: np.isfinite(
-    _sampling.filter_logits(jnp.asarray(logits), **options)
-  ).tolist()
+  keep = lambda logits, **options: np.isfinite(Draw(**options).filter(jnp.asarray(logits))).tolist()
   assert keep([1.0, 2.0, 2.0, 0.0], top_k=1) == [False, True, True, False]
   assert keep([0.0, 0.0, 0.0, 0.0], top_p=0.5) == [True] * 4
   assert keep([1e4, -1e4, 0.0, 0.0], top_p=0.5) == [True, False, False, False]
@@ -62,7 +58,7 @@ def test_filters_keep_equals_and_survive_extremes():
 def test_draws_follow_the_filtered_distribution(chi2):
   logits = jnp.asarray(np.random.default_rng(2).normal(size=8), jnp.float32)
   keys = _sampling.example_keys(jax.random.key(3), 20_000)
-  kept = _sampling.filter_logits(logits, 0.7, 6, 0.9)
+  kept = Draw(0.7, 6, 0.9).filter(logits)
   ids = _sampling.draw(keys, jnp.tile(kept[None], (20_000, 1)))
   chi2(np.bincount(ids, minlength=8), by_sorting(logits, 0.7, 6, 0.9))
 
@@ -81,22 +77,43 @@ def test_an_example_draws_the_same_in_any_batch(impl):
 
 
 @pytest.mark.parametrize(
-  "options,word",
+  "name,value",
   [
-    (dict(top_k=0), "top_k: 0"),
-    (dict(top_k=9), "top_k: 9"),
-    (dict(top_p=0.0), "top_p"),
-    (dict(top_p=1.1), "top_p"),
-    (dict(temperature=-0.1), "temperature"),
-    (dict(temperature=float("nan")), "temperature"),
-    (dict(steps=0), "steps"),
+    ("temperature", -0.1),
+    ("temperature", float("nan")),
+    ("temperature", float("inf")),
+    ("temperature", "1"),
+    ("top_k", 0),
+    ("top_k", 2.5),
+    ("top_k", 3.0),
+    ("top_k", True),
+    ("top_p", 0.0),
+    ("top_p", 1.1),
+    ("top_p", float("nan")),
   ],
 )
-def test_options_out_of_range_are_one_clear_line(options, word):
-  _sampling.check_options(8, top_k=8, top_p=1.0, temperature=0.0, steps=1)
-  with pytest.raises(UserError, match=word) as e:
-    _sampling.check_options(8, **options)
+def test_options_out_of_range_are_one_clear_line(name, value):
+  with pytest.raises(UserError, match=f"^{name}: {value!r} is ") as e:
+    Draw(**{name: value})
   assert "\n" not in str(e.value)
+
+
+def test_top_k_is_held_against_the_number_of_codes_when_it_is_known():
+  jax.eval_shape(Draw(np.float32(0.0), np.int64(8), 1).filter, jnp.zeros(8))
+  with pytest.raises(UserError, match="top_k: 9 is outside 1 to 8, the number of codes"):
+    jax.eval_shape(Draw(top_k=9).filter, jnp.zeros(8))
+
+
+def test_noise_reaches_codes_too_rare_for_23_random_bits():
+  """The upper tail exp(-g) of noise made of 23 bits takes whole multiples of 2^-23 alone, and ends
+  there: of 2^17 codes far in a flat tail nearly none could ever win.
+  """
+  keys = _sampling.example_keys(jax.random.key(0), 32)
+  noise = np.asarray(jax.jit(lambda keys: _sampling.gumbel(keys, (2**17,)))(keys), np.float64)
+  share = -np.expm1(-np.exp(-noise[noise > 10]))
+  assert 120 < share.size < 270  # of 2^22 · exp(-10) = 190
+  off_grid = np.abs(share * 2**23 - np.round(share * 2**23))
+  assert 0.2 < off_grid.mean() < 0.3
 
 
 def test_wrong_number_of_keys():

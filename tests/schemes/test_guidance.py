@@ -5,16 +5,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqjax.schemes import Network, _guidance, autoregressive
+from vqjax.errors import UserError
+from vqjax.schemes import Guidance, Network, _guidance, autoregressive
 
 
 def test_schedules():
-  done = np.linspace(0, 1, 5)
-  np.testing.assert_allclose(_guidance.scheduled(4.0, "constant", done), [4, 4, 4, 4, 4])
-  np.testing.assert_allclose(_guidance.scheduled(4.0, "linear", done), [1, 1.75, 2.5, 3.25, 4])
-  np.testing.assert_allclose(
-    _guidance.scheduled(4.0, "cosine", done), 1 + 3 * np.sin(np.pi * done / 2) ** 2, rtol=1e-6
-  )
+  at = lambda schedule: Guidance(3.3, schedule).at(np.linspace(0, 1, 5))
+  np.testing.assert_allclose(at("constant"), [3.3] * 5)
+  np.testing.assert_allclose(at("linear"), [1, 1.575, 2.15, 2.725, 3.3])
+  cosine = 1 + 2.3 * np.sin(np.pi * np.linspace(0, 1, 5) / 2) ** 2
+  np.testing.assert_allclose(at("cosine"), cosine, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "fields,message",
+  [
+    (dict(scale=float("nan")), "guidance: nan is no finite number"),
+    (dict(scale=float("inf")), "guidance: inf is no finite number"),
+    (dict(scale="3"), "guidance: '3' is no finite number"),
+    (dict(schedule="cosin"), "guidance_schedule: 'cosin' is none of constant, linear, cosine."),
+  ],
+)
+def test_errors(fields, message):
+  with pytest.raises(UserError, match=message):
+    Guidance(**fields)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
@@ -26,7 +40,7 @@ def test_guided_network_mixes_the_two(schedule):
   kind = jnp.tile(jnp.asarray([0, 1]), batch)
 
   def on(rows):
-    full = lambda ids, time=None: (
+    full = lambda ids, time=None, done=None: (
       table[rows[:, None], ids, jnp.arange(length)[None]]
       * (1 if time is None else 1 + time[:, None, None])
     )
@@ -34,28 +48,40 @@ def test_guided_network_mixes_the_two(schedule):
     step = lambda ids, index, cache: (table[rows, ids, index], cache)
     return Network(full, start, step)
 
-  network = _guidance.guided(on(kind), scale, schedule, length=length)
+  guidance = Guidance(scale, schedule)
+  network = _guidance.guided(on(kind), guidance, length=length)
   cond, uncond = on(jnp.zeros(batch, int)), on(jnp.ones(batch, int))
   mix = lambda a, b, s: np.asarray(b) + s * (np.asarray(a) - np.asarray(b))
   ids = jnp.asarray(np.random.default_rng(1).integers(vocab, size=(batch, length)))
-  time = jnp.asarray([1.0, 0.5, 0.25])
-  scales = np.asarray(_guidance.scheduled(scale, schedule, 1 - time))[:, None, None]
+  time, done = jnp.asarray([1.0, 0.5, 0.25]), jnp.asarray([0.0, 0.5, 1.0])
+  scales = np.asarray(guidance.at(done))[:, None, None]
   call = lambda n: jax.jit(
-    lambda: (n.full(ids, time), n.full(ids, None), n.start()[0], n.step(ids[:, 2], 2, ())[0])
+    lambda: (
+      n.full(ids, time, done),
+      n.full(ids, time, 0.5),
+      n.full(ids),
+      n.start()[0],
+      *(n.step(ids[:, i], i, ())[0] for i in range(3)),
+    )
   )()
-  at = lambda done: float(_guidance.scheduled(scale, schedule, done))
+  at = [float(guidance.at(i / 3)) for i in range(4)]
+  assert at[0] == (scale if schedule == "constant" else 1) and at[3] == scale
   for mixed, a, b, s in zip(
-    call(network), call(cond), call(uncond), (scales, scale, at(0), at(3 / 4))
+    call(network),
+    call(cond),
+    call(uncond),
+    (scales, float(guidance.at(0.5)), scale, *at),
+    strict=True,
   ):
     np.testing.assert_allclose(mixed, mix(a, b, s), rtol=1e-4, atol=1e-5)
 
 
 def test_scale_one_is_the_conditional_network_and_zero_the_other(world):
-  scheme, batch = autoregressive.Scheme(3), 6
+  scheme, batch = autoregressive.Scheme(world.latent), 6
   cond = world.cached(batch)
   even = lambda x: _guidance.double(x, jnp.zeros_like(x))
   doubled = Network(
-    lambda ids, time: even(cond.full(ids[::2], time)),
+    lambda ids, time=None: even(cond.full(ids[::2], time)),
     lambda: (even(cond.start()[0]), cond.start()[1]),
     lambda ids, index, cache: (lambda out: (even(out[0]), out[1]))(
       cond.step(ids[::2], index, cache)
@@ -65,10 +91,14 @@ def test_scale_one_is_the_conditional_network_and_zero_the_other(world):
   sample = lambda network: jax.jit(lambda key: scheme.sample(key, network, ids, ids > 0))(
     jax.random.key(0)
   )
-  np.testing.assert_array_equal(sample(_guidance.guided(doubled, 1.0, length=4)), sample(cond))
+  np.testing.assert_array_equal(
+    sample(_guidance.guided(doubled, Guidance(1.0), length=4)), sample(cond)
+  )
   flat = Network(
     cond.full,
     lambda: (jnp.zeros((batch, 3)), 0),
     lambda ids, index, cache: (jnp.zeros((batch, 3)), cache),
   )
-  np.testing.assert_array_equal(sample(_guidance.guided(doubled, 0.0, length=4)), sample(flat))
+  np.testing.assert_array_equal(
+    sample(_guidance.guided(doubled, Guidance(0.0), length=4)), sample(flat)
+  )

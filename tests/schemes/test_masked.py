@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 
 from vqjax.errors import UserError
+from vqjax.latents import Codes
 from vqjax.schemes import Corrupted, Network, masked
 
 N = 20_000
+LATENT = Codes((4,), 3)
 
 
 def draw(world, known=(), values=(), n=N, schedule="cosine", table=None, **options):
   ids = jnp.zeros((n, 4), jnp.int32).at[:, list(known)].set(jnp.asarray(values, jnp.int32)[None])
   mask = jnp.zeros((n, 4), bool).at[:, list(known)].set(True)
   network = Network(world.lookup(world.masked() if table is None else table))
-  return jax.jit(lambda key: masked.Scheme(3, schedule).sample(key, network, ids, mask, **options))(
-    jax.random.key(9)
-  )
+  return jax.jit(
+    lambda key: masked.Scheme(LATENT, schedule).sample(key, network, ids, mask, **options)
+  )(jax.random.key(9))
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
@@ -70,19 +72,19 @@ def test_schedules_fall_from_one_to_zero(schedule):
 
 def test_corruption_hides_the_scheduled_share_at_uniform_places(chi2):
   ids = jnp.asarray(np.random.default_rng(0).integers(3, size=(N, 4)))
-  out = jax.jit(masked.Scheme(3, "linear").corrupt)(jax.random.key(1), ids)
-  hidden = np.asarray(out.inputs_BL) == 3
-  np.testing.assert_array_equal(hidden, np.asarray(out.weights_BL) == 1)
-  np.testing.assert_array_equal(np.where(hidden, out.targets_BL, out.inputs_BL), ids)
+  out = jax.jit(masked.Scheme(LATENT, "linear").corrupt)(jax.random.key(1), ids)
+  hidden = np.asarray(out.inputs) == 3
+  np.testing.assert_array_equal(hidden, np.asarray(out.weights) == 1)
+  np.testing.assert_array_equal(np.where(hidden, out.targets, out.inputs), ids)
   chi2(np.bincount(hidden.sum(-1), minlength=5), [0, 0.25, 0.25, 0.25, 0.25])
   places = hidden[hidden.sum(-1) == 2]
   chi2(
     np.bincount(places @ [8, 4, 2, 1], minlength=16),
     np.isin(np.arange(16), [3, 5, 6, 9, 10, 12]) / 6,
   )
-  share = jax.jit(masked.Scheme(3).corrupt)(
+  share = jax.jit(masked.Scheme(LATENT).corrupt)(
     jax.random.key(1), jnp.zeros((2000, 64), int)
-  ).weights_BL.mean()
+  ).weights.mean()
   assert (
     abs(share - 2 / np.pi - 0.5 / 64) < 0.03
   )  # the mean of the cosine schedule, and half a code for rounding up
@@ -91,7 +93,7 @@ def test_corruption_hides_the_scheduled_share_at_uniform_places(chi2):
 def test_label_smoothing_is_cross_entropy_against_the_smoothed_target():
   logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 5)), jnp.float32)
   corrupted = Corrupted(jnp.asarray([[5, 1]]), jnp.asarray([[3, 1]]), jnp.asarray([[1.0, 0.0]]))
-  nats, weights = masked.Scheme(5, label_smoothing=0.2).loss(logits, corrupted)
+  nats, weights, _ = masked.Scheme(Codes((2,), 5), label_smoothing=0.2).loss(logits, corrupted)
   target = 0.8 * np.eye(5)[[3, 1]] + 0.2 / 5
   np.testing.assert_allclose(
     nats[0], -(target * np.asarray(jax.nn.log_softmax(logits[0]))).sum(-1), rtol=1e-5
@@ -101,7 +103,7 @@ def test_label_smoothing_is_cross_entropy_against_the_smoothed_target():
 
 def test_bound_with_true_conditionals_is_the_likelihood(world):
   network, n = Network(world.lookup(world.masked())), 4000
-  bound = jax.jit(lambda ids: masked.Scheme(3).bound(jax.random.key(2), network, ids).sum(-1))
+  bound = jax.jit(lambda ids: masked.Scheme(LATENT).bound(jax.random.key(2), network, ids).sum(-1))
   for grid in world.grids[[5, 50]]:
     nats = bound(jnp.tile(jnp.asarray(grid)[None], (n, 1)))
     exact = -np.log(world.joint[(world.grids == grid).all(1)][0])
@@ -113,5 +115,9 @@ def test_errors(world):
     draw(world, n=2, choice_temperature=-1.0)
   with pytest.raises(UserError, match="steps: 0"):
     draw(world, n=2, steps=0)
+  with pytest.raises(UserError, match="steps: 2.5"):
+    draw(world, n=2, steps=2.5)
+  with pytest.raises(UserError, match="choice_temperature: nan"):
+    draw(world, n=2, choice_temperature=math.nan)
   with pytest.raises(UserError, match="label_smoothing"):
-    masked.Scheme(3, label_smoothing=1.0)
+    masked.Scheme(LATENT, label_smoothing=1.0)

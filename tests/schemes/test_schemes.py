@@ -9,15 +9,16 @@ import pytest
 
 from vqjax import build
 from vqjax.errors import UserError
-from vqjax.schemes import Network
+from vqjax.latents import Codes
+from vqjax.schemes import Draw, Guidance, Network, _guidance
 from vqjax.schemes.autoregressive import uncached
 
 B, L, K = 6, 9, 11
 SCHEMES = build.names("schemes")
 
 
-def make(name):
-  return build.build("schemes", dict(name=name), num_codes=K)
+def make(name, latent=Codes((L,), K), **fields):
+  return build.build("schemes", dict(name=name) | fields, latent=latent)
 
 
 def network(condition_B, calls=None):
@@ -26,7 +27,7 @@ def network(condition_B, calls=None):
   """
   table = jax.random.normal(jax.random.key(0), (K + 2, L, K + 2)).at[..., K:].set(20.0)
 
-  def full(ids_BL, time_B=None, shift=0):
+  def full(ids_BL, time_B=None, done=None, shift=0):
     if calls is not None:
       calls.append(1)
     total = jnp.cumsum(table[ids_BL, jnp.arange(L)[None]], 1)
@@ -102,13 +103,36 @@ def test_sampling_is_one_compilation_with_the_network_in_a_loop(name):
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-@pytest.mark.parametrize(
-  "options", [dict(top_k=0), dict(top_k=K + 1), dict(top_p=0.0), dict(temperature=-1.0)]
-)
-def test_bad_options_are_refused(name, options):
-  ids = jnp.zeros((1, L), int)
-  with pytest.raises(UserError, match=next(iter(options))):
-    make(name).sample(jax.random.key(0), Network(None), ids, ids > 0, **options)
+def test_options_are_declared_and_checked_by_range_and_type(name):
+  scheme, ids = make(name), jnp.zeros((1, L), int)
+  sample = lambda **options: jax.eval_shape(
+    lambda key: scheme.sample(key, network(jnp.zeros(1)), ids, ids > 0, **options),
+    jax.random.key(0),
+  )
+  assert not {"temperature", "top_k", "top_p", "trajectory"} & scheme.options.keys()
+  for option, kind in scheme.options.items():
+    sample(**{option: kind(3)})
+    for value in (-1, float("nan"), "3", True, *((2.5, 2.0, 0) if kind is int else ())):
+      with pytest.raises(UserError, match=f"^{option}: {value!r} is no ") as e:
+        sample(**{option: value})
+      assert "\n" not in str(e.value)
+  with pytest.raises(UserError, match=f"top_k: {K + 1} is outside 1 to {K}"):
+    sample(draw=Draw(top_k=K + 1))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_plan_changes_no_draw(name):
+  scheme, ids = make(name), jax.random.randint(jax.random.key(1), (B, L), 0, K)
+  known = patterns()[1].at[2, L - 1].set(True)
+  plan = scheme.plan(np.asarray(known))
+  assert plan == ({"prompt": L // 2} if scheme.causal else {})
+  run = jax.jit(
+    lambda **options: scheme.sample(
+      jax.random.key(2), network(jnp.arange(B)), ids, known, **options
+    ),
+    static_argnames=("prompt",),
+  )
+  np.testing.assert_array_equal(run(), run(**plan))
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -116,13 +140,82 @@ def test_training_examples_and_losses_have_the_contracts_shapes(name):
   scheme = make(name)
   ids = jax.random.randint(jax.random.key(1), (B, L), 0, K)
   corrupted = jax.jit(scheme.corrupt)(jax.random.key(0), ids)
-  assert corrupted.inputs_BL.shape == (B, L) and corrupted.inputs_BL.max() < K + scheme.extra_ids
-  assert corrupted.targets_BL.shape == (B, L) and corrupted.targets_BL.max() < K
+  assert corrupted.inputs.shape == (B, L) and corrupted.inputs.max() < K + scheme.extra_ids
+  assert corrupted.targets.shape == (B, L) and corrupted.targets.max() < K
   assert (corrupted.time_B is not None) == scheme.timed
-  logits = network(jnp.zeros(B)).full(corrupted.inputs_BL).astype(jnp.bfloat16)
-  nats, weights = jax.jit(scheme.loss)(logits, corrupted)
+  logits = network(jnp.zeros(B)).full(corrupted.inputs).astype(jnp.bfloat16)
+  nats, weights, metrics = jax.jit(scheme.loss)(logits, corrupted)
   assert nats.shape == weights.shape == (B, L) and nats.dtype == weights.dtype == jnp.float32
   assert np.isfinite(nats).all() and (nats >= -1e-5).all()
+  right = np.argmax(logits[..., :K], -1) == corrupted.targets  # ids beyond the codes do not count
+  assert metrics.keys() == {"accuracy"} and metrics["accuracy"].dtype == jnp.float32
+  np.testing.assert_array_equal(metrics["accuracy"], right)
   if hasattr(scheme, "bound"):
     bound = jax.jit(lambda key: scheme.bound(key, network(jnp.zeros(B)), ids))
     assert bound(jax.random.key(0)).shape == (B, L)
+
+
+KERNELS = ("uniform", "absorbing", "mask_and_replace")
+BOOKED = [(name, {}) for name in SCHEMES if name != "diffusion"]
+BOOKED += [("diffusion", dict(kernel=kernel, timesteps=8)) for kernel in KERNELS]
+
+
+@pytest.mark.parametrize("name, fields", BOOKED)
+def test_every_code_stays_in_its_positions_book(name, fields):
+  """In training and at every step of sampling; noise and samples take every code of the book."""
+  latent, n = Codes((3,), 5, books=3), 200
+  scheme, book = make(name, latent, **fields), np.arange(9) % 3
+  own = lambda ids: ((ids == latent.vocabulary) | (ids // latent.size == book)).all()
+  full = lambda ids, *_: latent.restrict(jnp.zeros((len(ids), 9, 15)))
+  ones = latent.flatten(jnp.ones((n, 3, 3), int))
+
+  corrupted = jax.jit(scheme.corrupt)(jax.random.key(0), ones)
+  inputs = np.asarray(corrupted.inputs)
+  assert own(inputs) and own(np.asarray(corrupted.targets))
+  seen = set(inputs[inputs < latent.vocabulary] % latent.size)
+  assert seen == (set(range(5)) if scheme.extra_ids == 0 and not scheme.causal else seen)
+  values = jax.jit(scheme.loss)(full(inputs), corrupted).values_BL
+  if name != "diffusion":
+    np.testing.assert_allclose(values, np.log(5), rtol=1e-5)
+
+  network, blank = Network(full, *uncached(full, n, 9)), latent.blank(n)
+  sample = lambda key: scheme.sample(key, network, blank, blank > 0, trajectory=True)
+  out, path = (np.asarray(x) for x in jax.jit(sample)(jax.random.key(2)))
+  assert own(out) and own(path) and out.max() < latent.vocabulary
+  assert np.bincount((out % 5).reshape(-1), minlength=5).min() > 0.7 * out.size / 5
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("name", SCHEMES)
+def test_guidance_grows_from_none_at_the_first_draw_to_its_scale_at_the_last(name, schedule):
+  """The scale at each draw, seen from inside: the conditional logits are 1 and the others 0."""
+  scheme, guidance, steps = make(name), Guidance(3.3, schedule), 4
+  tell = lambda ids, *_: jnp.broadcast_to(
+    (1.0 - jnp.arange(len(ids)) % 2)[:, None, None], (len(ids), L, K)
+  )
+  doubled = Network(tell, *uncached(tell, 4, L))
+  guided, seen = _guidance.guided(doubled, guidance, length=L), []
+
+  def record(logits):
+    jax.debug.callback(lambda x: seen.append(np.asarray(x)), logits[..., 0].reshape(2, -1)[:, 0])
+    return logits
+
+  with_cache = lambda out: (record(out[0]), out[1])
+  watched = Network(
+    lambda *args: record(guided.full(*args)),
+    lambda: with_cache(guided.start()),
+    lambda *args: with_cache(guided.step(*args)),
+  )
+  options = {} if scheme.causal else dict(steps=steps)
+  ids = jnp.zeros((2, L), int)
+  # The second example has two codes to draw: where a code a step is kept it is done after two.
+  known = jnp.zeros((2, L), bool).at[1, 2:].set(not scheme.causal)
+  jax.jit(lambda key: scheme.sample(key, watched, ids, known, **options))(jax.random.key(0))
+  jax.effects_barrier()
+  scales = np.sort(np.stack(seen), 0)
+  assert len(scales) == (L if scheme.causal else steps)
+  assert (scales[0] == 1).all() and (scales[-1] == np.float32(3.3)).all()
+  assert (np.diff(scales[:, 0]) > 0).all()
+  np.testing.assert_array_equal(
+    np.sum(scales[:, 1] == np.float32(3.3)), 3 if name == "masked" else 1
+  )

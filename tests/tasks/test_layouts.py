@@ -65,7 +65,7 @@ def of_prior(image, maps, **values):
 
 @pytest.fixture(scope="module")
 def batch():
-  return data.sample_batch(SHAPES, {}, 4)
+  return data.Dataset(SHAPES).sample(4)
 
 
 def test_binary_cross_entropy_is_optax():

@@ -113,7 +113,7 @@ def test_train_sample_complete(scheme, priors):
     assert (
       many != model.sample(8, label=1, seed=1, guidance=3e3, guidance_schedule="linear")
     ).any()
-  images = data.sample_batch(SHAPES, {}, 3)["image"]
+  images = data.Dataset(SHAPES).sample(3)["image"]
   ids = np.asarray(model.encode(images)).reshape(3, -1)
   request = model.sampler.request(
     3, [0, 1, 2], levels=(model.encode(images),), known=model.sampler.keep_first(0.5)
@@ -133,7 +133,7 @@ def test_train_sample_complete(scheme, priors):
 
 def test_log_prob_is_the_sum_of_conditionals(priors):
   model = priors("autoregressive")
-  ids = model.encode(data.sample_batch(SHAPES, {}, 2)["image"])
+  ids = model.encode(data.Dataset(SHAPES).sample(2)["image"])
   task = model.run.task.extra
   logits = task._logits(
     model.state[0], ids.reshape(2, -1), task.prefix.tokens({"label": jnp.array([3, 5])}, ()), None
@@ -223,9 +223,9 @@ def test_cached_codes_train_the_same_prior(tokenizers, priors, tmp_path):
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a.state[0], b.state[0]
   )
-  ids = a.encode(data.sample_batch(SHAPES, {}, 8)["image"])
+  ids = a.encode(data.Dataset(SHAPES).sample(8)["image"])
   np.testing.assert_array_equal(
-    ids, [data.source(cached).examples("eval")[i]["ids"] for i in range(8)]
+    ids, [data.Dataset(cached).source.examples("eval")[i]["ids"] for i in range(8)]
   )
 
 
@@ -248,7 +248,7 @@ def test_residual_codes_stay_in_their_books(tokenizers, tmp_path):
   model = vqjax.load(tmp_path)
   codes = model.run.task.extra.codes
   assert codes.grid == (4, 4, 2) and codes.vocabulary == 16
-  ids = model.encode(data.sample_batch(SHAPES, {}, 4)["image"])
+  ids = model.encode(data.Dataset(SHAPES).sample(4)["image"])
   np.testing.assert_array_equal(codes.unflatten(codes.flatten(ids)), ids)
   request = model.sampler.request(4)
   flat = model.run.task.extra.sampler()(model.state[0], jax.random.key(0), *request)
@@ -276,7 +276,7 @@ def test_a_hierarchy_samples_coarse_first(tokenizers, tmp_path):
   assert (coarse == fine[:, :4]).mean() < 0.4  # each level has noise of its own
   bottom.sample(8, temperature=0.0)
   assert len(np.unique(seen[-1][0], axis=0)) == 1  # options reach every level
-  ids = bottom.encode(data.sample_batch(SHAPES, {}, 8)["image"])
+  ids = bottom.encode(data.Dataset(SHAPES).sample(8)["image"])
   given = [np.asarray(x).reshape(8, -1) for x in ids]
   bottom.complete_codes(ids, keep=0.5)
   for drawn, real in zip(seen[-1], given):
@@ -310,7 +310,7 @@ def test_sliding_window_goes_beyond_the_training_size(priors):
 
 def test_bad_requests_are_one_line(tokenizers, priors, tmp_path):
   model = priors("autoregressive")
-  images = data.sample_batch(SHAPES, {}, 1)["image"]
+  images = data.Dataset(SHAPES).sample(1)["image"]
   for call, message in [
     (lambda: model.sample(1, label=8), "label: 8 is outside 0 to 7"),
     (

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax import fields
-from vqjax.nn import layers
+from vqjax.autoencoders import _composite as composite
+from vqjax.nn import checks, layers, patches
 from vqjax.nn.losses import map_pixels
-from vqjax.quantizers import Quantized
 
 
 class Block(nn.Module):
@@ -25,14 +25,14 @@ class Block(nn.Module):
     widths = (self.features // 4,) * 3 + (self.features,)
     h = x
     for i, (width, size) in enumerate(zip(widths, self.sizes), start=1):
-      h = layers.conv(width, size, dtype=self.dtype, name=f"conv_{i}")(nn.relu(h))
+      h = layers.Conv(width, size, dtype=self.dtype, name=f"conv_{i}")(nn.relu(h))
     if x.shape[-1] != self.features:
-      x = layers.conv(self.features, 1, dtype=self.dtype, name="id_path")(x)
+      x = layers.Conv(self.features, 1, dtype=self.dtype, name="id_path")(x)
     return x + self.gain * h
 
 
 class Encoder(nn.Module):
-  """[B, H, W, C] -> [B, H / f, W / f, out_channels]."""
+  """[B, ..., C] -> [B, ..., out_channels], every side over f."""
 
   hidden: int
   groups: int
@@ -43,18 +43,19 @@ class Encoder(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     gain = (self.groups * self.blocks_per_group) ** -2
-    h = layers.conv(self.hidden, 7, dtype=self.dtype, name="input")(x)
+    h = layers.Conv(self.hidden, 7, dtype=self.dtype, name="input")(x)
     for group in range(self.groups):
       for i in range(self.blocks_per_group):
         name = f"group_{group + 1}_block_{i + 1}"
         h = Block(self.hidden * 2**group, (3, 3, 3, 1), gain, self.dtype, name=name)(h)
       if group < self.groups - 1:
-        h = nn.max_pool(h, (2, 2), (2, 2))
-    return layers.conv(self.out_channels, 1, dtype=self.dtype, name="output")(nn.relu(h))
+        halves = (2,) * (h.ndim - 2)
+        h = nn.max_pool(h, halves, halves)
+    return layers.Conv(self.out_channels, 1, dtype=self.dtype, name="output")(nn.relu(h))
 
 
 class Decoder(nn.Module):
-  """[B, h, w, D] -> ([B, f h, f w, out_channels], the last convolution's input)."""
+  """[B, ..., D] -> ([B, ..., out_channels], every side times f, the last convolution's input)."""
 
   hidden: int
   groups: int
@@ -66,7 +67,7 @@ class Decoder(nn.Module):
   def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
     gain = (self.groups * self.blocks_per_group) ** -2
     bias = self.param("input_bias", nn.initializers.zeros, (z.shape[-1],))
-    h = z.astype(self.dtype) + bias.astype(self.dtype)[None, None, None]
+    h = z.astype(self.dtype) + jnp.expand_dims(bias.astype(self.dtype), range(z.ndim - 1))
     for group in range(self.groups):
       for i in range(self.blocks_per_group):
         name = f"group_{group + 1}_block_{i + 1}"
@@ -74,9 +75,9 @@ class Decoder(nn.Module):
           self.hidden * 2 ** (self.groups - 1 - group), (1, 3, 3, 3), gain, self.dtype, name=name
         )(h)
       if group < self.groups - 1:
-        h = layers.double(h)
+        h = patches.double(h)
     h = nn.relu(h)
-    return layers.conv(self.out_channels, 1, dtype=self.dtype, name="output")(h), h
+    return layers.Conv(self.out_channels, 1, dtype=self.dtype, name="output")(h), h
 
 
 class Model(nn.Module):
@@ -92,7 +93,8 @@ class Model(nn.Module):
     hidden: width at the image's resolution; doubles with every group towards the codes.
     groups: of residual blocks; between two groups the grid is halved, or doubled.
     blocks_per_group: residual blocks in a group.
-    channels: of the images.
+    axes: of the grid that it reads: 1, 2 or 3.
+    channels: of what it reads.
     out_channels: of the reconstruction; None means `channels`. The logit-Laplace likelihood needs
       twice as many.
     dtype: compute dtype.
@@ -102,19 +104,22 @@ class Model(nn.Module):
   hidden: int = 256
   groups: int = 4
   blocks_per_group: int = 2
+  axes: int = fields.program(2)
   channels: int = fields.program(3)
   out_channels: int | None = fields.program(None)
   dtype: str = "float32"
 
   last_layer = ("decoder", "output")
 
-  @property
-  def factor(self) -> int:
-    return 2 ** (self.groups - 1)
+  def __post_init__(self):
+    checks.axes(self, "dvae", 1, 2, 3)
+    checks.at_least(self, 4, "hidden")  # a block's inner convolutions have a quarter of it
+    checks.positive(self, "groups", "blocks_per_group", "channels", "out_channels")
+    super().__post_init__()
 
-  def grid(self, height: int, width: int) -> tuple[int, int]:
-    layers.check_size(height, width, self.factor)
-    return height // self.factor, width // self.factor
+  @property
+  def factors(self) -> tuple[int, ...]:
+    return (2 ** (self.groups - 1),) * self.axes
 
   def setup(self):
     shared = (self.hidden, self.groups, self.blocks_per_group)
@@ -122,31 +127,15 @@ class Model(nn.Module):
     self.decoder = Decoder(*shared, self.out_channels or self.channels, self.dtype)
 
   def encode(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """[B, H, W, C] in [-1, 1], mapped as DALL·E maps pixels -> [B, H / f, W / f,
-    quantizer.input_width].
-    """
-    layers.check_size(*x.shape[1:3], self.factor)
+    """[B, ..., C] in [-1, 1], mapped as DALL·E maps pixels -> [B, ..., quantizer.input_width]."""
+    layers.check_size(x.shape[1:-1], self.factors)
     return self.encoder(map_pixels((x + 1) / 2).astype(self.dtype))
 
-  def _decode(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    recon, last_input = self.decoder(z)
-    return recon.astype(jnp.float32), last_input
+  def run_decoder(self, z: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    return self.decoder(z)
 
-  def decode(self, z: jax.Array, *, train: bool = False) -> jax.Array:
-    """[B, h, w, quantizer.width] -> float32 [B, f h, f w, out_channels]."""
-    return self._decode(z)[0]
-
-  def __call__(
-    self, x: jax.Array, *, train: bool, step: jax.Array | None = None
-  ) -> tuple[jax.Array, Quantized]:
-    quantized = self.quantizer(self.encode(x, train=train), train=train, step=step)
-    recon, last_input = self._decode(quantized.z)
-    if train:
-      self.sow("intermediates", "last_input", last_input)
-    return recon, quantized
-
-  def tokens(self, x: jax.Array) -> jax.Array:
-    return self.quantizer(self.encode(x), train=False).ids
-
-  def from_tokens(self, ids: jax.Array) -> jax.Array:
-    return self.decode(self.quantizer.embed(ids))
+  grid = composite.grid
+  decode = composite.decode
+  __call__ = composite.reconstruct
+  tokens = composite.tokens
+  from_tokens = composite.from_tokens

@@ -7,12 +7,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax import fields
-from vqjax.nn import layers
-from vqjax.quantizers import Quantized
+from vqjax.autoencoders import _composite as composite
+from vqjax.nn import checks, layers
 
 
 class _Block(nn.Module):
@@ -50,33 +49,33 @@ class _Block(nn.Module):
 
 
 class Encoder(_Block):
-  """[B, H, W, C] -> [B, H / f, W / f, out_channels]."""
+  """[B, ..., C] -> [B, ..., out_channels], every side over f."""
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    h = layers.conv(self.ch, dtype=self.dtype, name="conv_in")(x)
+    h = layers.Conv(self.ch, dtype=self.dtype, name="conv_in")(x)
     for level in range(len(self.ch_mult)):
       h = self.level(h, "down", level, self.num_res_blocks, train)
       if level < len(self.ch_mult) - 1:
         h = layers.Downsample(self.dtype, name=f"down_{level}_downsample")(h)
     h = self.mid(h, train)
     h = nn.swish(layers.GroupNorm(dtype=self.dtype, name="norm_out")(h))
-    return layers.conv(self.out_channels, dtype=self.dtype, name="conv_out")(h)
+    return layers.Conv(self.out_channels, dtype=self.dtype, name="conv_out")(h)
 
 
 class Decoder(_Block):
-  """[B, h, w, Z] -> ([B, f h, f w, out_channels], the last convolution's input)."""
+  """[B, ..., Z] -> ([B, ..., out_channels], every side times f, the last convolution's input)."""
 
   @nn.compact
   def __call__(self, z: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-    h = layers.conv(self.ch * self.ch_mult[-1], dtype=self.dtype, name="conv_in")(z)
+    h = layers.Conv(self.ch * self.ch_mult[-1], dtype=self.dtype, name="conv_in")(z)
     h = self.mid(h, train)
     for level in reversed(range(len(self.ch_mult))):
       h = self.level(h, "up", level, self.num_res_blocks + 1, train)
       if level > 0:
         h = layers.Upsample(self.dtype, name=f"up_{level}_upsample")(h)
     h = nn.swish(layers.GroupNorm(dtype=self.dtype, name="norm_out")(h))
-    return layers.conv(self.out_channels, dtype=self.dtype, name="conv_out")(h), h
+    return layers.Conv(self.out_channels, dtype=self.dtype, name="conv_out")(h), h
 
 
 class Model(nn.Module):
@@ -90,16 +89,17 @@ class Model(nn.Module):
     ch_mult: width of each level as a multiple of `ch`, finest first; every level but the last
       halves the grid.
     num_res_blocks: per level of the encoder; the decoder has one more.
-    attn_resolutions: sides of the grids that have attention, for images of side `resolution`.
-    resolution: what `attn_resolutions` refers to. Other image sizes keep attention at the same
-      levels.
+    attn_resolutions: sides of the grids that have attention, where the side of what is read is
+      `resolution`.
+    resolution: what `attn_resolutions` refers to. Other sizes keep attention at the same levels.
     mid_attention: attention on the coarsest grid, between encoder and decoder levels.
     z_channels: width between encoder and `quant_conv`; twice that for a quantizer that reads mean
       and variance.
     dropout: rate inside residual blocks.
     remat: recompute the residual blocks' activations in the backward pass: a quarter less memory,
       an eighth more work.
-    channels: of the images.
+    axes: of the grid that it reads: 1, 2 or 3.
+    channels: of what it reads.
     out_channels: of the reconstruction; None means `channels`.
     dtype: compute dtype.
   """
@@ -114,19 +114,23 @@ class Model(nn.Module):
   z_channels: int = 256
   dropout: float = 0.0
   remat: bool = False
+  axes: int = fields.program(2)
   channels: int = fields.program(3)
   out_channels: int | None = fields.program(None)
   dtype: str = "float32"
 
   last_layer = ("decoder", "conv_out")
 
-  @property
-  def factor(self) -> int:
-    return 2 ** (len(self.ch_mult) - 1)
+  def __post_init__(self):
+    checks.axes(self, "resnet", 1, 2, 3)
+    checks.positive(self, "ch", "ch_mult", "resolution", "z_channels", "channels", "out_channels")
+    checks.at_least(self, 0, "num_res_blocks")
+    checks.share(self, "dropout")
+    super().__post_init__()
 
-  def grid(self, height: int, width: int) -> tuple[int, int]:
-    layers.check_size(height, width, self.factor)
-    return height // self.factor, width // self.factor
+  @property
+  def factors(self) -> tuple[int, ...]:
+    return (2 ** (len(self.ch_mult) - 1),) * self.axes
 
   def setup(self):
     levels = range(len(self.ch_mult))
@@ -144,34 +148,20 @@ class Model(nn.Module):
     self.encoder = Encoder(
       out_channels=self.z_channels * (2 if reads == 2 * returns else 1), **shared
     )
-    self.quant_conv = layers.conv(reads, 1, dtype=self.dtype)
-    self.post_quant_conv = layers.conv(self.z_channels, 1, dtype=self.dtype)
+    self.quant_conv = layers.Conv(reads, 1, dtype=self.dtype)
+    self.post_quant_conv = layers.Conv(self.z_channels, 1, dtype=self.dtype)
     self.decoder = Decoder(out_channels=self.out_channels or self.channels, **shared)
 
   def encode(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """[B, H, W, C] in [-1, 1] -> [B, H / f, W / f, quantizer.input_width]."""
-    layers.check_size(*x.shape[1:3], self.factor)
+    """[B, ..., C] in [-1, 1] -> [B, ..., quantizer.input_width]."""
+    layers.check_size(x.shape[1:-1], self.factors)
     return self.quant_conv(self.encoder(x.astype(self.dtype), train))
 
-  def _decode(self, z: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-    recon, last_input = self.decoder(self.post_quant_conv(z), train)
-    return recon.astype(jnp.float32), last_input
+  def run_decoder(self, z: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    return self.decoder(self.post_quant_conv(z), train)
 
-  def decode(self, z: jax.Array, *, train: bool = False) -> jax.Array:
-    """[B, h, w, quantizer.width] -> float32 [B, f h, f w, out_channels]."""
-    return self._decode(z, train)[0]
-
-  def __call__(
-    self, x: jax.Array, *, train: bool, step: jax.Array | None = None
-  ) -> tuple[jax.Array, Quantized]:
-    quantized = self.quantizer(self.encode(x, train=train), train=train, step=step)
-    recon, last_input = self._decode(quantized.z, train)
-    if train:
-      self.sow("intermediates", "last_input", last_input)
-    return recon, quantized
-
-  def tokens(self, x: jax.Array) -> jax.Array:
-    return self.quantizer(self.encode(x), train=False).ids
-
-  def from_tokens(self, ids: jax.Array) -> jax.Array:
-    return self.decode(self.quantizer.embed(ids))
+  grid = composite.grid
+  decode = composite.decode
+  __call__ = composite.reconstruct
+  tokens = composite.tokens
+  from_tokens = composite.from_tokens

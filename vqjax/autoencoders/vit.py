@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import einops
@@ -11,25 +12,25 @@ import numpy as np
 from flax import linen as nn
 
 from vqjax import fields
+from vqjax.autoencoders import _composite as composite
 from vqjax.errors import UserError
-from vqjax.nn import layers
+from vqjax.nn import checks, layers, patches
 from vqjax.nn.attention import attend
-from vqjax.quantizers import Quantized
 
 
-def sincos(height: int, width: int, features: int) -> np.ndarray:
-  """Fixed positions [height, width, features]: half the channels tell the row, half the column
-  (arXiv 2104.02057).
+def sincos(grid: Sequence[int], features: int) -> np.ndarray:
+  """Fixed positions [*grid, features]: sines and cosines of the coordinates (arXiv 2104.02057).
+
+  The axes share the channels equally, in pairs of a sine and a cosine; what is left over goes to
+  the earlier axes. On an image half of the channels tell the row, half the column. Of an axis' n
+  channels the first half is sin(coordinate * 10000^(-2 i / n)), the second half the cosines.
   """
-  frequencies = 10_000.0 ** (-np.arange(features // 4) / (features // 4))
-
-  def axis(n: int) -> np.ndarray:
-    angles = np.arange(n)[:, None] * frequencies[None]
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
-
-  rows = np.broadcast_to(axis(height)[:, None], (height, width, features // 2))
-  columns = np.broadcast_to(axis(width)[None], (height, width, features // 2))
-  return np.concatenate([rows, columns], axis=-1).astype(np.float32)
+  parts = []
+  pairs = np.array_split(np.arange(features // 2), len(grid))
+  for coordinate, n in zip(np.indices(grid), map(len, pairs), strict=True):
+    angles = coordinate[..., None] * 10_000.0 ** (-np.arange(n) / n)
+    parts += [np.sin(angles), np.cos(angles)]
+  return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
 class Block(nn.Module):
@@ -55,7 +56,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-  """Positions, blocks and the two-layer head with tanh: [B, h, w, D] -> ([B, h, w, out], the last
+  """Positions, blocks and the two-layer head with tanh: [B, ..., D] -> ([B, ..., out], the last
   layer's input).
   """
 
@@ -70,32 +71,24 @@ class Transformer(nn.Module):
   remat: bool
   dtype: str
 
-  def position(self, height: int, width: int) -> jax.Array:
+  def position(self, grid: tuple[int, ...]) -> jax.Array:
     if self.positions == "sincos":
-      return jnp.asarray(sincos(height, width, self.width))
-    table = self.param(
-      "positions", nn.initializers.normal(0.02), (self.native, self.native, self.width)
-    )
-    return (
-      table
-      if table.shape[:2] == (height, width)
-      else jax.image.resize(table, (height, width, self.width), "bilinear")
-    )
+      return jnp.asarray(sincos(grid, self.width))
+    native = (self.native,) * len(grid)
+    table = self.param("positions", nn.initializers.normal(0.02), (*native, self.width))
+    return table if grid == native else jax.image.resize(table, (*grid, self.width), "linear")
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-    height, width, dtype = *x.shape[1:3], jnp.dtype(self.dtype)
-    h = (
-      nn.Dense(self.width, dtype=dtype, name="embed")(x)
-      + self.position(height, width).astype(dtype)[None]
-    )
-    h = einops.rearrange(h, "b h w d -> b (h w) d")
+    grid, dtype = x.shape[1:-1], jnp.dtype(self.dtype)
+    embedded = nn.Dense(self.width, dtype=dtype, name="embed")(x)
+    h = einops.rearrange(embedded + self.position(grid).astype(dtype)[None], "b ... d -> b (...) d")
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     for i in range(self.depth):
       h = block(self.heads, self.mlp_width, self.dropout, self.dtype, name=f"block_{i}")(h, train)
     h = nn.LayerNorm(dtype=dtype, name="norm_out")(h)
     h = jnp.tanh(nn.Dense(self.mlp_width, dtype=dtype, name="head")(h))
-    h = einops.rearrange(h, "b (h w) d -> b h w d", h=height)
+    h = h.reshape(h.shape[0], *grid, h.shape[-1])
     return nn.Dense(self.out_channels, dtype=dtype, name="out")(h), h
 
 
@@ -108,19 +101,20 @@ class Model(nn.Module):
   Attributes:
     quantizer: between encoder and decoder; its widths are those of the narrow projections around
       the codes.
-    patch: side of the square of pixels that becomes one code.
-    width: of the encoder's blocks, a multiple of `heads` and of 4.
+    patch: side of the square (on one axis the piece, on three the cube) that becomes one code.
+    width: of the encoder's blocks, even and a multiple of `heads`.
     depth: the encoder's number of blocks.
     heads: of its attention.
     mlp_width: inside its blocks and head.
     decoder_width, decoder_depth, decoder_heads, decoder_mlp_width: likewise; None means the
       encoder's.
-    positions: "sincos" is fixed and fits any grid; "learned" is resized bilinearly where images are
-      not of `resolution`.
-    resolution: side of the images for which learned positions are made.
+    positions: "sincos" is fixed and fits any grid; "learned" is a table of a vector for each
+      patch, resized linearly along every axis where an input is not of `resolution`.
+    resolution: side, along every axis, of the input for which learned positions are made.
     dropout: rate after attention and MLP.
     remat: recompute the blocks' activations in the backward pass.
-    channels: of the images.
+    axes: of the grid that it reads: 1, 2 or 3.
+    channels: of what it reads.
     out_channels: of the reconstruction; None means `channels`.
     dtype: compute dtype.
   """
@@ -139,6 +133,7 @@ class Model(nn.Module):
   resolution: int = 256
   dropout: float = 0.0
   remat: bool = False
+  axes: int = fields.program(2)
   channels: int = fields.program(3)
   out_channels: int | None = fields.program(None)
   dtype: str = "float32"
@@ -146,19 +141,23 @@ class Model(nn.Module):
   last_layer = ("decoder", "out")
 
   def __post_init__(self):
+    checks.axes(self, "vit", 1, 2, 3)
+    sizes = ("depth", "heads", "mlp_width")
+    checks.positive(self, "patch", *sizes, *(f"decoder_{s}" for s in sizes))
+    checks.positive(self, "channels", "out_channels")
+    checks.at_least(self, 2 * self.axes, "width", "decoder_width")  # sincos: a pair for each axis
+    if self.positions == "learned":
+      checks.at_least(self, self.patch, "resolution")
+    checks.share(self, "dropout")
     for width, heads in ((self.width, self.heads), (self.decoder_width, self.decoder_heads)):
       width, heads = width or self.width, heads or self.heads
-      if width % heads or width % 4:
-        raise UserError(f"width: {width} must be a multiple of heads ({heads}) and of 4.")
+      if width % heads or width % 2:
+        raise UserError(f"width: {width} must be a multiple of heads ({heads}) and of 2.")
     super().__post_init__()
 
   @property
-  def factor(self) -> int:
-    return self.patch
-
-  def grid(self, height: int, width: int) -> tuple[int, int]:
-    layers.check_size(height, width, self.patch)
-    return height // self.patch, width // self.patch
+  def factors(self) -> tuple[int, ...]:
+    return (self.patch,) * self.axes
 
   def setup(self):
     shared = dict(
@@ -176,38 +175,21 @@ class Model(nn.Module):
       self.decoder_depth or self.depth,
       self.decoder_heads or self.heads,
       self.decoder_mlp_width or self.mlp_width,
-      self.patch**2 * (self.out_channels or self.channels),
+      self.patch**self.axes * (self.out_channels or self.channels),
       **shared,
     )
 
   def encode(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """[B, H, W, C] in [-1, 1] -> [B, H / patch, W / patch, quantizer.input_width]."""
-    layers.check_size(*x.shape[1:3], self.patch)
-    patches = einops.rearrange(x, "b (h p) (w q) c -> b h w (p q c)", p=self.patch, q=self.patch)
-    return self.encoder(patches.astype(self.dtype), train)[0]
+    """[B, ..., C] in [-1, 1] -> [B, ..., quantizer.input_width]."""
+    layers.check_size(x.shape[1:-1], self.factors)
+    return self.encoder(patches.cut(x, self.factors).astype(self.dtype), train)[0]
 
-  def _decode(self, z: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-    patches, last_input = self.decoder(z.astype(self.dtype), train)
-    recon = einops.rearrange(
-      patches, "b h w (p q c) -> b (h p) (w q) c", p=self.patch, q=self.patch
-    )
-    return recon.astype(jnp.float32), last_input
+  def run_decoder(self, z: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    recon, last_input = self.decoder(z.astype(self.dtype), train)
+    return patches.join(recon, self.factors), last_input
 
-  def decode(self, z: jax.Array, *, train: bool = False) -> jax.Array:
-    """[B, h, w, quantizer.width] -> float32 [B, patch h, patch w, out_channels]."""
-    return self._decode(z, train)[0]
-
-  def __call__(
-    self, x: jax.Array, *, train: bool, step: jax.Array | None = None
-  ) -> tuple[jax.Array, Quantized]:
-    quantized = self.quantizer(self.encode(x, train=train), train=train, step=step)
-    recon, last_input = self._decode(quantized.z, train)
-    if train:
-      self.sow("intermediates", "last_input", last_input)
-    return recon, quantized
-
-  def tokens(self, x: jax.Array) -> jax.Array:
-    return self.quantizer(self.encode(x), train=False).ids
-
-  def from_tokens(self, ids: jax.Array) -> jax.Array:
-    return self.decode(self.quantizer.embed(ids))
+  grid = composite.grid
+  decode = composite.decode
+  __call__ = composite.reconstruct
+  tokens = composite.tokens
+  from_tokens = composite.from_tokens

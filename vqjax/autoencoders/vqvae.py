@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax import fields
-from vqjax.errors import UserError
-from vqjax.nn import layers
-from vqjax.quantizers import Quantized
+from vqjax.autoencoders import _composite as composite
+from vqjax.nn import checks, layers
 
 
 class Encoder(nn.Module):
-  """[B, H, W, C] -> [B, H / f, W / f, out_channels]."""
+  """[B, ..., C] -> [B, ..., out_channels], every side over f."""
 
   hidden: int
   residual_hidden: int
@@ -25,16 +23,16 @@ class Encoder(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     for i in range(self.downsamples):
-      x = nn.relu(layers.conv(self.hidden, 4, stride=2, dtype=self.dtype, name=f"down_{i}")(x))
-    x = layers.conv(self.hidden, dtype=self.dtype, name="conv_mid")(x)
+      x = nn.relu(layers.Conv(self.hidden, 4, stride=2, dtype=self.dtype, name=f"down_{i}")(x))
+    x = layers.Conv(self.hidden, dtype=self.dtype, name="conv_mid")(x)
     x = layers.ResidualStack(
       self.residual_blocks, self.residual_hidden, self.dtype, name="residual"
     )(x)
-    return layers.conv(self.out_channels, 1, dtype=self.dtype, name="conv_out")(x)
+    return layers.Conv(self.out_channels, 1, dtype=self.dtype, name="conv_out")(x)
 
 
 class Decoder(nn.Module):
-  """[B, h, w, D] -> ([B, f h, f w, out_channels], the last convolution's input)."""
+  """[B, ..., D] -> ([B, ..., out_channels], every side times f, the last convolution's input)."""
 
   hidden: int
   residual_hidden: int
@@ -45,7 +43,7 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    h = layers.conv(self.hidden, dtype=self.dtype, name="conv_in")(z)
+    h = layers.Conv(self.hidden, dtype=self.dtype, name="conv_in")(z)
     h = layers.ResidualStack(
       self.residual_blocks, self.residual_hidden, self.dtype, name="residual"
     )(h)
@@ -65,7 +63,8 @@ class Model(nn.Module):
     residual_blocks: of encoder and decoder each.
     downsamples: convolutions of stride 2, at least one; the last layer is the transposed one of
       them.
-    channels: of the images.
+    axes: of the grid that it reads: 1, 2 or 3.
+    channels: of what it reads.
     out_channels: of the reconstruction; None means `channels`.
     dtype: compute dtype.
   """
@@ -75,6 +74,7 @@ class Model(nn.Module):
   residual_hidden: int = 256
   residual_blocks: int = 2
   downsamples: int = 2
+  axes: int = fields.program(2)
   channels: int = fields.program(3)
   out_channels: int | None = fields.program(None)
   dtype: str = "float32"
@@ -82,17 +82,14 @@ class Model(nn.Module):
   last_layer = ("decoder", "conv_out")
 
   def __post_init__(self):
-    if self.downsamples < 1:
-      raise UserError(f"downsamples: {self.downsamples} is too few; give at least 1.")
+    checks.axes(self, "vqvae", 1, 2, 3)
+    checks.positive(self, "hidden", "residual_hidden", "downsamples", "channels", "out_channels")
+    checks.at_least(self, 0, "residual_blocks")
     super().__post_init__()
 
   @property
-  def factor(self) -> int:
-    return 2**self.downsamples
-
-  def grid(self, height: int, width: int) -> tuple[int, int]:
-    layers.check_size(height, width, self.factor)
-    return height // self.factor, width // self.factor
+  def factors(self) -> tuple[int, ...]:
+    return (2**self.downsamples,) * self.axes
 
   def setup(self):
     shared = (self.hidden, self.residual_hidden, self.residual_blocks, self.downsamples)
@@ -100,29 +97,15 @@ class Model(nn.Module):
     self.decoder = Decoder(*shared, self.out_channels or self.channels, self.dtype)
 
   def encode(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """[B, H, W, C] in [-1, 1] -> [B, H / f, W / f, quantizer.input_width]."""
-    layers.check_size(*x.shape[1:3], self.factor)
+    """[B, ..., C] in [-1, 1] -> [B, ..., quantizer.input_width]."""
+    layers.check_size(x.shape[1:-1], self.factors)
     return self.encoder(x.astype(self.dtype))
 
-  def _decode(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    recon, last_input = self.decoder(z.astype(self.dtype))
-    return recon.astype(jnp.float32), last_input
+  def run_decoder(self, z: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    return self.decoder(z.astype(self.dtype))
 
-  def decode(self, z: jax.Array, *, train: bool = False) -> jax.Array:
-    """[B, h, w, quantizer.width] -> float32 [B, f h, f w, out_channels]."""
-    return self._decode(z)[0]
-
-  def __call__(
-    self, x: jax.Array, *, train: bool, step: jax.Array | None = None
-  ) -> tuple[jax.Array, Quantized]:
-    quantized = self.quantizer(self.encode(x, train=train), train=train, step=step)
-    recon, last_input = self._decode(quantized.z)
-    if train:
-      self.sow("intermediates", "last_input", last_input)
-    return recon, quantized
-
-  def tokens(self, x: jax.Array) -> jax.Array:
-    return self.quantizer(self.encode(x), train=False).ids
-
-  def from_tokens(self, ids: jax.Array) -> jax.Array:
-    return self.decode(self.quantizer.embed(ids))
+  grid = composite.grid
+  decode = composite.decode
+  __call__ = composite.reconstruct
+  tokens = composite.tokens
+  from_tokens = composite.from_tokens

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax import fields
+from vqjax.autoencoders import _composite as composite
 from vqjax.errors import UserError
-from vqjax.nn import layers
+from vqjax.nn import checks, layers
 from vqjax.quantizers import Quantized
 
 # Coarse first.
@@ -18,7 +19,7 @@ _LEVELS = {2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
 
 
 class Encoder(nn.Module):
-  """Halves the grid `downsamples` times: [B, H, W, C] -> [B, h, w, hidden]."""
+  """Halves the grid `downsamples` times: [B, ..., C] -> [B, ..., hidden]."""
 
   hidden: int
   residual_hidden: int
@@ -31,15 +32,15 @@ class Encoder(nn.Module):
     for i in range(self.downsamples):
       # As in the authors' code, the first of several convolutions has half the width.
       width = self.hidden // 2 if i < self.downsamples - 1 else self.hidden
-      x = nn.relu(layers.conv(width, 4, stride=2, dtype=self.dtype, name=f"down_{i}")(x))
-    x = layers.conv(self.hidden, dtype=self.dtype, name="conv_out")(x)
+      x = nn.relu(layers.Conv(width, 4, stride=2, dtype=self.dtype, name=f"down_{i}")(x))
+    x = layers.Conv(self.hidden, dtype=self.dtype, name="conv_out")(x)
     return layers.ResidualStack(
       self.residual_blocks, self.residual_hidden, self.dtype, name="residual"
     )(x)
 
 
 class Decoder(nn.Module):
-  """Doubles the grid `upsamples` times: [B, h, w, D] -> ([B, H, W, out_channels], the last
+  """Doubles the grid `upsamples` times: [B, ..., D] -> ([B, ..., out_channels], the last
   convolution's input).
   """
 
@@ -52,7 +53,7 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    h = layers.conv(self.hidden, dtype=self.dtype, name="conv_in")(z)
+    h = layers.Conv(self.hidden, dtype=self.dtype, name="conv_in")(z)
     h = layers.ResidualStack(
       self.residual_blocks, self.residual_hidden, self.dtype, name="residual"
     )(h)
@@ -66,10 +67,9 @@ class Model(nn.Module):
   at 256 pixels.
 
   Tuples of ids, latents and grids are coarse first: "top", ("middle",) "bottom". Every level has
-    the same kind of
-  quantizer with a codebook of its own, `quantizer_<level>`; metrics are named `<level>/<metric>`.
-  Latents of a finer level are made from the image and the quantized coarser ones, so `encode`
-  quantizes these on its way.
+  the same kind of quantizer with a codebook of its own, `quantizer_<level>`; metrics are named
+  `<level>/<metric>`. Latents of a finer level are made from the image and the quantized coarser
+  ones, so `encode` quantizes these on its way.
 
   Attributes:
     quantizer: copied for each level.
@@ -78,7 +78,8 @@ class Model(nn.Module):
     hidden: width of convolutions.
     residual_hidden: width inside residual blocks.
     residual_blocks: of every encoder and decoder.
-    channels: of the images.
+    axes: of the grid that it reads: 1, 2 or 3.
+    channels: of what it reads.
     out_channels: of the reconstruction; None means `channels`.
     dtype: compute dtype.
   """
@@ -89,6 +90,7 @@ class Model(nn.Module):
   hidden: int = 128
   residual_hidden: int = 64
   residual_blocks: int = 2
+  axes: int = fields.program(2)
   channels: int = fields.program(3)
   out_channels: int | None = fields.program(None)
   dtype: str = "float32"
@@ -98,18 +100,19 @@ class Model(nn.Module):
   def __post_init__(self):
     if self.levels not in _LEVELS:
       raise UserError(f"levels: {self.levels} is not possible; give 2 or 3.")
-    if self.downsamples < 1:
-      raise UserError(f"downsamples: {self.downsamples} is too few; give at least 1.")
+    checks.axes(self, "vqvae2", 1, 2, 3)
+    checks.at_least(self, 2, "hidden")  # the first convolutions have half of it
+    checks.positive(self, "residual_hidden", "downsamples", "channels", "out_channels")
+    checks.at_least(self, 0, "residual_blocks")
     super().__post_init__()
 
   @property
-  def factor(self) -> int:
-    return 2 ** (self.downsamples + self.levels - 1)
+  def factors(self) -> tuple[int, ...]:
+    return (2 ** (self.downsamples + self.levels - 1),) * self.axes
 
-  def grid(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-    layers.check_size(height, width, self.factor)
-    factors = [self.factor // 2**i for i in range(self.levels)]
-    return tuple((height // f, width // f) for f in factors)
+  def grid(self, *size: int) -> tuple[tuple[int, ...], ...]:
+    coarsest = composite.grid(self, *size)
+    return tuple(tuple(n * 2**level for n in coarsest) for level in range(self.levels))
 
   def setup(self):
     names = _LEVELS[self.levels]
@@ -120,7 +123,7 @@ class Model(nn.Module):
       for n in names
     }
     self.to_codes = {
-      n: layers.conv(self.quantizer.input_width, 1, dtype=self.dtype, name=f"to_codes_{n}")
+      n: layers.Conv(self.quantizer.input_width, 1, dtype=self.dtype, name=f"to_codes_{n}")
       for n in names
     }
     self.quantizers = {n: self.quantizer.copy(name=f"quantizer_{n}") for n in names}
@@ -135,7 +138,7 @@ class Model(nn.Module):
     )
 
   def _join(self, coarser: jax.Array | None, z: jax.Array, level: str) -> jax.Array:
-    """All codes up to this level on its grid: [B, h, w, D times the number of levels so far]."""
+    """All codes up to this level on its grid: [B, ..., D times the number of levels so far]."""
     z = z.astype(self.dtype)
     return z if coarser is None else jnp.concatenate([z, self.ups[level](coarser)], axis=-1)
 
@@ -143,7 +146,7 @@ class Model(nn.Module):
     self, x: jax.Array, train: bool, step: Any
   ) -> tuple[tuple[jax.Array, ...], dict[str, Quantized]]:
     """Latents of every level, coarse first, and what its quantizer makes of them."""
-    layers.check_size(*x.shape[1:3], self.factor)
+    layers.check_size(x.shape[1:-1], self.factors)
     h, features = x.astype(self.dtype), {}
     for level in reversed(_LEVELS[self.levels]):
       features[level] = h = self.encoders[level](h)
@@ -157,34 +160,29 @@ class Model(nn.Module):
       joined = self._join(joined, quantized[level].z, level)
     return tuple(latents), quantized
 
-  def _decode(self, latents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+  def run_decoder(self, latents: tuple[jax.Array, ...], train: bool) -> tuple[jax.Array, jax.Array]:
     joined = None
     for level, z in zip(_LEVELS[self.levels], latents, strict=True):
       joined = self._join(joined, z, level)
-    recon, last_input = self.decoder(joined)
-    return recon.astype(jnp.float32), last_input
+    return self.decoder(joined)
+
+  decode = composite.decode
 
   def encode(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, ...]:
-    """[B, H, W, C] in [-1, 1] -> latents per level, [B, h, w, quantizer.input_width]."""
+    """[B, ..., C] in [-1, 1] -> latents per level, [B, ..., quantizer.input_width]."""
     return self._analyse(x, False, None)[0]
-
-  def decode(self, z: tuple[jax.Array, ...], *, train: bool = False) -> jax.Array:
-    """Quantized latents per level -> float32 [B, H, W, out_channels]."""
-    return self._decode(z)[0]
 
   def __call__(
     self, x: jax.Array, *, train: bool, step: jax.Array | None = None
   ) -> tuple[jax.Array, Quantized]:
     _, quantized = self._analyse(x, train, step)
     z = tuple(q.z for q in quantized.values())
-    recon, last_input = self._decode(z)
-    if train:
-      self.sow("intermediates", "last_input", last_input)
     metrics = {
       f"{level}/{name}": v for level, q in quantized.items() for name, v in q.metrics.items()
     }
     loss = sum(q.loss for q in quantized.values())
-    return recon, Quantized(z, tuple(q.ids for q in quantized.values()), loss, metrics)
+    ids = tuple(q.ids for q in quantized.values())
+    return self.decode(z, train=train), Quantized(z, ids, loss, metrics)
 
   def tokens(self, x: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(q.ids for q in self._analyse(x, False, None)[1].values())

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import hashlib
 import itertools
 import os
 import pathlib
@@ -39,6 +40,52 @@ class Stream(Protocol):
 
   def close(self) -> None:
     """Stops background work."""
+
+
+class Reader:
+  """A source with random access. `open_stream` makes its training batches: `MemoryStream`, or
+  another of the same arguments.
+  """
+
+  def __init__(self, source: Any, ops: ops_lib.Ops, open_stream: Callable[..., Stream]):
+    self._source, self._ops, self._open_stream = source, ops, open_stream
+    self._loaders: dict[str, Loader] = {}
+
+  def _loader(self, split: str) -> Loader:
+    if split not in self._loaders:
+      self._loaders[split] = Loader(self._source.examples(split), self._ops)
+    return self._loaders[split]
+
+  def size(self, split: str) -> int:
+    return len(self._source.examples(split))
+
+  def train(self, batch_size: int, seed: int, step: int, index: int, count: int) -> Stream:
+    load = TrainLoader(self._loader("train"), seed)
+    return self._open_stream(load, batch_size, step, index, count)
+
+  def batches(
+    self, batch_size: int, split: str, index: int, count: int, limit: int | None
+  ) -> Iterator[tuple[Batch, np.ndarray]]:
+    load = self._loader(split)
+    num = len(load.examples) if limit is None else min(limit, len(load.examples))
+
+    def make(step: int) -> tuple[Batch, np.ndarray]:
+      first = (step * count + index) * batch_size
+      loaded = [
+        load(i) if i < num else (load.template, False) for i in range(first, first + batch_size)
+      ]
+      examples, good = zip(*loaded)
+      return stack(examples), np.array(good, np.float32)
+
+    return in_background(make, range(-(-num // (batch_size * count))))
+
+  def sample(self, num: int, split: str) -> Batch:
+    """Examples spread evenly over the split; repeated where it is smaller than `num`."""
+    load = self._loader(split)
+    return stack([load(i * len(load.examples) // num)[0] for i in range(num)])
+
+  def fingerprint(self) -> dict[str, str]:
+    return {"sample": digest(self._source.examples("train"))}
 
 
 class Loader:
@@ -77,8 +124,8 @@ class TrainLoader:
   drawn from (seed, n).
   """
 
-  def __init__(self, examples: Examples, ops: ops_lib.Ops, seed: int):
-    self.load, self.seed, self.num = Loader(examples, ops), seed, len(examples)
+  def __init__(self, load: Loader, seed: int):
+    self.load, self.seed, self.num = load, seed, len(load.examples)
 
   def __call__(self, counter: int) -> dict[str, Any]:
     epoch, position = divmod(int(counter), self.num)
@@ -125,29 +172,6 @@ class MemoryStream:
     self._batches.close()
 
 
-def eval_batches(
-  load: Loader,
-  batch_size: int,
-  process_index: int = 0,
-  process_count: int = 1,
-  limit: int | None = None,
-) -> Iterator[tuple[Batch, np.ndarray]]:
-  """Yields (batch, mask [B]) over the split in order, each example once; see
-  `vqjax.data.eval_batches`.
-  """
-  num = len(load.examples) if limit is None else min(limit, len(load.examples))
-
-  def make(step: int) -> tuple[Batch, np.ndarray]:
-    first = (step * process_count + process_index) * batch_size
-    loaded = [
-      load(i) if i < num else (load.template, False) for i in range(first, first + batch_size)
-    ]
-    examples, good = zip(*loaded)
-    return stack(examples), np.array(good, np.float32)
-
-  return in_background(make, range(-(-num // (batch_size * process_count))))
-
-
 def in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Generator[Any, None, None]:
   """Yields `make` of every step, in order; a few are made ahead by as many threads as there are
   cores. `close` stops them.
@@ -165,23 +189,40 @@ def in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Generat
     pool.shutdown(wait=False, cancel_futures=True)
 
 
-def sample_batch(load: Loader, batch_size: int) -> Batch:
-  """Examples spread evenly over the split; repeated where it is smaller than the batch."""
-  return stack([load(i * len(load.examples) // batch_size)[0] for i in range(batch_size)])
-
-
 def check_shape(example: dict[str, Any], template: dict[str, Any]) -> dict[str, Any]:
-  """Raises UserError where an image cannot be batched with the template's."""
-  shape, wanted = (e["image"].shape if "image" in e else None for e in (example, template))
-  if shape != wanted:
-    raise UserError(
-      f"{example.get('name', 'image')}: is {shape[1]}x{shape[0]}x{shape[2]}, others are "
-      f"{wanted[1]}x{wanted[0]}x{wanted[2]}; set config.ops.size (and channels) to make them alike."
-    )
+  """Raises UserError where an image or layout cannot be batched with the template's."""
+  for field in ops_lib.FIELDS:
+    shape, wanted = (e[field].shape if field in e else None for e in (example, template))
+    if shape != wanted:
+      raise UserError(
+        f"{example.get('name', field)}: is {_size(shape)}, others are {_size(wanted)}; "
+        "set config.ops.size (and channels) to make them alike."
+      )
   return example
+
+
+def _size(shape: tuple[int, ...] | None) -> str:
+  """Width first, as people say it."""
+  return "x".join(map(str, (shape[1], shape[0], *shape[2:]))) if shape else "missing"
 
 
 def stack(examples: list[dict[str, Any]] | tuple[dict[str, Any], ...]) -> Batch:
   """Finished examples -> a batch: arrays stacked, `text` a list, `name` dropped."""
   columns = {key: [e[key] for e in examples] for key in examples[0] if key != "name"}
   return {key: column if key == "text" else np.stack(column) for key, column in columns.items()}
+
+
+def digest(examples: Examples, most: int = 16) -> str:
+  """SHA-256 over fields, types, shapes and bytes of up to `most` examples, spread over a split;
+  their names, in which a path may stand, left out.
+  """
+  content = getattr(examples, "content", examples.__getitem__)
+  num, total = min(most, len(examples)), hashlib.sha256()
+  for i in range(num):
+    example = content(i * len(examples) // num) or {}
+    for field in sorted(example.keys() - {"name"}):
+      value = example[field]
+      value = np.frombuffer(value.encode(), np.uint8) if isinstance(value, str) else value
+      array = np.asarray(value)
+      total.update(f"{field} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
+  return total.hexdigest()

@@ -1,25 +1,29 @@
-"""Ops on one example, numpy and PIL only: decoding, resizing, crops, flips; random ones are pure in
-(seed, counter).
+"""Ops on one example, numpy and PIL only: resizing, crops, flips; random ones are pure in (seed,
+counter).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
+import logging
 import math
-import os
-import pathlib
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from vqjax.build import check_fields
+from vqjax import pictures
 from vqjax.errors import UserError
+from vqjax.pictures import Box
 
-Box = tuple[int, int, int, int]  # top, left, height, width
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+# The fields that are cut and resized, the leading one first, and how they are resampled.
+FIELDS = {"image": Image.Resampling.BICUBIC, "layout": Image.Resampling.NEAREST}
+MOST_ENLARGED = 4
+
+log = logging.getLogger(__name__)
+_WARNED, _LOCK = set(), threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,18 +63,8 @@ class Ops:
       )
 
 
-def from_config(config: Mapping[str, Any], path: str = "config.ops") -> Ops:
-  """Checks the fields and their types. Raises UserError with the near miss for an unknown one."""
-  config = dict(config)
-  check_fields(Ops, config, path)
-  try:
-    return Ops(**config)
-  except UserError as e:
-    raise UserError(f"{path}.{e}") from None
-
-
 def generator(seed: int, counter: int, stream: int = 0) -> np.random.Generator:
-  """Random numbers as a function of the arguments alone; `stream` keeps the uses of one seed apart."""
+  """Random numbers, a function of the arguments alone; `stream` keeps uses of one seed apart."""
   key = np.array([(seed + (stream << 56)) % 2**64, counter], np.uint64)
   return np.random.Generator(np.random.Philox(key=key))
 
@@ -78,26 +72,30 @@ def generator(seed: int, counter: int, stream: int = 0) -> np.random.Generator:
 def apply(
   ops: Ops, example: Mapping[str, Any], rng: np.random.Generator | None = None
 ) -> dict[str, Any]:
-  """Crops, resizes, flips and converts `image` uint8 [H, W, C] and `layout` uint8 [H, W]; keeps the
-  rest.
+  """Crops, resizes and flips those of FIELDS that the example has, all alike, and converts the
+  image's channels; keeps the rest.
 
   Args:
     ops: what to do.
-    example: `name` is what messages call it; without an image it is kept as it is.
+    example: `name` is what messages call it. Where it has codes (`ids`) it is kept as it is: its
+      pictures went through the ops before they were tokenized.
     rng: None in evaluation, where nothing is random.
 
   Raises:
     UserError: the image is smaller than the window, or not of the size that `crop="none"` asks for.
   """
-  if "image" not in example:
+  found = [field for field in FIELDS if field in example]
+  if not found or "ids" in example:
     return dict(example)
-  image = example["image"]
-  box, out_hw = window(ops, image.shape[0], image.shape[1], rng, example.get("name", "image"))
+  height, width = example[found[0]].shape[:2]
+  box, size = window(ops, height, width, rng, example.get("name", found[0]))
   flip = rng is not None and ops.flip and rng.random() < 0.5
-  example = {**example, "image": to_channels(_cut(image, box, out_hw, flip), ops.channels)}
-  if "layout" in example:
-    example["layout"] = _cut(example["layout"], box, out_hw, flip, Image.Resampling.NEAREST)
-  return example
+  done = {field: pictures.cut(example[field], box, size, FIELDS[field]) for field in found}
+  if flip:
+    done = {field: array[:, ::-1] for field, array in done.items()}
+  if "image" in done:
+    done["image"] = pictures.to_channels(done["image"], ops.channels)
+  return {**example, **done}
 
 
 def window(
@@ -124,91 +122,22 @@ def window(
   if ops.crop == "random_resized" and rng is not None:
     return _random_window(height, width, ops.min_area, rng), out_hw
   side = min(height, width)
+  if ops.size > MOST_ENLARGED * side and ops.crop == "center":
+    _warn_once(ops, f"{name}: is {width}x{height}")
   return _place(side, side, height, width, None), out_hw
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Bicubic, antialiased where it shrinks: uint8 [H, W, C] -> uint8 [height, width, C]."""
-  return _cut(image, (0, 0, *image.shape[:2]), (height, width), False)
-
-
-def to_channels(image: np.ndarray, channels: int | None) -> np.ndarray:
-  """[H, W, C] -> [H, W, channels]: grey is repeated, RGB becomes its luma (ITU-R 601)."""
-  if channels is None or image.shape[-1] == channels:
-    return image
-  if channels == 3:
-    return np.repeat(image, 3, axis=-1)
-  return np.asarray(Image.fromarray(image).convert("L"))[..., None]
-
-
-def decode(file: bytes | str | pathlib.Path) -> np.ndarray:
-  """Reads an encoded image, from memory or a path, as RGB uint8 [H, W, 3], upright, transparency
-  laid on white.
-
-  Raises:
-    Exception: whatever PIL meets in a broken file; there is no common base class.
-  """
-  with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-      return np.repeat(_deep_grey(np.asarray(image))[..., None], 3, axis=-1)
-    if image.has_transparency_data:
-      image = image.convert("RGBA")
-      image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
-
-
-def list_files(folder: pathlib.Path) -> list[str]:
-  """Names of all files below a folder, relative to it, sorted, without hidden ones."""
-  return sorted(_walk(folder))
-
-
-def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """All images below a folder, told by their suffixes, sorted."""
-  return [folder / name for name in list_files(folder) if name.lower().endswith(SUFFIXES)]
-
-
-def has_images(folder: pathlib.Path) -> bool:
-  """Whether there is any image below a folder; stops at the first."""
-  return any(name.lower().endswith(SUFFIXES) for name in _walk(folder))
-
-
-def read_image(file: pathlib.Path, channels: int = 3) -> np.ndarray:
-  """Reads one image as uint8 [H, W, channels]. Raises UserError where it cannot be read."""
-  try:
-    return to_channels(decode(file), channels)
-  except Exception as e:  # PIL's plugins raise nearly anything on damaged files.
-    raise UserError(f"{file}: cannot be read as an image ({' '.join(str(e).split())}).") from None
-
-
-def read_layout(file: pathlib.Path) -> np.ndarray:
-  """Reads a label map as uint8 [H, W]: the indices of a palette image, the values of a grey one.
-
-  Raises UserError otherwise.
-  """
-  try:
-    with Image.open(file) as image:
-      if image.mode in ("P", "L"):
-        return np.array(image)
-      mode = image.mode
-  except Exception as e:
-    raise UserError(f"{file}: cannot be read as an image ({' '.join(str(e).split())}).") from None
-  raise UserError(
-    f"{file}: has mode {mode}, no class per pixel; save classes as grey values (L) or as palette indices (P)."
-  )
-
-
-def _walk(root: pathlib.Path) -> Iterator[str]:
-  for folder, folders, files in os.walk(root, followlinks=True):
-    folders[:] = [f for f in folders if not f.startswith(".")]
-    relative = os.path.relpath(folder, root).replace(os.sep, "/")
-    yield from (f if relative == "." else f"{relative}/{f}" for f in files if not f.startswith("."))
-
-
-def _deep_grey(pixels: np.ndarray) -> np.ndarray:
-  """16-bit grey keeps its high byte; wider types hold 8-bit values unless they exceed them."""
-  sixteen = pixels.dtype.itemsize == 2 or pixels.max() > 255
-  return np.clip(pixels / 257 + 0.5 if sixteen else pixels, 0, 255).astype(np.uint8)
+def _warn_once(ops: Ops, what: str) -> None:
+  with _LOCK:
+    first = ops not in _WARNED
+    _WARNED.add(ops)
+  if first:
+    log.warning(
+      "%s, enlarged more than %d times to size=%d; the same is not said of others.",
+      what,
+      MOST_ENLARGED,
+      ops.size,
+    )
 
 
 def _place(
@@ -229,21 +158,3 @@ def _random_window(height: int, width: int, min_area: float, rng: np.random.Gene
       return _place(h, w, height, width, rng)
   side = min(height, width)
   return _place(side, side, height, width, None)
-
-
-def _cut(
-  array: np.ndarray,
-  box: Box,
-  out_hw: tuple[int, int],
-  flip: bool,
-  resample: Image.Resampling = Image.Resampling.BICUBIC,
-) -> np.ndarray:
-  top, left, height, width = box
-  if (height, width) == out_hw:
-    array = array[top : top + height, left : left + width]
-  else:
-    grey = array.ndim == 3 and array.shape[-1] == 1
-    image = Image.fromarray(array[..., 0] if grey else array)
-    image = image.resize(out_hw[::-1], resample, box=(left, top, left + width, top + height))
-    array = np.asarray(image)[..., None] if grey else np.asarray(image)
-  return array[:, ::-1] if flip else array

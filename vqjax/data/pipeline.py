@@ -15,10 +15,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from vqjax.data import (
-  memory,  # noqa: E402
-  ops as ops_lib,  # noqa: E402
-)
+from vqjax import pictures  # noqa: E402
+from vqjax.data import memory, ops as ops_lib  # noqa: E402
 from vqjax.errors import UserError  # noqa: E402
 
 tf.config.set_visible_devices([], "GPU")  # The accelerator's memory is JAX's.
@@ -79,8 +77,8 @@ class TfStream:
     }
     if saved and f"{self._count:05d}" not in saved:
       raise UserError(
-        f"{directory}: the data position was saved by {int(saved.pop())} processes, not {self._count}; "
-        "continue with as many."
+        f"{directory}: the data position was saved by {int(saved.pop())} processes, "
+        f"not {self._count}; continue with as many."
       )
     tf.train.Checkpoint(iterator=self._held[0]).read(self._file(directory)).assert_consumed()
 
@@ -104,69 +102,68 @@ def files_stream(
   return TfStream(dataset, caught, batch_size, index, count, exact=True)
 
 
-def records_stream(
-  source: Any, ops: ops_lib.Ops, batch_size: int, seed: int, index: int, count: int
-) -> TfStream:
-  """Training batches of TFDS records.
+class Records:
+  """A source of records, with the methods of `memory.Reader`."""
 
-  The random ops draw from (seed, the record's number among all processes).
-  """
-  records = source.records("train", seed=seed, process_index=index, process_count=count)
-  finish = _Records(source, ops, "train")
+  def __init__(self, source: Any, ops: ops_lib.Ops):
+    self._source, self._ops = source, ops
+    self._finish: dict[str, _Finish] = {}
 
-  def load(n: int, *values: Any) -> Example:
-    counter = int(n) * count + index
-    return finish(counter, *values, rng=ops_lib.generator(seed, counter, stream=3))
+  def _finisher(self, split: str) -> _Finish:
+    if split not in self._finish:
+      self._finish[split] = _Finish(self._source, self._ops, split)
+    return self._finish[split]
 
-  function, caught = _mapped(load, finish.template)
-  dataset = records.enumerate().map(lambda n, record: (n, *(record[k] for k in finish.keys)))
-  dataset = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
-  return TfStream(dataset, caught, batch_size, index, count, exact=False)
+  def size(self, split: str) -> int:
+    return self._source.num_examples(split)
 
+  def train(self, batch_size: int, seed: int, step: int, index: int, count: int) -> TfStream:
+    """The random ops draw from (seed, the record's number among all processes). The position is
+    saved and restored, so `step` is not looked at.
+    """
+    del step
+    records = self._source.records("train", seed=seed, process_index=index, process_count=count)
+    finish = self._finisher("train")
 
-def records_eval(
-  source: Any,
-  ops: ops_lib.Ops,
-  batch_size: int,
-  *,
-  split: str,
-  index: int,
-  count: int,
-  limit: int | None,
-) -> Iterator[tuple[memory.Batch, np.ndarray]]:
-  """Yields (batch, mask) over the split in order; every process reads all records and decodes its
-  own.
-  """
-  num = source.num_examples(split) if limit is None else min(limit, source.num_examples(split))
-  finish = _Records(source, ops, split)
-  function, caught = _mapped(finish, finish.template)
-  dataset = source.records(split).take(num).enumerate()
-  dataset = dataset.filter(lambda n, _: (n % (batch_size * count)) // batch_size == index)
-  dataset = dataset.map(lambda n, record: (n, *(record[k] for k in finish.keys)))
-  dataset = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  batches = iter(
-    TfStream(
-      dataset.concatenate(_filler(finish.template)), caught, batch_size, index, count, exact=True
+    def load(n: int, *values: Any) -> Example:
+      counter = int(n) * count + index
+      return finish(counter, *values, rng=ops_lib.generator(seed, counter, stream=3))
+
+    function, caught = _mapped(load, finish.template)
+    dataset = records.enumerate().map(lambda n, record: (n, *(record[k] for k in finish.keys)))
+    dataset = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
+    return TfStream(dataset, caught, batch_size, index, count, exact=False)
+
+  def batches(
+    self, batch_size: int, split: str, index: int, count: int, limit: int | None
+  ) -> Iterator[tuple[memory.Batch, np.ndarray]]:
+    """Every process reads all records and decodes its own."""
+    num = self.size(split) if limit is None else min(limit, self.size(split))
+    finish, share = self._finisher(split), batch_size * count
+    function, caught = _mapped(finish, finish.template)
+    dataset = self._source.records(split).take(num).enumerate()
+    dataset = dataset.filter(lambda n, _: (n % share) // batch_size == index)
+    dataset = dataset.map(lambda n, record: (n, *(record[k] for k in finish.keys)))
+    dataset = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.concatenate(_filler(finish.template))
+    batches = iter(TfStream(dataset, caught, batch_size, index, count, exact=True))
+    for first in range(index * batch_size, -(-num // share) * share, share):
+      yield next(batches), (np.arange(first, first + batch_size) < num).astype(np.float32)
+
+  def sample(self, num: int, split: str) -> memory.Batch:
+    """The split's first examples (TFDS shuffles when it prepares); repeated where it is smaller."""
+    finish = self._finisher(split)
+    records = self._source.records(split).take(num).repeat().take(num).as_numpy_iterator()
+    return memory.stack(
+      [finish(n, *(record[k] for k in finish.keys)) for n, record in enumerate(records)]
     )
-  )
-  for first in range(
-    index * batch_size, -(-num // (batch_size * count)) * batch_size * count, batch_size * count
-  ):
-    yield next(batches), (np.arange(first, first + batch_size) < num).astype(np.float32)
+
+  def fingerprint(self) -> dict[str, str]:
+    """Nothing: records take long to reach, and the source's name and version stand for them."""
+    return {}
 
 
-def records_sample(source: Any, ops: ops_lib.Ops, batch_size: int, split: str) -> memory.Batch:
-  """The split's first examples (TFDS shuffles when it prepares); repeated where it is smaller than
-  the batch.
-  """
-  finish = _Records(source, ops, split)
-  records = source.records(split).take(batch_size).repeat().take(batch_size).as_numpy_iterator()
-  return memory.stack(
-    [finish(n, *(record[k] for k in finish.keys)) for n, record in enumerate(records)]
-  )
-
-
-class _Records:
+class _Finish:
   """Finishes records of one split: decoded, passed through the ops, checked to be of one shape."""
 
   def __init__(self, source: Any, ops: ops_lib.Ops, split: str):
@@ -180,10 +177,10 @@ class _Records:
   def __call__(self, counter: int, *values: Any, rng: np.random.Generator | None = None) -> Example:
     example = dict(zip(self.keys, values)) | {"name": f"{self.name} {int(counter)}"}
     try:
-      image = ops_lib.decode(bytes(example["image"]))
+      image = pictures.decode(bytes(example["image"]))
     except Exception as e:
       raise UserError(f"{example['name']}: cannot be decoded ({e}).") from None
-    example["image"] = ops_lib.to_channels(image, self.channels)
+    example["image"] = pictures.to_channels(image, self.channels)
     if "label" in example:
       example["label"] = np.int32(example["label"])
     if "text" in example:

@@ -11,7 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vqjax import fields
 from vqjax.errors import UserError
+from vqjax.nn import checks
 
 
 class Model(nn.Module):
@@ -27,28 +29,36 @@ class Model(nn.Module):
     norm: "batch" uses the whole (global) batch in training and running statistics otherwise: call
       it on the real images first, then on the reconstructions, as the published models were
       trained. "group" has 32 groups, or fewer where 32 does not divide the width.
+    axes: of the grid that it reads: 1, 2 or 3.
     dtype: compute dtype; norm statistics and logits are float32.
   """
 
   channels: int = 64
   n_layers: int = 3
   norm: Literal["batch", "group", "none"] = "batch"
+  axes: int = fields.program(2)
   dtype: str = "float32"
+
+  def __post_init__(self):
+    checks.axes(self, "patchgan", 1, 2, 3)
+    checks.positive(self, "channels", "n_layers")
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns logits [B, h, w, 1], h = H / 2^n_layers - 2, and the activations after each hidden
-    layer.
+    """[B, ..., C] -> logits [B, ..., 1], every side over 2^n_layers and less 2, and the activations
+    after each hidden layer.
 
     Raises:
-      UserError: the image is too small for a single patch.
+      UserError: x is too small for a single patch, or has another number of axes.
     """
     x = x.astype(self.dtype)
     smallest = 3 * 2**self.n_layers
-    if min(x.shape[1:3]) < smallest:
+    checks.rank(x.shape[1:-1], self.axes)
+    if min(x.shape[1:-1]) < smallest:
       raise UserError(
-        f"image size {x.shape[1]}x{x.shape[2]} leaves no patch after n_layers={self.n_layers}: "
-        f"use images of at least {smallest} pixels or fewer n_layers."
+        f"size {checks.times(x.shape[1:-1])} leaves no patch after n_layers={self.n_layers}: "
+        f"give sides of at least {smallest} or fewer n_layers."
       )
     features = []
     position = 0  # in taming's nn.Sequential, which counts activations and norms too
@@ -70,7 +80,7 @@ class Model(nn.Module):
   def _conv(self, features: int, strides: int, use_bias: bool, position: int) -> nn.Conv:
     return nn.Conv(
       features,
-      (4, 4),
+      (4,) * self.axes,
       strides,
       padding=1,
       use_bias=use_bias,

@@ -11,7 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vqjax import fields
 from vqjax.errors import UserError
+from vqjax.nn import checks
 
 
 class Model(nn.Module):
@@ -26,13 +28,20 @@ class Model(nn.Module):
     group: images whose spread the minibatch statistic measures (arXiv 1710.10196, section 3):
       consecutive ones, so that a group stays on its device. A batch it does not divide uses their
       greatest common divisor; 1 sees no spread.
+    axes: of the grid that it reads; it knows images alone, so 2.
     dtype: compute dtype; the minibatch statistic and the logits are float32.
   """
 
   channels: int = 64
   max_channels: int = 512
   group: int = 4
+  axes: int = fields.program(2)
   dtype: str = "float32"
+
+  def __post_init__(self):
+    checks.axes(self, "stylegan", 2)
+    checks.positive(self, "channels", "max_channels", "group")
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -42,9 +51,11 @@ class Model(nn.Module):
       UserError: a side of the image is not a multiple of 4.
     """
     del train  # nothing here behaves differently in training
+    checks.rank(x.shape[1:-1], self.axes)
     if x.shape[1] % 4 or x.shape[2] % 4:
       raise UserError(
-        f"image size {x.shape[1]}x{x.shape[2]}: sides must be multiples of 4; crop or resize the images."
+        f"size {checks.times(x.shape[1:-1])}: sides must be multiples of 4; "
+        "crop or resize the images."
       )
     dtype = jnp.dtype(self.dtype)
     x = nn.leaky_relu(

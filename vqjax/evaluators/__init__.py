@@ -2,13 +2,18 @@
 
 A file defines a frozen dataclass `Measure` (its fields a config may set) with
 
-    measure.frozen() -> pytree                          weights of a network the measure uses, on the host; () for none
-    measure.update(frozen, batch, out, mask) -> sums    pure and jittable: this batch's sums, a flat dict of arrays
-    measure.result(sums) -> dict[str, float]            from the sums over all batches, see `add`
-    measure.needs: str                                  which of the task's predictions `out` is
-    measure.protocol: str                               one line that makes the figures comparable
+    measure.frozen() -> pytree     weights of a network the measure uses, on the host; () for none
+    measure.needs: str             which of the task's predictions `out` is: "reconstruct", "sample",
+                                   "likelihood", …
+    measure.update(frozen, batch, out, mask) -> {name: array}      pure and jittable: of one batch
+    measure.reduction: str         what becomes of them over the split: "sum" adds them up, "gather"
+                                   strings rows [B, …] together (features, for distances between
+                                   distributions)
+    measure.result(reduced) -> {name: float}
+    measure.protocol: str          one line that makes the figures comparable
 
-- `mask` `[B]` is 0 on the padding of the last batch, whose images count nowhere.
+- `mask` `[B]` is 0 on the padding of the last batch, whose examples count nowhere: a measure that
+  sums leaves them out itself, of one that gathers their rows are dropped.
 - A batch's sums are small float32 or exact int32; the host adds them up in float64.
 - For reconstructions `batch["image"]` is uint8 `[B, H, W, C]`, `out["image"]` float in [-1, 1], and
   `out["ids"]` int32 `[B, ...]`, a tuple of such for a hierarchy, or None. Measures see the
@@ -33,3 +38,9 @@ def add(total: Sums | None, sums: Mapping[str, Any]) -> Sums:
   """Adds one batch's sums to the total so far, in float64 on the host; None starts a total."""
   sums = {key: np.asarray(value).astype(np.float64) for key, value in sums.items()}
   return sums if total is None else {key: total[key] + sums[key] for key in total}
+
+
+def gather(rows: Sums | None, more: Mapping[str, Any], mask: np.ndarray) -> Sums:
+  """Strings the rows of one batch whose mask is not 0 to those so far; None starts with none."""
+  kept = {key: np.asarray(value)[np.asarray(mask) != 0] for key, value in more.items()}
+  return kept if rows is None else {key: np.concatenate([rows[key], kept[key]]) for key in rows}

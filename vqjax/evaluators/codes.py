@@ -11,6 +11,7 @@ import numpy as np
 
 from vqjax import fields
 from vqjax.errors import UserError
+from vqjax.latents import Codes
 
 _LARGEST = 2**24
 
@@ -28,22 +29,20 @@ class Measure:
   With several codebooks, "codes/level.book/usage" and "codes/level.book/perplexity" give each.
 
   Attributes:
-    codebook_sizes: codes of a codebook, per level of the hierarchy (one level unless it has more);
-      set by the program.
-    num_codebooks: codebooks per position, per level, as quantizers count them; one each by default.
+    levels: the latents of the tokenizer, coarse first; set by the program.
   """
 
-  codebook_sizes: tuple[int, ...] = fields.program(())
-  num_codebooks: tuple[int, ...] = fields.program(())
+  levels: tuple[Codes, ...] = fields.program(())
 
   needs: ClassVar[str] = "reconstruct"
+  reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = "one histogram of codes per codebook over all images of the split"
 
   def __post_init__(self) -> None:
-    if any(size > _LARGEST for size in self.codebook_sizes):
+    if any(codes.size > _LARGEST for codes in self.levels):
       raise UserError(
-        f"codebook_sizes={self.codebook_sizes}: an exact histogram holds at most {_LARGEST} codes; "
-        "leave the measure 'codes' out."
+        f"measure 'codes': an exact histogram holds at most {_LARGEST} codes, this codebook has "
+        f"{max(codes.size for codes in self.levels)}; leave the measure out."
       )
 
   def frozen(self) -> tuple[()]:
@@ -55,17 +54,16 @@ class Measure:
   ) -> dict[str, jax.Array]:
     """Counts each code: "level.book" -> int32 [K]."""
     levels = out["ids"] if isinstance(out["ids"], (tuple, list)) else (out["ids"],)
-    if not self.codebook_sizes or len(levels) != len(self.codebook_sizes) or levels[0] is None:
+    if not self.levels or len(levels) != len(self.levels) or levels[0] is None:
       raise UserError("measure 'codes': this model has no codes to count; leave the measure out.")
     kept = (mask != 0).astype(jnp.int32)
     sums = {"images": kept.sum()}
-    for level, (ids, size, books) in enumerate(
-      zip(levels, self.codebook_sizes, self._books(), strict=True)
-    ):
-      ids_BLQ = ids.reshape(ids.shape[0], -1, books)
+    for level, (ids, codes) in enumerate(zip(levels, self.levels, strict=True)):
+      ids_BLQ = ids.reshape(ids.shape[0], -1, codes.books)
       weights_BL = jnp.broadcast_to(kept[:, None], ids_BLQ.shape[:2])
-      for book in range(books):
-        sums[f"{level}.{book}"] = jnp.zeros(size, jnp.int32).at[ids_BLQ[:, :, book]].add(weights_BL)
+      for book in range(codes.books):
+        empty = jnp.zeros(codes.size, jnp.int32)
+        sums[f"{level}.{book}"] = empty.at[ids_BLQ[:, :, book]].add(weights_BL)
     return sums
 
   def result(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
@@ -89,9 +87,6 @@ class Measure:
         result[f"codes/{key}/usage"] = usages[key]
         result[f"codes/{key}/perplexity"] = float(np.exp(entropies[key]))
     return result
-
-  def _books(self) -> tuple[int, ...]:
-    return self.num_codebooks or (1,) * len(self.codebook_sizes)
 
 
 def _entropy(counts: np.ndarray) -> float:

@@ -23,6 +23,7 @@ class Measure:
   """
 
   needs: ClassVar[str] = "reconstruct"
+  reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     f"{_pixels.ROUNDING}; psnr is the mean of per-image PSNR, at most 100 dB"
   )

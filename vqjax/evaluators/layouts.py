@@ -22,12 +22,13 @@ class Measure:
   among those that have it in either.
 
   Attributes:
-    classes: of the maps; set by the program.
+    signal: what the run learned; set by the program.
   """
 
-  classes: int = fields.program(0)
+  signal: Any = fields.program(None)
 
   needs: ClassVar[str] = "reconstruct"
+  reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     "likeliest class of each pixel; pixels of all maps of the split counted together"
   )
@@ -40,13 +41,14 @@ class Measure:
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
   ) -> dict[str, jax.Array]:
     """Counts pixels per class: int32 [N] of the maps, of the reconstructions, and of both at once."""
-    if not self.classes or "layout" not in out:
+    if "layout" not in out:
       raise UserError(
         "measure 'layouts': this run was not trained on label maps; leave the measure out."
       )
     kept = (mask != 0)[:, None, None, None]
     real, recon = (
-      jax.nn.one_hot(maps["layout"], self.classes, dtype=bool) & kept for maps in (batch, out)
+      jax.nn.one_hot(maps["layout"], self.signal.classes, dtype=bool) & kept
+      for maps in (batch, out)
     )
     return {
       name: jnp.sum(found, axis=(0, 1, 2), dtype=jnp.int32)

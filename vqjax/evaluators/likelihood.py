@@ -23,12 +23,13 @@ class Measure:
   cost, not the pixels that the tokenizer loses.
 
   Attributes:
-    pixels: H·W·C of one image; set by the program.
+    values: H·W·C of one image; set by the program.
   """
 
-  pixels: int = fields.program(0)
+  values: int = fields.program(0)
 
   needs: ClassVar[str] = "likelihood"
+  reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     "-log p of the codes of each image, exact for autoregressive priors, else one draw of the variational bound"
   )
@@ -61,6 +62,6 @@ class Measure:
       "standard_error": float(np.sqrt(variance / images)),
       "bits_per_image": bits,
     }
-    if self.pixels:
-      figures["bits_per_dim"] = bits / self.pixels
+    if self.values:
+      figures["bits_per_dim"] = bits / self.values
     return figures | {f"nats_at/{i}": float(v) for i, v in enumerate(at)}

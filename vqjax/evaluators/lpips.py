@@ -23,6 +23,7 @@ class Measure:
   weights: str
 
   needs: ClassVar[str] = "reconstruct"
+  reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     f"{_pixels.ROUNDING}, then in [-1, 1]; VGG16 with the given linear weights, float32"
   )

@@ -35,6 +35,7 @@ class Measure:
   edges: tuple[float, ...] = (0.0625, 0.125, 0.25)
 
   needs: ClassVar[str] = "reconstruct"
+  reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     f"{_pixels.ROUNDING}; Hann window after removal of the mean, power summed over radial "
     "bands, channels and images, then divided"

@@ -1,11 +1,9 @@
-"""LPIPS's weights: from torchvision's VGG16 and the linear weights of the authors' `lpips` package
-to our .npz.
-"""
+"""LPIPS: torchvision's VGG16 and the linear weights of the authors' package, as one .npz."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import einops
@@ -14,17 +12,30 @@ import numpy as np
 from vqjax.errors import UserError
 from vqjax.nn import perceptual
 
+FILES = 2
+WHERE = "download.pytorch.org/models/vgg16-397923af.pth; lpips/weights/v0.1/vgg.pth of pip's lpips"
+OPTIONS: dict[str, Any] = {}
+
 # Positions of the convolutions in torchvision's `vgg16().features`, in order.
 _POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 
-def read(vgg_state: Mapping[str, Any], lin_state: Mapping[str, Any]) -> perceptual.Weights:
+def write_file(
+  states: Sequence[Mapping[str, np.ndarray]], options: Mapping[str, Any], path: pathlib.Path
+) -> None:
+  """Writes what `vqjax.nn.perceptual.load` reads, see `weights`."""
+  content = weights(*states)
+  with open(path, "wb") as file:
+    np.savez(file, **content)
+
+
+def weights(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> perceptual.Weights:
   """Puts the weights in our layout.
 
   Args:
-    vgg_state: torchvision's VGG16 state dict, "features.N.weight" [O, I, 3, 3] and
-      "features.N.bias" [O] as tensors or arrays; its "classifier." part is not needed and ignored.
-    lin_state: "linN.model.1.weight" [1, C, 1, 1] for N in 0..4.
+    one, other: whichever comes first, torchvision's VGG16, "features.N.weight" [O, I, 3, 3] and
+      "features.N.bias" [O] (its "classifier." part is not needed and ignored), and
+      "linN.model.1.weight" [1, C, 1, 1] for N in 0..4.
 
   Returns:
     {name: float32 array}, see `vqjax.nn.perceptual.shapes`.
@@ -32,6 +43,9 @@ def read(vgg_state: Mapping[str, Any], lin_state: Mapping[str, Any]) -> perceptu
   Raises:
     UserError: naming a tensor that is missing, extra or misshapen.
   """
+  vgg_state, lin_state = sorted(
+    (one, other), key=lambda state: any(name.startswith("lin") for name in state)
+  )
   vgg_state = {
     name: tensor for name, tensor in vgg_state.items() if not name.startswith("classifier.")
   }
@@ -46,14 +60,9 @@ def read(vgg_state: Mapping[str, Any], lin_state: Mapping[str, Any]) -> perceptu
   return _take(vgg_state, theirs, "VGG16") | _take(lin_state, linear, "LPIPS linear weights")
 
 
-def save(path: str | os.PathLike[str], weights: perceptual.Weights) -> None:
-  """Writes what `vqjax.nn.perceptual.load` reads."""
-  perceptual.check(weights)
-  with open(path, "wb") as file:
-    np.savez(file, **weights)
-
-
-def _take(state: Mapping[str, Any], theirs: Mapping[str, str], source: str) -> perceptual.Weights:
+def _take(
+  state: Mapping[str, np.ndarray], theirs: Mapping[str, str], source: str
+) -> perceptual.Weights:
   """Collects `theirs`, our name -> their name, from `state`, which must hold nothing else."""
   if extra := sorted(state.keys() - set(theirs.values())):
     raise UserError(f"{source}: unexpected tensor {extra[0]!r}; give the file of this model only.")

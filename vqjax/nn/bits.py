@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqjax.errors import UserError
-from vqjax.nn import codebook
+from vqjax.nn import checks, codebook
 
 
 def check_bits(module: Any) -> None:
   """Raises UserError where the fields that quantizers of bits share do not fit."""
   if not 1 <= module.dim <= 30:
     raise UserError(
-      f"dim: {module.dim} bits do not make int32 ids; take 1 to 30, for more the quantizer 'grouped'."
+      f"dim: {module.dim} bits do not make int32 ids; take 1 to 30, for more 'grouped'."
     )
-  codebook.check_range(module, "commitment_weight", "entropy_weight", "diversity", at_least=0)
-  codebook.check_range(module, "temperature", above=0)
-  codebook.check_range(module, "group_bits", at_least=1, at_most=20)
+  checks.within(module, "commitment_weight", "entropy_weight", "diversity", at_least=0)
+  checks.within(module, "temperature", above=0)
+  checks.within(module, "group_bits", at_least=1, at_most=20)
 
 
 def ids_from_signs(z: jax.Array) -> jax.Array:

@@ -6,7 +6,6 @@ search stays local.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vqjax.errors import UserError
-from vqjax.nn import target
+from vqjax.nn import checks, target
 
 # The most elements that one [positions, codes] tile may hold on a device, and the most positions.
 TILE_ELEMENTS = 2**24
@@ -36,35 +35,11 @@ def rows(z: jax.Array, width: int) -> jax.Array:
   return z.reshape(-1, width).astype(jnp.float32)
 
 
-def check_range(
-  module: Any,
-  *fields: str,
-  at_least: float | None = None,
-  above: float | None = None,
-  at_most: float | None = None,
-  below: float | None = None,
-) -> None:
-  """Raises UserError where one of these fields of a quantizer is not finite or out of bounds."""
-  bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
-  said = " and ".join(f"{words} {bound:,}" for words, bound in bounds.items() if bound is not None)
-  for field in fields:
-    value = getattr(module, field)
-    fits = (
-      math.isfinite(value)
-      and (at_least is None or value >= at_least)
-      and (above is None or value > above)
-      and (at_most is None or value <= at_most)
-      and (below is None or value < below)
-    )
-    if not fits:
-      raise UserError(f"{field}: {value} is out of range; give a number {said}.")
-
-
 def check_book(module: Any) -> None:
   """Raises UserError where the fields that quantizers with a learned codebook share do not fit."""
-  check_range(module, "codebook_size", at_least=1, at_most=2**30)
-  check_range(module, "dim", at_least=1)
-  check_range(module, "revive", at_least=0, below=1)
+  checks.within(module, "codebook_size", at_least=1, at_most=2**30)
+  checks.within(module, "dim", at_least=1)
+  checks.within(module, "revive", at_least=0, below=1)
 
 
 def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
@@ -326,7 +301,7 @@ def squared_error(a: jax.Array, b: jax.Array) -> jax.Array:
 def vq_losses(
   z_ND: jax.Array, q_ND: jax.Array, codebook_weight: float, commitment_weight: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The weighted sum, and the terms: `codebook` moves codes only, `commitment` moves latents only."""
+  """The weighted sum, and the terms: `codebook` moves codes only, `commitment` latents only."""
   terms = {
     "codebook": squared_error(q_ND, jax.lax.stop_gradient(z_ND)),
     "commitment": squared_error(jax.lax.stop_gradient(q_ND), z_ND),

@@ -1,12 +1,15 @@
-"""Layers of convolutional autoencoders: convolution, group norm, resampling, residual and attention
-blocks.
+"""Layers of autoencoders on grids of any number of axes (1 of sound, 2 of images, 3 of video):
+convolution, group norm, resampling, residual and attention blocks.
+
+The number of axes is that of the input, `[B, ..., C]`; kernels are cubes of as many axes.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
 import einops
 import jax
@@ -14,22 +17,34 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax.errors import UserError
+from vqjax.nn import checks, patches
 from vqjax.nn.attention import attend
 
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
+def check_size(size: Sequence[int], factors: Sequence[int]) -> None:
+  """Raises UserError where a grid of this size cannot be cut into whole codes.
 
-def check_size(height: int, width: int, factor: int) -> None:
-  """Raises UserError where an image of this size cannot be cut into whole codes."""
-  if height < factor or width < factor or height % factor or width % factor:
+  Args:
+    size: of the grid that a model reads, one side per axis.
+    factors: what each side must be a multiple of.
+  """
+  checks.rank(size, len(factors))
+  if any(n < f or n % f for n, f in zip(size, factors, strict=True)):
+    needed = factors[:1] if len(set(factors)) == 1 else factors
     raise UserError(
-      f"image size {height}x{width} is not a multiple of {factor}, the model's downsampling factor: "
-      "resize or crop the images."
+      f"size {checks.times(size)} is not a multiple of {checks.times(needed)}, the model's "
+      "downsampling factor: resize or crop what it reads."
     )
 
 
+def layout(axes: int) -> tuple[str, str, str]:
+  """Dimension numbers of a convolution over 1, 2 or 3 grid axes, channels last."""
+  grid = "DHW"[-axes:]
+  return f"N{grid}C", f"{grid}IO", f"N{grid}C"
+
+
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_LAYOUT)
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout(2))
 
 
 @jax.custom_vjp
@@ -64,12 +79,12 @@ def _kernel_gradient_by_strips(x: jax.Array, g: jax.Array) -> jax.Array:
 
   def add_strip(i: jax.Array, total: jax.Array) -> jax.Array:
     strip = jax.lax.dynamic_slice_in_dim(padded, i * rows, rows + 2, axis=1)
-    patches = jnp.concatenate(
+    windows = jnp.concatenate(
       [strip[:, r : r + rows, c : c + width] for r in range(3) for c in range(3)], axis=-1
     )  # [B, rows, W, 9 C]
     g_strip = jax.lax.dynamic_slice_in_dim(g, i * rows, rows, axis=1)
-    patches, g_strip = (a.reshape(-1, a.shape[-1]) for a in (patches, g_strip))
-    return total + jnp.matmul(g_strip.T, patches, preferred_element_type=jnp.float32)
+    windows, g_strip = (a.reshape(-1, a.shape[-1]) for a in (windows, g_strip))
+    return total + jnp.matmul(g_strip.T, windows, preferred_element_type=jnp.float32)
 
   total = jax.lax.fori_loop(
     0, height // rows, add_strip, jnp.zeros((g.shape[-1], 9 * x.shape[-1]), jnp.float32)
@@ -77,77 +92,86 @@ def _kernel_gradient_by_strips(x: jax.Array, g: jax.Array) -> jax.Array:
   return einops.rearrange(total, "d (r s c) -> r s c d", r=3, s=3).astype(x.dtype)
 
 
-def _conv_general_dilated(
-  x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
-) -> jax.Array:
-  """What flax's Conv calls; all options but the first four are fixed by `conv`."""
-  if kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1):
-    return conv3x3(x, kernel)
-  return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+class Conv(nn.Module):
+  """A convolution with bias over all grid axes of [B, ..., C]; params are float32 and as flax's.
+
+  Attributes:
+    features: width of the output.
+    size: of the kernel, on every axis.
+    stride: on every axis.
+    padding: "SAME", or how many zeros before and behind every axis.
+    dtype: compute dtype.
+  """
+
+  features: int
+  size: int = 3
+  stride: int = 1
+  padding: Literal["SAME"] | tuple[int, int] = "SAME"
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    axes = x.ndim - 2
+    x, kernel, bias = _parameters(self, x, self.size)
+    if (axes, self.size, self.stride, self.padding) == (2, 3, 1, "SAME"):
+      return conv3x3(x, kernel) + bias
+    padding = "SAME" if self.padding == "SAME" else (self.padding,) * axes
+    strides = (self.stride,) * axes
+    return bias + jax.lax.conv_general_dilated(
+      x, kernel, strides, padding, dimension_numbers=layout(axes)
+    )
 
 
-def conv(
-  features: int,
-  size: int = 3,
-  *,
-  stride: int = 1,
-  padding: Any = "SAME",
-  dtype: str,
-  name: str | None = None,
-) -> nn.Conv:
-  """A square convolution with bias; params are float32, the computation `dtype`."""
-  return nn.Conv(
-    features,
-    (size, size),
-    (stride, stride),
-    padding,
-    dtype=jnp.dtype(dtype),
-    name=name,
-    conv_general_dilated=_conv_general_dilated,
-  )
+def _parameters(
+  layer: Conv | ConvTranspose, x: jax.Array, size: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """What to compute with: the input [B, ..., C], kernel [size, ..., C, D] and bias [1, ..., D]."""
+  shape = (size,) * (x.ndim - 2) + (x.shape[-1], layer.features)
+  kernel = layer.param("kernel", nn.initializers.lecun_normal(), shape)
+  bias = layer.param("bias", nn.initializers.zeros, shape[-1:])
+  x, kernel, bias = (a.astype(layer.dtype) for a in (x, kernel, bias))
+  return x, kernel, jnp.expand_dims(bias, range(x.ndim - 1))
 
 
 @jax.custom_vjp
-def conv_transpose4x4(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Doubles height and width of x [B, H, W, C] by the transpose of a strided convolution; kernel
-  [4, 4, C, D].
+def conv_transpose4(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Doubles every grid axis of x [B, ..., C] by the transpose of a strided convolution; kernel
+  [4, ..., C, D].
   """
-  return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=_LAYOUT)
+  axes = x.ndim - 2
+  return jax.lax.conv_transpose(x, kernel, (2,) * axes, "SAME", dimension_numbers=layout(axes))
 
 
-def _conv_transpose4x4_bwd(
+def _conv_transpose4_bwd(
   saved: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   x, kernel = saved
+  axes = x.ndim - 2
   # <transposed(x), g> = <x, strided(g)>: the strided convolution's gradients serve, and XLA has
   # them. On CPUs its own gradient of a transposed convolution's kernel takes forty times as long.
   strided = lambda g, k: jax.lax.conv_general_dilated(
-    g, k, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_LAYOUT
+    g, k, (2,) * axes, ((1, 1),) * axes, dimension_numbers=layout(axes)
   )
-  flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-  to_x, to_kernel = jax.vjp(functools.partial(strided, g), flipped)
-  return to_x, to_kernel(x)[0].swapaxes(2, 3)[::-1, ::-1]
+  turned = lambda k: jnp.flip(k, range(axes)).swapaxes(-2, -1)
+  to_x, to_kernel = jax.vjp(functools.partial(strided, g), turned(kernel))
+  return to_x, turned(to_kernel(x)[0])
 
 
-conv_transpose4x4.defvjp(
-  lambda x, kernel: (conv_transpose4x4(x, kernel), (x, kernel)), _conv_transpose4x4_bwd
+conv_transpose4.defvjp(
+  lambda x, kernel: (conv_transpose4(x, kernel), (x, kernel)), _conv_transpose4_bwd
 )
 
 
 class ConvTranspose(nn.Module):
-  """A 4 x 4 transposed convolution with bias that doubles height and width; params as flax's."""
+  """A transposed convolution of size 4 with bias that doubles every grid axis; params as flax's."""
 
   features: int
   dtype: str
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = self.param(
-      "kernel", nn.initializers.lecun_normal(), (4, 4, x.shape[-1], self.features)
-    )
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-    return conv_transpose4x4(x, kernel) + bias[None, None, None]
+    x, kernel, bias = _parameters(self, x, 4)
+    return conv_transpose4(x, kernel) + bias
 
 
 def group_norm(
@@ -156,8 +180,8 @@ def group_norm(
   """Group normalization (arXiv 1803.08494) of x [B, ..., C]; statistics are float32, the output has
   x's dtype.
 
-  Sums are taken per channel and folded into groups afterwards: x is never reshaped to five axes,
-    which costs a copy.
+  Sums are taken per channel and folded into groups afterwards: splitting the channels of x itself
+  costs a copy.
   """
   axes = tuple(range(1, x.ndim - 1))
   expand = functools.partial(jnp.expand_dims, axis=axes)
@@ -198,35 +222,30 @@ class GroupNorm(nn.Module):
 
 
 class Downsample(nn.Module):
-  """Halves height and width by a 3 x 3 convolution, padded at the bottom and the right only, as
-  VQGAN does.
+  """Halves every grid axis by a convolution of size 3, padded behind (at the bottom and the right)
+  only, as VQGAN does.
   """
 
   dtype: str = "float32"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    return conv(x.shape[-1], stride=2, padding=((0, 1), (0, 1)), dtype=self.dtype, name="conv")(x)
-
-
-def double(x: jax.Array) -> jax.Array:
-  """Doubles height and width of [B, H, W, C] by repeating pixels."""
-  return einops.repeat(x, "b h w c -> b (h r) (w s) c", r=2, s=2)
+    return Conv(x.shape[-1], stride=2, padding=(0, 1), dtype=self.dtype, name="conv")(x)
 
 
 class Upsample(nn.Module):
-  """Doubles height and width by repeating pixels, then a 3 x 3 convolution."""
+  """Doubles every grid axis by repeating positions, then a convolution of size 3."""
 
   dtype: str = "float32"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    return conv(x.shape[-1], dtype=self.dtype, name="conv")(double(x))
+    return Conv(x.shape[-1], dtype=self.dtype, name="conv")(patches.double(x))
 
 
 class ResnetBlock(nn.Module):
-  """Twice norm, swish and 3 x 3 convolution, beside a skip connection that is 1 x 1 where the width
-  changes.
+  """Twice norm, swish and a convolution of size 3, beside a skip connection that is one of size 1
+  where the width changes.
   """
 
   features: int
@@ -236,17 +255,17 @@ class ResnetBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     h = nn.swish(GroupNorm(dtype=self.dtype, name="norm1")(x))
-    h = conv(self.features, dtype=self.dtype, name="conv1")(h)
+    h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
     h = nn.swish(GroupNorm(dtype=self.dtype, name="norm2")(h))
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
-    h = conv(self.features, dtype=self.dtype, name="conv2")(h)
+    h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
     if x.shape[-1] != self.features:
-      x = conv(self.features, 1, dtype=self.dtype, name="nin_shortcut")(x)
+      x = Conv(self.features, 1, dtype=self.dtype, name="nin_shortcut")(x)
     return x + h
 
 
 class AttentionBlock(nn.Module):
-  """Self-attention of one head over all positions of [B, H, W, C], beside a skip connection."""
+  """Self-attention of one head over all positions of [B, ..., C], beside a skip connection."""
 
   dtype: str = "float32"
 
@@ -255,16 +274,16 @@ class AttentionBlock(nn.Module):
     h = GroupNorm(dtype=self.dtype, name="norm")(x)
     q, k, v = (
       einops.rearrange(
-        conv(x.shape[-1], 1, dtype=self.dtype, name=name)(h), "b h w c -> b (h w) 1 c"
+        Conv(x.shape[-1], 1, dtype=self.dtype, name=name)(h), "b ... c -> b (...) 1 c"
       )
       for name in ("q", "k", "v")
     )
     h = attend(q, k, v).reshape(x.shape)
-    return x + conv(x.shape[-1], 1, dtype=self.dtype, name="proj_out")(h)
+    return x + Conv(x.shape[-1], 1, dtype=self.dtype, name="proj_out")(h)
 
 
 class ResidualStack(nn.Module):
-  """Residual blocks of ReLU, 3 x 3, ReLU, 1 x 1 (arXiv 1711.00937, section 4.1), then a ReLU."""
+  """Residual blocks: ReLU, size 3, ReLU, size 1 (arXiv 1711.00937, section 4.1), then a ReLU."""
 
   blocks: int
   hidden: int
@@ -273,6 +292,6 @@ class ResidualStack(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     for i in range(self.blocks):
-      h = conv(self.hidden, dtype=self.dtype, name=f"block_{i}_conv1")(nn.relu(x))
-      x = x + conv(x.shape[-1], 1, dtype=self.dtype, name=f"block_{i}_conv2")(nn.relu(h))
+      h = Conv(self.hidden, dtype=self.dtype, name=f"block_{i}_conv1")(nn.relu(x))
+      x = x + Conv(x.shape[-1], 1, dtype=self.dtype, name=f"block_{i}_conv2")(nn.relu(h))
     return nn.relu(x)

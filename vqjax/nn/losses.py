@@ -5,17 +5,14 @@ All compute in float32.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
-import einops
 import jax
 import jax.numpy as jnp
 
 from vqjax.errors import UserError, near_miss
-from vqjax.nn import palette
+from vqjax.nn import layers, patches
 
-RECONSTRUCTIONS = ("l1", "l2", "logit_laplace", "binary_cross_entropy")
 ADVERSARIAL = ("hinge", "vanilla", "non_saturating")
 
 # DALL-E keeps pixels off the ends of (0, 1), where the logit is infinite (arXiv 2102.12092,
@@ -23,67 +20,50 @@ ADVERSARIAL = ("hinge", "vanilla", "non_saturating")
 _PIXEL_MARGIN = 0.1
 
 
-def out_channels(name: str, channels: int) -> int:
-  """How many channels a decoder of images with `channels` channels must produce for reconstruction
-  loss `name`.
-  """
-  _check("reconstruction", name, RECONSTRUCTIONS)
-  return 2 * channels if name == "logit_laplace" else channels
+def l1(recon: jax.Array, x: jax.Array) -> jax.Array:
+  """Mean absolute difference of float32 [B, ..., C]."""
+  return jnp.abs(recon.astype(jnp.float32) - x.astype(jnp.float32)).mean()
 
 
-def reconstruction(name: str, recon: jax.Array, x: jax.Array) -> jax.Array:
-  """Mean over all elements of the distance between a decoder's output and its image.
+def l2(recon: jax.Array, x: jax.Array) -> jax.Array:
+  """Mean squared difference of float32 [B, ..., C]."""
+  return jnp.square(recon.astype(jnp.float32) - x.astype(jnp.float32)).mean()
 
-  "logit_laplace" is the negative log likelihood of DALL-E, -ln f(x | mu, b) with f = exp(-|logit(x)
-  - mu| / b) / (2 b x (1 - x)) (arXiv 2102.12092, equation 2), in nats per element.
-  "binary_cross_entropy" is that of a label map's one-hot classes, each pixel and class on its own,
-  in nats per element (taming-transformers' loss for segmentation maps, arXiv 2012.09841).
+
+def logit_laplace(output: jax.Array, x: jax.Array) -> jax.Array:
+  """DALL-E's negative log likelihood, mean nats per element (arXiv 2102.12092, equation 2).
+
+  It is -ln f(x | mu, b) with f = exp(-|logit(x) - mu| / b) / (2 b x (1 - x)).
 
   Args:
-    name: one of RECONSTRUCTIONS.
-    recon: [B, H, W, C]; for "logit_laplace" [B, H, W, 2C], mu first, then ln b; for
-      "binary_cross_entropy" logits.
-    x: [B, H, W, C] in [-1, 1]; for "binary_cross_entropy" in [0, 1].
+    output: [B, ..., 2C], mu first, then ln b.
+    x: [B, ..., C] in [-1, 1].
   """
-  _check("reconstruction", name, RECONSTRUCTIONS)
-  if recon.shape[-1] != out_channels(name, x.shape[-1]):
-    raise UserError(
-      f"reconstruction={name!r} of images with {x.shape[-1]} channels needs a decoder with out_channels="
-      f"{out_channels(name, x.shape[-1])}, this one has {recon.shape[-1]}: set out_channels."
-    )
-  recon, x = recon.astype(jnp.float32), x.astype(jnp.float32)
-  if name == "l1":
-    return jnp.abs(recon - x).mean()
-  if name == "l2":
-    return jnp.square(recon - x).mean()
-  if name == "binary_cross_entropy":
-    return (jax.nn.softplus(recon) - x * recon).mean()
-  mu, log_b = jnp.split(recon, 2, axis=-1)
-  pixel = map_pixels((x + 1) / 2)
+  mu, log_b = jnp.split(output.astype(jnp.float32), 2, axis=-1)
+  pixel = map_pixels((x.astype(jnp.float32) + 1) / 2)
   logit = jnp.log(pixel) - jnp.log1p(-pixel)
   normaliser = jnp.log(2.0) + log_b + jnp.log(pixel) + jnp.log1p(-pixel)
   return (normaliser + jnp.abs(logit - mu) * jnp.exp(-log_b)).mean()
 
 
-def to_image(name: str, recon: jax.Array) -> jax.Array:
-  """The image in [-1, 1], float32 [B, H, W, C], that a decoder's output stands for under
-  reconstruction loss `name`.
-
-  A label map's logits are shown as the colours of their classes, [B, H, W, 3].
-  """
-  _check("reconstruction", name, RECONSTRUCTIONS)
-  if name == "binary_cross_entropy":
-    return palette.colours(to_layout(recon))
-  recon = recon.astype(jnp.float32)
-  if name != "logit_laplace":
-    return jnp.clip(recon, -1.0, 1.0)
-  mu, _ = jnp.split(recon, 2, axis=-1)
+def logit_laplace_mean(output: jax.Array) -> jax.Array:
+  """The image in [-1, 1], float32 [B, ..., C], that the parameters of `logit_laplace` stand for."""
+  mu, _ = jnp.split(output.astype(jnp.float32), 2, axis=-1)
   return 2 * unmap_pixels(jax.nn.sigmoid(mu)) - 1
 
 
-def to_layout(logits_BHWN: jax.Array) -> jax.Array:
-  """The label map of a decoder's logits: the likeliest class of each pixel, uint8 [B, H, W]."""
-  return jnp.argmax(logits_BHWN, axis=-1).astype(jnp.uint8)
+def binary_cross_entropy(logits: jax.Array, x: jax.Array) -> jax.Array:
+  """Each class of each position on its own, mean nats per element (taming-transformers' loss for
+  segmentation maps, arXiv 2012.09841); logits and one-hot x are [B, ..., N].
+  """
+  logits = logits.astype(jnp.float32)
+  return (jax.nn.softplus(logits) - x.astype(jnp.float32) * logits).mean()
+
+
+def cross_entropy(logits: jax.Array, x: jax.Array) -> jax.Array:
+  """One class of N at each position, mean nats per position; logits and one-hot x [B, ..., N]."""
+  log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return -(x.astype(jnp.float32) * log_p).sum(-1).mean()
 
 
 def map_pixels(x01: jax.Array) -> jax.Array:
@@ -171,13 +151,13 @@ def lecam(
 
 
 def r1(disc_fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-  """R1 gradient penalty on real images (arXiv 1801.04406, equation 9) without its gamma / 2: E ||d
-  disc_fn(x) / dx||^2.
+  """R1 gradient penalty on real examples (arXiv 1801.04406, equation 9) without its gamma / 2:
+  E ||d disc_fn(x) / dx||^2.
 
   Args:
-    disc_fn: from images [B, H, W, C] to logits, one or many per image; the many are summed. With
-      batch norm in training mode the images are not independent, and the penalty mixes them.
-    x: real images [B, H, W, C].
+    disc_fn: from examples [B, ..., C] to logits, one or many per example; the many are summed. With
+      batch norm in training mode the examples are not independent, and the penalty mixes them.
+    x: real examples [B, ..., C], on a grid of any number of axes.
   """
   gradient = jax.grad(lambda x: disc_fn(x).astype(jnp.float32).sum())(x.astype(jnp.float32))
   return jnp.square(gradient).sum(axis=tuple(range(1, x.ndim))).mean()
@@ -197,34 +177,32 @@ def adaptive_weight(
 def last_layer_gradient(
   h: jax.Array, kernel: jax.Array, cotangent: jax.Array, padding: str = "SAME"
 ) -> jax.Array:
-  """The gradient at one layer's kernel, given that at the image it makes: no pass through the rest
+  """The gradient at one layer's kernel, given that at the output it makes: no pass through the rest
   of the model.
 
   Args:
-    h: the layer's input, [B, h, w, D]; [B, h, w, D] or [B, L, D] of a dense layer.
-    kernel: [kh, kw, D, C] of a convolution, a transposed one of stride H / h where the image is
-      larger than `h`; [D, p p C] of a dense layer that makes square patches of p x p pixels,
-      channels last.
-    cotangent: d loss / d image, [B, H, W, C].
+    h: the layer's input, [B, ..., D] on a grid of 1, 2 or 3 axes.
+    kernel: [size, ..., D, C] of a convolution, a transposed one where the output's grid is larger
+      than `h`'s, with as many times as stride; [D, P C] of a dense layer that makes patches of P
+      positions (`patches.join`).
+    cotangent: d loss / d output, [B, ..., C] on the output's grid.
     padding: the convolution's.
 
   Returns:
     d loss / d kernel, float32, in the kernel's shape.
   """
   cotangent = cotangent.astype(h.dtype)
+  times = tuple(max(1, n // m) for n, m in zip(cotangent.shape[1:-1], h.shape[1:-1], strict=True))
   if kernel.ndim == 2:
-    patch = math.isqrt(kernel.shape[1] // cotangent.shape[-1])
-    patches = einops.rearrange(cotangent, "b (h p) (w q) c -> b (h w) (p q c)", p=patch, q=patch)
-    h = h.reshape(h.shape[0], -1, h.shape[-1])
-    return jnp.einsum("bld,blc->dc", h, patches, preferred_element_type=jnp.float32)
-  stride = max(1, cotangent.shape[1] // h.shape[1])
+    g = patches.cut(cotangent, times)
+    h_BLD, g_BLC = (a.reshape(a.shape[0], -1, a.shape[-1]) for a in (h, g))
+    return jnp.einsum("bld,blc->dc", h_BLD, g_BLC, preferred_element_type=jnp.float32)
+  layout = layers.layout(len(times))
 
   def layer(kernel: jax.Array) -> jax.Array:
-    if stride > 1:
-      return jax.lax.conv_transpose(h, kernel, (stride, stride), padding)
-    return jax.lax.conv_general_dilated(
-      h, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    if max(times) > 1:
+      return jax.lax.conv_transpose(h, kernel, times, padding, dimension_numbers=layout)
+    return jax.lax.conv_general_dilated(h, kernel, times, padding, dimension_numbers=layout)
 
   _, pull = jax.vjp(layer, kernel.astype(h.dtype))
   return pull(cotangent)[0].astype(jnp.float32)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -21,6 +19,6 @@ def _table() -> np.ndarray:
 TABLE = _table()
 
 
-def colours(layout: jax.Array) -> jax.Array:
-  """A label map, integers [...] in 0..255, as float32 colours [..., 3] in [-1, 1]."""
-  return jnp.asarray(TABLE, jnp.float32)[layout] / 127.5 - 1
+def colours(layout: np.ndarray) -> np.ndarray:
+  """A label map, integers [...] in 0..255, as uint8 colours [..., 3]."""
+  return TABLE[np.asarray(layout)]

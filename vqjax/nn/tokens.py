@@ -1,4 +1,6 @@
-"""Token embeddings with holes, and a prefix of tokens as the condition of a network on a grid."""
+"""What priors share: token embeddings with holes, a prefix of tokens as the condition of a network
+on a grid, checks of sizes.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,8 @@ from vqjax.nn import codebook
 
 
 class Embed(nn.Module):
-  """Embeds ids `[...]` in 0 ..
-
-  rows-1 as `[..., width]`; a negative id is a hole and reads the learned `null`.
+  """Embeds ids `[...]` in 0 to rows - 1 as `[..., width]`; a negative id is a hole and reads the
+  learned `null`.
   """
 
   rows: int
@@ -43,6 +44,26 @@ def head(size: int, dtype: str, **fields: Any) -> nn.Dense:
     dot_general=functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32),
     **fields,
   )
+
+
+def check_sizes(least: int = 1, **sizes: int) -> None:
+  """Raises UserError for a size, by the field's name, below `least`."""
+  for name, size in sizes.items():
+    if size < least:
+      raise UserError(f"{name}: {size} is too small; use {least} or more.")
+
+
+def check_heads(heads: int, width: int) -> None:
+  """Raises UserError unless `width` channels split evenly over the attention heads."""
+  check_sizes(heads=heads)
+  if width % heads:
+    raise UserError(f"heads: {heads} does not divide width {width}.")
+
+
+def check_dropout(dropout: float) -> None:
+  """Raises UserError for a share outside [0, 1)."""
+  if not 0 <= dropout < 1:
+    raise UserError(f"dropout: {dropout} is outside [0, 1), the share that is dropped.")
 
 
 def image_grid(grid: tuple[int, ...], causal: bool, kernel: int) -> tuple[int, int]:

@@ -1,26 +1,33 @@
-"""Priors: networks over grids of codes. One file per network, all with one contract.
+"""Priors: networks over grids of latents. One file per network, all with one contract.
 
-A file defines `class Model(nn.Module)` with at least the fields
+A file defines `class Model(nn.Module)` with at least the fields (the program sets the first three)
 
-    vocab_size: int            rows of the input embedding: codes, then (mask id), then prefix tokens
-    out_size: int              V: the network predicts codes 0 .. V-1
-    grid: tuple[int, ...]      shape of the code grid; the sequence is the grid in raster order, L = prod(grid)
-    causal: bool               whether logits at position i see ids before i only, or all ids
-    dtype: str = "float32"     compute dtype; logits are float32
+    latent: Codes              of which it learns the distribution, see vqjax/latents.py: its grid
+                               in raster order is the sequence, L = latent.length, and the network
+                               predicts codes 0 .. V-1, V = latent.vocabulary
+    rows: int                  of the input embedding: codes, then (mask id), then prefix tokens
+    causal: bool               whether position i sees latents before i only, or all of them
+    dtype: str = "float32"     compute dtype; predictions are float32
 
-    prior(ids_BL, prefix_BP=None, *, time_B=None, train) -> logits_BLV
+    prior(inputs, prefix_BP=None, *, time_B=None, train) -> prediction
 
-- `logits_BLV[:, i]` is always about `ids_BL[:, i]`. A causal network shifts its input itself:
-  position 0 sees the prefix alone (or a learned start vector where the prefix is empty), position i
-  sees the prefix and ids 0 .. i-1. Nobody outside ever shifts.
+- Over codes, `inputs` are ids `[B, L]` and predictions logits `[B, L, V]`. A network over floats
+  (`latent: Floats`) takes vectors `[B, L, D]` in their place and predicts a vector `[B, L, D]` for
+  each position; all else is the same.
+- `prediction[:, i]` is always about latent i. A causal network shifts its input itself: position 0
+  sees the prefix alone (or a learned start vector where the prefix is empty), position i sees the
+  prefix and latents 0 .. i-1. Nobody outside ever shifts.
 - `prefix_BP` holds tokens of the same embedding (the task adds the offset): class, text,
   segmentation map, coarser codes and image prompts are all prefixes. A negative prefix token is a
   hole: it contributes a learned null vector (guidance drops the condition by setting the prefix to
-  -1).
-- `time_B` is float32 in [0, 1], for diffusion over codes; None elsewhere.
+  -1). The program sets `max_prefix: int`, `prefix_grid: tuple[int, ...]` (the shape of a coarser
+  grid at the prefix's end) and `modulation: str` ("adaln" for schemes that tell a time) where they
+  are fields.
+- `time_B` is float32 in [0, 1], for diffusion; None elsewhere.
 - Causal networks with a cache define `init_cache(batch, prefix_length) -> cache`, and
-  `prefill(prefix_BP, cache) -> (logits_BV, cache)` (the distribution of code 0), `decode(ids_B,
-  index, cache) -> (logits_BV, cache)` (takes code `index`, returns the distribution of code `index
-  + 1`). `cached: bool` is a class attribute.
+  `prefill(prefix_BP, cache) -> (prediction_BV, cache)` (of position 0), `decode(ids_B, index,
+  cache) -> (prediction_BV, cache)` (takes latent `index`, predicts latent `index + 1`).
+  `cached: bool` is a class attribute.
+- Sizes out of range raise UserError when the module is made, before anything is traced.
 - Random stream: "dropout".
 """

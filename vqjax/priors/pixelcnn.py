@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vqjax import fields
+from vqjax.latents import Codes
 from vqjax.nn import tokens
 
 
@@ -54,17 +55,16 @@ class Model(nn.Module):
   where the prefix ends in a coarser grid of codes, that grid, per position.
 
   Attributes:
-    vocab_size, out_size, grid, causal, dtype: see vqjax/priors/__init__.py; the grid has one or two
-      axes.
+    latent, rows, causal, dtype: see vqjax/priors/__init__.py; the latent's grid
+      has one or two axes.
     layers, width: gated layers and channels.
     kernel: odd width of the convolutions.
     dropout: after every layer.
     prefix_grid: shape of the coarser grid at the prefix's end; () for none.
   """
 
-  vocab_size: int = fields.program()
-  out_size: int = fields.program()
-  grid: tuple[int, ...] = fields.program()
+  latent: Codes = fields.program()
+  rows: int = fields.program()
   causal: bool = fields.program(True)
   layers: int = 12
   width: int = 128
@@ -74,6 +74,11 @@ class Model(nn.Module):
   dtype: str = "float32"
 
   cached = False
+
+  def __post_init__(self) -> None:
+    tokens.check_sizes(layers=self.layers, width=self.width, kernel=self.kernel)
+    tokens.check_dropout(self.dropout)
+    super().__post_init__()
 
   @nn.compact
   def __call__(
@@ -89,11 +94,9 @@ class Model(nn.Module):
     Raises UserError for a grid, kernel or prefix that does not fit.
     """
     del time_B
-    height, columns = tokens.image_grid(self.grid, self.causal, self.kernel)
-    embed, dtype = (
-      tokens.Embed(self.vocab_size, self.width, self.dtype, name="embed"),
-      jnp.dtype(self.dtype),
-    )
+    height, columns = tokens.image_grid(self.latent.grid, self.causal, self.kernel)
+    embed = tokens.Embed(self.rows, self.width, self.dtype, name="embed")
+    dtype = jnp.dtype(self.dtype)
     x = einops.rearrange(embed(ids_BL), "b (h w) c -> b h w c", h=height, w=columns)
     picture_BP, coarse_BHW = tokens.split_prefix(prefix_BP, len(ids_BL), self.prefix_grid)
     cond = embed(picture_BP).sum(1)[:, None, None]
@@ -105,5 +108,5 @@ class Model(nn.Module):
       v, h = Layer(self.kernel, dtype, name=f"layer_{i}")(v, h, cond)
       h = nn.Dropout(self.dropout, deterministic=not train)(h)
     h = nn.relu(nn.Dense(self.width, dtype=dtype, name="hidden")(nn.relu(h)))
-    logits = tokens.head(self.out_size, dtype, name="head")(h)
+    logits = tokens.head(self.latent.vocabulary, dtype, name="head")(h)
     return einops.rearrange(logits, "b h w v -> b (h w) v")

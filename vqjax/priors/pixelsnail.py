@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqjax import fields
+from vqjax.latents import Codes
 from vqjax.nn import attention, tokens
 
 
@@ -102,13 +103,12 @@ class Model(nn.Module):
   """PixelSNAIL. Causal, uncached.
 
   The condition enters every residual block: the sum of the prefix tokens' embeddings, and where the
-    prefix ends in a
-  coarser grid of codes, that grid after `prefix_layers` residual convolutions, repeated to this
-  grid's size.
+  prefix ends in a coarser grid of codes, that grid after `prefix_layers` residual convolutions,
+  repeated to this grid's size.
 
   Attributes:
-    vocab_size, out_size, grid, causal, dtype: see vqjax/priors/__init__.py; the grid has one or two
-      axes.
+    latent, rows, causal, dtype: see vqjax/priors/__init__.py; the latent's grid
+      has one or two axes.
     blocks: each is `residuals` gated residual blocks and, with attention="causal", one attention.
     width, heads, kernel: channels, attention heads, odd width of the convolutions.
     attention: "none" leaves it out, as VQ-VAE-2's prior of its largest level does (arXiv
@@ -119,9 +119,8 @@ class Model(nn.Module):
     prefix_layers: residual 3x3 convolutions on the coarser grid.
   """
 
-  vocab_size: int = fields.program()
-  out_size: int = fields.program()
-  grid: tuple[int, ...] = fields.program()
+  latent: Codes = fields.program()
+  rows: int = fields.program()
   causal: bool = fields.program(True)
   blocks: int = 4
   residuals: int = 4
@@ -135,6 +134,16 @@ class Model(nn.Module):
   dtype: str = "float32"
 
   cached = False
+
+  def __post_init__(self) -> None:
+    tokens.check_sizes(
+      blocks=self.blocks, residuals=self.residuals, width=self.width, kernel=self.kernel
+    )
+    tokens.check_sizes(0, prefix_layers=self.prefix_layers)
+    if self.attention == "causal":
+      tokens.check_heads(self.heads, self.width)
+    tokens.check_dropout(self.dropout)
+    super().__post_init__()
 
   @nn.compact
   def __call__(
@@ -150,8 +159,9 @@ class Model(nn.Module):
     Raises UserError for a grid, kernel or prefix that does not fit.
     """
     del time_B
-    grid, dtype = tokens.image_grid(self.grid, self.causal, self.kernel), jnp.dtype(self.dtype)
-    embed = tokens.Embed(self.vocab_size, self.width, self.dtype, name="embed")
+    grid = tokens.image_grid(self.latent.grid, self.causal, self.kernel)
+    dtype = jnp.dtype(self.dtype)
+    embed = tokens.Embed(self.rows, self.width, self.dtype, name="embed")
     cond = self._condition(embed, prefix_BP, len(ids_BL), grid)
     x = embed(ids_BL)
     before, x = (
@@ -164,7 +174,7 @@ class Model(nn.Module):
         x = Residual(self.kernel, self.dropout, dtype, name=f"residual_{i}_{j}")(x, cond, train)
       if self.attention == "causal":
         x = Attention(self.heads, dtype, name=f"attention_{i}")(x, before)
-    logits = tokens.head(self.out_size, dtype, name="head")(nn.elu(x))
+    logits = tokens.head(self.latent.vocabulary, dtype, name="head")(nn.elu(x))
     return einops.rearrange(logits, "b h w v -> b (h w) v")
 
   def _condition(

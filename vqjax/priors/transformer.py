@@ -14,6 +14,7 @@ from flax import struct
 
 from vqjax import fields
 from vqjax.errors import UserError
+from vqjax.latents import Codes
 from vqjax.nn import attention, target, tokens
 
 
@@ -121,11 +122,10 @@ class Model(nn.Module):
   axis of `layers`.
 
   The defaults are minGPT's block, as taming-transformers has it (arXiv 2012.09841). LlamaGen's
-  (arXiv 2406.06525):
-  positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False.
+  (arXiv 2406.06525): positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False.
 
   Attributes:
-    vocab_size, out_size, grid, causal, dtype: see vqjax/priors/__init__.py. A sequence may be
+    latent, rows, causal, dtype: see vqjax/priors/__init__.py. A sequence may be
       shorter than the grid.
     layers, width, heads: depth, channels, attention heads.
     hidden: channels inside the MLP; None means 4 * width, for swiglu 8/3 * width rounded up to a
@@ -144,9 +144,8 @@ class Model(nn.Module):
     cache_layout: see vqjax/nn/attention.py; "auto" picks by the default backend.
   """
 
-  vocab_size: int = fields.program()
-  out_size: int = fields.program()
-  grid: tuple[int, ...] = fields.program()
+  latent: Codes = fields.program()
+  rows: int = fields.program()
   causal: bool = fields.program(True)
   layers: int = 12
   width: int = 768
@@ -166,13 +165,16 @@ class Model(nn.Module):
 
   cached = True
 
-  def setup(self):
+  def __post_init__(self) -> None:
     self._check()
-    self.embed = tokens.Embed(self.vocab_size, self.width, self.dtype)
+    super().__post_init__()
+
+  def setup(self):
+    self.embed = tokens.Embed(self.rows, self.width, self.dtype)
     if self.causal:
       self.start = self.param("start", nn.initializers.normal(0.02), (self.width,))
     if self.positions == "learned":
-      shape = (self._lead(self.max_prefix) + math.prod(self.grid) - self.causal, self.width)
+      shape = (self._lead(self.max_prefix) + self.latent.length - self.causal, self.width)
       self.position_table = self.param("position_table", nn.initializers.normal(0.02), shape)
     if self.modulation == "adaln":
       self.time_in, self.time_out = (nn.Dense(self.width, dtype=self._dtype) for _ in range(2))
@@ -194,7 +196,7 @@ class Model(nn.Module):
     self.drop = nn.Dropout(self.dropout)
     self.norm_out = _norm(self.norm, self.bias, self._dtype)
     self.head = tokens.head(
-      self.out_size, self._dtype, use_bias=False, kernel_init=nn.initializers.normal(0.02)
+      self.latent.vocabulary, self._dtype, use_bias=False, kernel_init=nn.initializers.normal(0.02)
     )
 
   def __call__(
@@ -220,7 +222,7 @@ class Model(nn.Module):
   def init_cache(self, batch: int, prefix_length: int) -> Caches:
     """An empty cache for a batch of whole grids after a prefix. Needs no parameters."""
     lead = self._lead(prefix_length)
-    length = lead + math.prod(self.grid) - 1  # Nothing follows the last code.
+    length = lead + self.latent.length - 1  # Nothing follows the last code.
     layer = attention.init_cache(
       batch, length, self.heads, self.width // self.heads, self.dtype, self.cache_layout
     )
@@ -238,9 +240,8 @@ class Model(nn.Module):
   def decode(
     self, ids_B: jax.Array, index: jax.Array | int, cache: Caches
   ) -> tuple[jax.Array, Caches]:
-    """Takes code `index` of each sequence, in 0 ..
-
-    L-2; returns the logits `[B, V]` of code `index + 1`.
+    """Takes code `index` of each sequence, in 0 to L - 2; returns the logits `[B, V]` of code
+    `index + 1`.
     """
     x = self.embed(ids_B[:, None])
     angles = None
@@ -276,9 +277,9 @@ class Model(nn.Module):
       start = jnp.broadcast_to(self.start.astype(x.dtype), (x.shape[0], 1, self.width))
       x = jnp.concatenate([start, x], axis=1)
     lead = self._lead(prefix)
-    if x.shape[1] - lead > math.prod(self.grid) - self.causal:
+    if x.shape[1] - lead > self.latent.length - self.causal:
       raise UserError(
-        f"grid: {self.grid} has {math.prod(self.grid)} codes; the sequence is longer."
+        f"grid: {self.latent.grid} has {self.latent.length} codes; the sequence is longer."
       )
     if self.positions == "rotary":
       angles = jnp.pad(self._angles(), ((lead, 0), (0, 0)))[: x.shape[1]]
@@ -311,7 +312,7 @@ class Model(nn.Module):
     )
 
   def _angles(self) -> Any:
-    return attention.rotary_table(self.grid, self.width // self.heads)
+    return attention.rotary_table(self.latent.grid, self.width // self.heads)
 
   def _lead(self, prefix: int) -> int:
     """Positions before the codes."""
@@ -340,12 +341,15 @@ class Model(nn.Module):
     )
 
   def _check(self) -> None:
-    if self.width % self.heads:
-      raise UserError(f"heads: {self.heads} does not divide width {self.width}.")
-    multiple = 2 * len(self.grid) if self.positions == "rotary" else 1
+    tokens.check_sizes(layers=self.layers, width=self.width, max_prefix=self.max_prefix)
+    tokens.check_heads(self.heads, self.width)
+    tokens.check_dropout(self.dropout)
+    if self.hidden is not None:
+      tokens.check_sizes(hidden=self.hidden)
+    multiple = 2 * len(self.latent.grid) if self.positions == "rotary" else 1
     if self.width // self.heads % multiple:
       raise UserError(
-        f"heads: rotary positions on {self.grid} need a head width (width / heads) that is a multiple of {multiple}, "
+        f"heads: rotary positions on {self.latent.grid} need a head width (width / heads) that is a multiple of {multiple}, "
         f"not {self.width // self.heads}."
       )
     if self.causal and self.modulation == "adaln":

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax.nn import book, codebook
+from vqjax.nn import book, checks, codebook
 from vqjax.quantizers import Quantized, quantized
 
 
@@ -76,9 +76,9 @@ class Model(nn.Module):
 
   def __post_init__(self):
     codebook.check_book(self)
-    codebook.check_range(self, "decay", at_least=0, below=1)
-    codebook.check_range(self, "eps", above=0)
-    codebook.check_range(self, "commitment_weight", at_least=0)
+    checks.within(self, "decay", at_least=0, below=1)
+    checks.within(self, "eps", above=0)
+    checks.within(self, "commitment_weight", at_least=0)
     super().__post_init__()
 
   def setup(self):

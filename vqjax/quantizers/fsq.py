@@ -46,7 +46,7 @@ class Model(nn.Module):
       )
     if self.codebook_size > 2**30:
       raise UserError(
-        f"levels: {tuple(self.levels)} make over 2^30 codes; take fewer, or the quantizer 'grouped'."
+        f"levels: {tuple(self.levels)} make over 2^30 codes; take fewer, or 'grouped'."
       )
     super().__post_init__()
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax.errors import UserError
-from vqjax.nn import codebook
+from vqjax.nn import checks
 from vqjax.quantizers import Quantized
 
 
@@ -37,8 +37,8 @@ class Model(nn.Module):
   as_level = "none"
 
   def __post_init__(self):
-    codebook.check_range(self, "dim", at_least=1)
-    codebook.check_range(self, "kl_weight", at_least=0)
+    checks.within(self, "dim", at_least=1)
+    checks.within(self, "kl_weight", at_least=0)
     super().__post_init__()
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
@@ -56,5 +56,5 @@ class Model(nn.Module):
 
   def embed(self, ids: Any) -> jax.Array:
     raise UserError(
-      "quantizer: 'gaussian' has no codes to embed; choose one with a codebook, such as 'vq' or 'fsq'."
+      "quantizer: 'gaussian' has no codes to embed; choose one that does, such as 'vq' or 'fsq'."
     )

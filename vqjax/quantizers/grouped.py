@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from vqjax import fields
 from vqjax.errors import UserError
-from vqjax.nn import codebook
+from vqjax.nn import checks, codebook
 from vqjax.quantizers import Quantized
 
 
@@ -38,7 +38,7 @@ class Model(nn.Module):
   as_level = property(lambda self: self.quantizer.as_level)
 
   def __post_init__(self):
-    codebook.check_range(self, "groups", at_least=1, at_most=1024)
+    checks.within(self, "groups", at_least=1, at_most=1024)
     if not self.quantizer.num_codebooks:
       raise UserError("quantizer: a group needs codes; choose one such as 'vq' or 'fsq'.")
     super().__post_init__()

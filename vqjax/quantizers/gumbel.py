@@ -1,4 +1,4 @@
-"""A categorical posterior over codes: Gumbel-softmax and Gumbel-max, with KL to the uniform prior."""
+"""A categorical posterior over codes: Gumbel-softmax or Gumbel-max, and KL to the uniform prior."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax.errors import UserError
-from vqjax.nn import codebook
+from vqjax.nn import checks, codebook
 from vqjax.quantizers import Quantized, quantized
 
 # A constant, or (from, to, steps, shape of the way).
@@ -41,7 +41,8 @@ def _check(name: str, value: Schedule, least: Literal["at least 0", "above 0"]) 
     numeric = len(value) == 4 and all(isinstance(v, (int, float)) for v in value[:3])
     if not numeric or not 0 < value[2] < math.inf or value[3] not in shapes:
       raise UserError(
-        f"{name}: {value!r} is no schedule; give (from, to, steps above 0, one of {', '.join(shapes)})."
+        f"{name}: {value!r} is no schedule; "
+        f"give (from, to, steps above 0, one of {', '.join(shapes)})."
       )
     numbers = value[:2]
     if value[3] == "exponential":
@@ -85,8 +86,8 @@ class Model(nn.Module):
   as_level = "none"
 
   def __post_init__(self):
-    codebook.check_range(self, "codebook_size", at_least=1, at_most=2**30)
-    codebook.check_range(self, "dim", at_least=1)
+    checks.within(self, "codebook_size", at_least=1, at_most=2**30)
+    checks.within(self, "dim", at_least=1)
     _check("temperature", self.temperature, "above 0")
     _check("kl_weight", self.kl_weight, "at least 0")
     super().__post_init__()

@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 from flax import linen as nn
 
-from vqjax.nn import book, codebook
+from vqjax.nn import book, checks, codebook
 from vqjax.quantizers import Quantized, quantized
 
 
@@ -94,8 +94,8 @@ class Model(nn.Module):
   def __post_init__(self):
     codebook.check_book(self)
     weights = "joint_weight", "codebook_weight", "commitment_weight", "entropy_weight"
-    codebook.check_range(self, *weights, at_least=0)
-    codebook.check_range(self, "entropy_temperature", above=0)
+    checks.within(self, *weights, at_least=0)
+    checks.within(self, "entropy_temperature", above=0)
     super().__post_init__()
 
   def setup(self):

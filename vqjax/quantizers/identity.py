@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax.errors import UserError
-from vqjax.nn import codebook
+from vqjax.nn import checks
 from vqjax.quantizers import Quantized
 
 
@@ -28,7 +28,7 @@ class Model(nn.Module):
   as_level = "none"
 
   def __post_init__(self):
-    codebook.check_range(self, "dim", at_least=1)
+    checks.within(self, "dim", at_least=1)
     super().__post_init__()
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
@@ -36,5 +36,5 @@ class Model(nn.Module):
 
   def embed(self, ids: Any) -> jax.Array:
     raise UserError(
-      "quantizer: 'identity' has no codes to embed; choose one with a codebook, such as 'vq' or 'fsq'."
+      "quantizer: 'identity' has no codes to embed; choose one that does, such as 'vq' or 'fsq'."
     )

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from vqjax import fields
 from vqjax.errors import UserError
-from vqjax.nn import codebook
+from vqjax.nn import checks, codebook
 from vqjax.quantizers import Quantized
 
 
@@ -44,8 +44,8 @@ class Model(nn.Module):
   as_level = "none"
 
   def __post_init__(self):
-    codebook.check_range(self, "depth", at_least=1, at_most=1024)
-    codebook.check_range(self, "dropout", at_least=0, at_most=1)
+    checks.within(self, "depth", at_least=1, at_most=1024)
+    checks.within(self, "dropout", at_least=0, at_most=1)
     if self.quantizer.as_level == "none":
       name = type(self.quantizer).__module__.rpartition(".")[-1]
       raise UserError(

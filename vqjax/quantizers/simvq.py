@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax.nn import book, codebook
+from vqjax.nn import book, checks, codebook
 from vqjax.quantizers import Quantized, quantized
 
 
@@ -46,7 +46,7 @@ class Model(nn.Module):
 
   def __post_init__(self):
     codebook.check_book(self)
-    codebook.check_range(self, "codebook_weight", "commitment_weight", at_least=0)
+    checks.within(self, "codebook_weight", "commitment_weight", at_least=0)
     super().__post_init__()
 
   def setup(self):

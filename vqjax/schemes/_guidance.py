@@ -4,16 +4,19 @@ the batch.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Literal, get_args
 
 import einops
 import jax
 import jax.numpy as jnp
 
-from vqjax.schemes import Network
+from vqjax.errors import UserError
+from vqjax.schemes._options import is_real
+from vqjax.schemes._records import Network
 
 Schedule = Literal["constant", "linear", "cosine"]
-SCHEDULES = get_args(Schedule)
 
 _RAMP = {
   "constant": lambda done: jnp.ones_like(done),
@@ -22,11 +25,33 @@ _RAMP = {
 }
 
 
-def scheduled(scale: float, schedule: Schedule, done: jax.Array | float) -> jax.Array:
-  """The scale when a share `done` of the sampling is over; linear and cosine grow from 1 (no
-  guidance) to `scale`.
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+  """How much a condition is strengthened. Options of users: `guidance` and `guidance_schedule`.
+
+  Fields:
+    scale: 1 is the conditional network, 0 the unconditional one, above 1 away from the latter.
+    schedule: how the scale moves over the draws: "linear" and "cosine" grow from 1 (none) at the
+      first draw to `scale` at the last.
+
+  Raises UserError for a scale that is no finite number, or an unknown schedule.
   """
-  return 1 + (scale - 1) * _RAMP[schedule](jnp.asarray(done, jnp.float32))
+
+  scale: float = 1.0
+  schedule: Schedule = "constant"
+
+  def __post_init__(self) -> None:
+    if not is_real(self.scale) or not math.isfinite(self.scale):
+      raise UserError(f"guidance: {self.scale!r} is no finite number; 1 is none, 2 to 4 are usual.")
+    if self.schedule not in get_args(Schedule):
+      known = ", ".join(get_args(Schedule))
+      raise UserError(f"guidance_schedule: {self.schedule!r} is none of {known}.")
+
+  def at(self, done: jax.Array | float) -> jax.Array:
+    """The scale, float32, at a draw from the first (`done` 0) to the last (1)."""
+    ramp = _RAMP[self.schedule](jnp.asarray(done, jnp.float32))
+    # Not 1 + ramp · (scale - 1), which rounds: the last draw has the very scale.
+    return (1 - ramp) + ramp * jnp.float32(self.scale)
 
 
 def double(cond_BX: jax.Array, uncond_BX: jax.Array) -> jax.Array:
@@ -36,40 +61,44 @@ def double(cond_BX: jax.Array, uncond_BX: jax.Array) -> jax.Array:
   return einops.rearrange([cond_BX, uncond_BX], "two B ... -> (B two) ...")
 
 
-def guide(logits: jax.Array, scale: jax.Array | float) -> jax.Array:
-  """uncond + scale · (cond - uncond), float32 [B, ...], of interleaved logits [2B, ...].
+def guide(prediction: jax.Array, scale: jax.Array | float) -> jax.Array:
+  """uncond + scale · (cond - uncond), float32 [B, ...], of interleaved predictions [2B, ...].
 
   `scale`: a number or [B].
   """
-  cond, uncond = einops.rearrange(logits.astype(jnp.float32), "(B two) ... -> two B ...", two=2)
+  cond, uncond = einops.rearrange(prediction.astype(jnp.float32), "(B two) ... -> two B ...", two=2)
   scale = jnp.asarray(scale, jnp.float32)
   return uncond + scale.reshape(scale.shape + (1,) * (cond.ndim - scale.ndim)) * (cond - uncond)
 
 
-def guided(
-  doubled: Network, scale: float, schedule: Schedule = "constant", *, length: int
-) -> Network:
+def guided(doubled: Network, guidance: Guidance, *, length: int) -> Network:
   """The guided network on B examples, of a network on 2B that has the condition in even rows only
   (see `double`).
 
   Args:
     doubled: functions of 2B rows. Its cache stays doubled.
-    scale: 1 is the conditional network, 0 the unconditional one, above 1 away from the latter.
-    schedule: how the scale moves from the first draw to the last.
-    length: L; a causal network knows by it how much is done. The others go by `time_B`.
+    guidance: of `full` the scale follows `done` (without it, the full scale holds); of `start` and
+      `step` it follows the position: position 0 is the first draw and L - 1 the last.
+    length: L.
   """
 
-  def full(ids_BL: jax.Array, time_B: jax.Array | None = None) -> jax.Array:
+  def full(
+    inputs: jax.Array, time_B: jax.Array | None = None, done: jax.Array | None = None
+  ) -> jax.Array:
     time = None if time_B is None else double(time_B, time_B)
-    done = jnp.float32(1) if time_B is None else 1 - time_B
-    return guide(doubled.full(double(ids_BL, ids_BL), time), scheduled(scale, schedule, done))
+    return guide(
+      doubled.full(double(inputs, inputs), time), guidance.at(1 if done is None else done)
+    )
+
+  def share(index: jax.Array | int) -> jax.Array | float:
+    return index / (length - 1) if length > 1 else 1.0
 
   def start() -> tuple[jax.Array, object]:
-    logits, cache = doubled.start()
-    return guide(logits, scheduled(scale, schedule, 0.0)), cache
+    prediction, cache = doubled.start()
+    return guide(prediction, guidance.at(share(0))), cache
 
-  def step(ids_B: jax.Array, index: jax.Array, cache: object) -> tuple[jax.Array, object]:
-    logits, cache = doubled.step(double(ids_B, ids_B), index, cache)
-    return guide(logits, scheduled(scale, schedule, (index + 1) / length)), cache
+  def step(inputs_B: jax.Array, index: jax.Array, cache: object) -> tuple[jax.Array, object]:
+    prediction, cache = doubled.step(double(inputs_B, inputs_B), index, cache)
+    return guide(prediction, guidance.at(share(index + 1))), cache
 
   return Network(full, start if doubled.start else None, step if doubled.step else None)

@@ -2,9 +2,9 @@
 matrices.
 
 All kernels are one family (D3PM, arXiv 2107.03006; VQ-Diffusion, arXiv 2111.14822, eq. 7-8). From
-one time to a later one a code stays with probability `keep`, is drawn anew from the K codes with
-`noise`, becomes the mask with `mask`; the three add up to 1, and the mask stays the mask. Two
-kernels in a row give a kernel of the same family.
+one time to a later one a code stays with probability `keep`, is drawn anew from the codes of its
+position's own book with `noise`, becomes the mask with `mask`; the three add up to 1, and the mask
+stays the mask. Two kernels in a row give a kernel of the same family.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from vqjax.latents import Codes
 
 Kernel = Literal["uniform", "absorbing", "mask_and_replace"]
 Schedule = Literal["linear", "cosine"]
@@ -71,52 +73,55 @@ def transitions(
   return Transition(*(Rates(*(jnp.asarray(x, jnp.float32) for x in rates)) for rates in tables))
 
 
-def corrupt(key: jax.Array, ids_BL: jax.Array, rates_B: Rates, num_codes: int) -> jax.Array:
-  """Draws x_t given x_0, int32 [B, L]; `num_codes` is the mask."""
+def corrupt(key: jax.Array, ids_BL: jax.Array, rates_B: Rates, latent: Codes) -> jax.Array:
+  """Draws x_t given x_0, int32 [B, L]; the mask is the vocabulary's size."""
   chance_key, noise_key = jax.random.split(key)
   chance = jax.random.uniform(chance_key, ids_BL.shape)
-  noise = jax.random.randint(noise_key, ids_BL.shape, 0, num_codes)
+  noise = jax.random.randint(noise_key, ids_BL.shape, 0, latent.size)
+  noise = noise + latent.first_of_book(ids_BL.shape[1])[None]
   keep, mask = rates_B.keep[:, None], rates_B.mask[:, None]
-  return jnp.where(chance < keep, ids_BL, jnp.where(chance < keep + mask, num_codes, noise)).astype(
-    jnp.int32
-  )
+  other = jnp.where(chance < keep + mask, latent.vocabulary, noise)
+  return jnp.where(chance < keep, ids_BL, other).astype(jnp.int32)
 
 
-def prior(mask_share: float, num_codes: int) -> jax.Array:
-  """Distribution of x_T, float32 [K + 1]; the last entry is the mask."""
-  return jnp.append(jnp.full(num_codes, (1 - mask_share) / num_codes), mask_share).astype(
-    jnp.float32
-  )
+def prior(mask_share: float, latent: Codes, length: int) -> jax.Array:
+  """Distribution of x_T, float32 [L, K + 1]; the last entry is the mask."""
+  codes_LK = (1 - mask_share) / latent.size * latent.possible(length)
+  return jnp.pad(codes_LK.astype(jnp.float32), ((0, 0), (0, 1)), constant_values=mask_share)
 
 
-def posterior(ids_BL: jax.Array, probs_BLK: jax.Array, transition_B: Transition) -> jax.Array:
+def posterior(
+  ids_BL: jax.Array, probs_BLK: jax.Array, transition_B: Transition, latent: Codes
+) -> jax.Array:
   """Distribution of x_s given x_t and beliefs about x_0, float32 [B, L, K + 1]; the last entry is
   the mask.
 
-  It is the sum over x_0 of q(x_s | x_t, x_0) · probs(x_0) (VQ-Diffusion, eq. 11), in O(K): for a
-  code x_t = w, with r = probs / q(x_t = w | x_0), the sum at x_s = v is (keep·[v = w] + noise/K) ·
-  (keep_s·r(v) + noise_s/K · sum r). One-hot `probs` give the exact posterior of a known x_0; the
-  true p(x_0 | x_t) gives the true p(x_s | x_t).
+  It is the sum over x_0 of q(x_s | x_t, x_0) · probs(x_0) (VQ-Diffusion, eq. 11), in O(K). With u
+  the uniform distribution over the position's own book, and for a code x_t = w with r = probs /
+  q(x_t = w | x_0), the sum at x_s = v is (keep·[v = w] + noise·u(v)) · (keep_s·r(v) + noise_s·u(v)
+  · sum r). One-hot `probs` give the exact posterior of a known x_0; the true p(x_0 | x_t) gives the
+  true p(x_s | x_t).
 
   Args:
     ids_BL: x_t, codes 0 .. K - 1 or the mask K.
-    probs_BLK: beliefs about x_0, each row adding up to 1.
+    probs_BLK: beliefs about x_0, each row adding up to 1, and 0 for codes of other books.
     transition_B: rates of shape [B], with early.keep > 0.
+    latent: the codes; the sequence starts with the first book.
   """
-  num_codes = probs_BLK.shape[-1]
   early, step, late = jax.tree.map(lambda x: x[:, None, None], transition_B)
-  here = jax.nn.one_hot(ids_BL, num_codes)
+  here = jax.nn.one_hot(ids_BL, latent.vocabulary)
+  uniform = latent.possible(ids_BL.shape[1])[None] / jnp.float32(latent.size)
 
-  likelihood = late.keep * here + late.noise / num_codes
+  likelihood = late.keep * here + late.noise * uniform
   # Impossible x_0 (a visible code under the absorbing kernel rules out all others) drop out.
   ratio = jnp.where(likelihood > 0, probs_BLK, 0.0) / jnp.maximum(likelihood, _TINY)
-  backward = early.keep * ratio + early.noise / num_codes * jnp.sum(ratio, -1, keepdims=True)
-  from_code = (step.keep * here + step.noise / num_codes) * backward
+  backward = early.keep * ratio + early.noise * uniform * jnp.sum(ratio, -1, keepdims=True)
+  from_code = (step.keep * here + step.noise * uniform) * backward
   from_code = from_code / jnp.maximum(jnp.sum(from_code, -1, keepdims=True), _TINY)
 
   late_mask = jnp.maximum(late.mask, _TINY)
-  from_mask = step.mask / late_mask * (early.keep * probs_BLK + early.noise / num_codes)
-  masked = ids_BL[..., None] == num_codes
+  from_mask = step.mask / late_mask * (early.keep * probs_BLK + early.noise * uniform)
+  masked = ids_BL[..., None] == latent.vocabulary
   codes = jnp.where(masked, from_mask, from_code)
   return jnp.concatenate([codes, jnp.where(masked, early.mask / late_mask, 0.0)], -1)
 

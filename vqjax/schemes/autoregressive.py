@@ -5,20 +5,19 @@ larger grid.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import einops
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from vqjax import fields
 from vqjax.errors import UserError
-from vqjax.schemes import Corrupted, Network, _sampling
-from vqjax.schemes._sampling import log_prob
-
-__all__ = ["Scheme", "log_prob", "sample_window", "uncached"]
+from vqjax.latents import Codes
+from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _sampling
 
 
 def uncached(full: Callable[..., jax.Array], batch: int, length: int) -> tuple[Callable, Callable]:
@@ -49,36 +48,47 @@ class Scheme:
   The network shifts its input itself: logits i are about code i.
   """
 
-  num_codes: int = fields.program()
+  latent: Codes = fields.program()
   extra_ids: ClassVar[int] = 0
   causal: ClassVar[bool] = True
   timed: ClassVar[bool] = False
+  options: ClassVar[Mapping[str, type]] = {}
 
-  def corrupt(self, key: jax.Array, ids_BL: jax.Array) -> Corrupted:
+  def corrupt(self, key: jax.Array, latent_BL: jax.Array) -> Corrupted:
     """The codes as they are; nothing is drawn."""
     del key
-    return Corrupted(ids_BL, ids_BL, jnp.ones(ids_BL.shape, jnp.float32))
+    return Corrupted(latent_BL, latent_BL, jnp.ones(latent_BL.shape, jnp.float32))
 
-  def loss(self, logits_BLV: jax.Array, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
-    """Cross entropy of each code given those before: nats [B, L], weights [B, L]."""
-    return -log_prob(logits_BLV[..., : self.num_codes], corrupted.targets_BL), corrupted.weights_BL
+  def loss(self, prediction: jax.Array, corrupted: Corrupted) -> Loss:
+    """Cross entropy of each code given those before, in nats."""
+    logits_BLV = prediction[..., : self.latent.vocabulary]
+    return Loss(
+      -_sampling.log_prob(logits_BLV, corrupted.targets),
+      corrupted.weights,
+      _sampling.accuracy(logits_BLV, corrupted.targets),
+    )
 
-  def bound(self, key: jax.Array, network: Network, ids_BL: jax.Array) -> jax.Array:
+  def bound(self, key: jax.Array, network: Network, latent_BL: jax.Array) -> jax.Array:
     """-log p of each code given those before, in nats [B, L]; exact, and `key` is not used."""
     del key
-    return -log_prob(network.full(ids_BL, None)[..., : self.num_codes], ids_BL)
+    return -_sampling.log_prob(
+      network.full(latent_BL, None)[..., : self.latent.vocabulary], latent_BL
+    )
+
+  def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
+    """{"prompt": how many leading codes are known in every example}."""
+    known_L = np.asarray(known_BL).all(0)
+    return {"prompt": int(known_L.size if known_L.all() else known_L.argmin())}
 
   def sample(
     self,
     key: jax.Array,
     network: Network,
-    ids_BL: jax.Array,
+    latent_BL: jax.Array,
     known_BL: jax.Array,
+    draw: Draw = Draw(),
     *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    prefix: int = 0,
+    prompt: int = 0,
     trajectory: bool = False,
   ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Draws the unknown codes in raster order, each given all before it, with `network.start` and
@@ -90,30 +100,28 @@ class Scheme:
     Args:
       key: one key, or one per example [B].
       network: a causal one on B examples.
-      ids_BL, known_BL: int32 and bool.
-      temperature, top_k, top_p: see `filter_logits`; temperature 0 is greedy.
-      prefix: promises that so many leading codes are known in every example: they are fed without
-        drawing.
-      trajectory: return (ids_BL, ids_SBL) with the ids after each of S = L steps; `num_codes`
-        stands for "not yet".
+      latent_BL, known_BL: int32 and bool.
+      draw: of every code; temperature 0 is greedy.
+      prompt: promises that so many leading codes are known in every example (see `plan`): they are
+        fed without drawing.
+      trajectory: return (latent_BL, latent_SBL) with the codes after each of S = L steps; K, the
+        number of codes, stands for "not yet".
 
     Raises:
       UserError: an option out of range, or a network without `start` and `step`.
     """
-    batch, length = ids_BL.shape
-    _sampling.check_options(self.num_codes, temperature, top_k, top_p)
-    if not 0 <= prefix <= length:
-      raise UserError(f"prefix: {prefix} is outside 0 to {length}, the length of the sequence.")
+    batch, length = latent_BL.shape
+    _options.check_whole("prompt", prompt, 0, length, "the length of the sequence")
     if network.start is None or network.step is None:
       raise UserError(
         "autoregressive: the network is not causal; choose a causal prior or another scheme."
       )
     keys_B = _sampling.example_keys(key, batch)
-    ids_LB, known_LB = ids_BL.astype(jnp.int32).T, known_BL.T
+    ids_LB, known_LB = latent_BL.astype(jnp.int32).T, known_BL.T
 
     def choose(logits_BV: jax.Array, i: jax.Array | int) -> jax.Array:
-      logits = _sampling.filter_logits(logits_BV[:, : self.num_codes], temperature, top_k, top_p)
-      return jnp.where(known_LB[i], ids_LB[i], _sampling.draw(_sampling.fold(keys_B, i), logits))
+      logits_BV = draw.filter(logits_BV[:, : self.latent.vocabulary])
+      return jnp.where(known_LB[i], ids_LB[i], _sampling.draw(_sampling.fold(keys_B, i), logits_BV))
 
     def feed(carry: tuple, i: jax.Array) -> tuple[tuple, None]:
       return _as_carry(network.step(ids_LB[i], i, carry[1])), None
@@ -122,20 +130,20 @@ class Scheme:
       ids_B = choose(carry[0], i)
       return _as_carry(network.step(ids_B, i, carry[1])), ids_B
 
-    if prefix == length:
+    if prompt == length:
       out_BL = ids_LB.T
     else:
       carry = _as_carry(network.start())
-      if prefix:
-        carry, _ = lax.scan(feed, carry, jnp.arange(prefix))
-      (logits_BV, _), drawn = lax.scan(advance, carry, jnp.arange(prefix, length - 1))
+      if prompt:
+        carry, _ = lax.scan(feed, carry, jnp.arange(prompt))
+      (logits_BV, _), drawn = lax.scan(advance, carry, jnp.arange(prompt, length - 1))
       # The last code needs no step after it: a network has no position to predict there.
-      out_BL = jnp.concatenate([ids_LB[:prefix], drawn, choose(logits_BV, length - 1)[None]]).T
+      out_BL = jnp.concatenate([ids_LB[:prompt], drawn, choose(logits_BV, length - 1)[None]]).T
     return (out_BL, self._trajectory(out_BL, known_BL)) if trajectory else out_BL
 
   def _trajectory(self, ids_BL: jax.Array, known_BL: jax.Array) -> jax.Array:
     done_SL = jnp.tril(jnp.ones((ids_BL.shape[1],) * 2, bool))
-    return jnp.where(done_SL[:, None] | known_BL[None], ids_BL[None], self.num_codes)
+    return jnp.where(done_SL[:, None] | known_BL[None], ids_BL[None], self.latent.vocabulary)
 
 
 def _as_carry(logits_and_cache: tuple[jax.Array, object]) -> tuple[jax.Array, object]:
@@ -147,12 +155,9 @@ def sample_window(
   full: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
   ids_BHW: jax.Array,
   known_BHW: jax.Array,
+  draw: Draw = Draw(),
   *,
-  num_codes: int,
-  window: tuple[int, int],
-  temperature: float = 1.0,
-  top_k: int | None = None,
-  top_p: float | None = None,
+  latent: Codes,
 ) -> jax.Array:
   """Draws a grid larger than the one trained on: a window of codes centred on the next one (arXiv
   2012.09841, §3.2).
@@ -162,19 +167,19 @@ def sample_window(
 
   Args:
     key: one key, or one per example [B].
-    full: (ids_BL, top, left) -> logits_BLV on one window in raster order, L = h·w, by a causal
-      network; `top` and `left` are the window's corner in the grid, for conditions that are cropped
-      with it.
+    full: (ids_BL, top, left) -> logits_BLV on one window in raster order, by a causal network;
+      `top` and `left` are the window's corner in the grid, for conditions that are cropped with it.
     ids_BHW, known_BHW: int32 and bool; known codes are kept.
-    num_codes: K.
-    window: (h, w), the grid of the network.
-    temperature, top_k, top_p: see `filter_logits`.
+    draw: of every code.
+    latent: the codes that the network was trained on, of one book; their grid is the window.
 
   Raises:
-    UserError: a window larger than the grid, or an option out of range.
+    UserError: a window of other than two axes or larger than the grid, or `top_k` out of range.
   """
-  (batch, height, width), (h, w) = ids_BHW.shape, window
-  _sampling.check_options(num_codes, temperature, top_k, top_p)
+  (batch, height, width), window = ids_BHW.shape, latent.grid
+  if len(window) != 2:
+    raise UserError(f"window: codes of shape {window} have no height and width to slide over.")
+  h, w = window
   if h > height or w > width:
     raise UserError(
       f"window: {h} x {w} exceeds the grid of {height} x {width}; ask for at least {h} x {w} codes."
@@ -191,7 +196,7 @@ def sample_window(
     )
     at = (row - top) * w + col - left
     logits_BV = lax.dynamic_index_in_dim(full(seen_BL, top, left), at, 1, keepdims=False)
-    logits_BV = _sampling.filter_logits(logits_BV[:, :num_codes], temperature, top_k, top_p)
+    logits_BV = draw.filter(logits_BV[:, : latent.vocabulary])
     drawn_B = _sampling.draw(_sampling.fold(keys_B, i), logits_BV)
     ids_B = jnp.where(known_BHW[:, row, col], ids_BHW[:, row, col], drawn_B)
     return ids_BHW.at[:, row, col].set(ids_B), None

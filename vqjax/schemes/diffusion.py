@@ -5,7 +5,8 @@ noise step by step.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from jax import lax
 
 from vqjax import fields
 from vqjax.errors import UserError
-from vqjax.schemes import Corrupted, Network, _kernels, _sampling
+from vqjax.latents import Codes
+from vqjax.schemes import Corrupted, Draw, Loss, Network, _kernels, _options, _sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Scheme:
 
   Fields:
     kernel: "uniform" redraws codes, "absorbing" masks them, "mask_and_replace" does both. The mask
-      is id `num_codes`.
+      is the id K, the number of codes.
     schedule: how much of x_0 is kept at time t, see `_kernels.transitions`.
     timesteps: T.
     mask_share: of the codes lost at T, the share that is masked ("mask_and_replace" only; 0.9 in
@@ -33,7 +35,7 @@ class Scheme:
       of the T terms of the bound (0.001 and 0.0005), here it stands against their sum.
   """
 
-  num_codes: int = fields.program()
+  latent: Codes = fields.program()
   kernel: _kernels.Kernel = "mask_and_replace"
   schedule: _kernels.Schedule = "linear"
   timesteps: int = 100
@@ -41,6 +43,7 @@ class Scheme:
   auxiliary: float = 0.1
   causal: ClassVar[bool] = False
   timed: ClassVar[bool] = True
+  options: ClassVar[Mapping[str, type]] = {"steps": int}
 
   def __post_init__(self) -> None:
     if self.timesteps < 1:
@@ -62,44 +65,40 @@ class Scheme:
   def _transitions(self, times: np.ndarray) -> _kernels.Transition:
     return _kernels.transitions(times, self.timesteps, self.schedule, self._mask_share)
 
-  def corrupt(self, key: jax.Array, ids_BL: jax.Array) -> Corrupted:
-    """x_t at a time t of 1 ..
-
-    T, uniform per example; `time_B` is t/T and `extra` is t, int32 [B].
+  def corrupt(self, key: jax.Array, latent_BL: jax.Array) -> Corrupted:
+    """x_t at a time t that is uniform on 1 to T for each example; `time_B` is t/T and `extra` is t,
+    int32 [B].
     """
     time_key, noise_key = jax.random.split(key)
-    t_B = jax.random.randint(time_key, ids_BL.shape[:1], 1, self.timesteps + 1)
-    return self._corrupt_at(noise_key, ids_BL, t_B)
+    t_B = jax.random.randint(time_key, latent_BL.shape[:1], 1, self.timesteps + 1)
+    return self._corrupt_at(noise_key, latent_BL, t_B)
 
   def _corrupt_at(self, key: jax.Array, ids_BL: jax.Array, t_B: jax.Array) -> Corrupted:
     rates_B = self._transitions(np.arange(self.timesteps + 1)).at(t_B - 1).late
-    noisy_BL = _kernels.corrupt(key, ids_BL, rates_B, self.num_codes)
-    return Corrupted(
-      noisy_BL, ids_BL, jnp.ones(ids_BL.shape, jnp.float32), t_B / self.timesteps, t_B
-    )
+    noisy_BL = _kernels.corrupt(key, ids_BL, rates_B, self.latent)
+    weights_BL = jnp.ones(ids_BL.shape, jnp.float32)
+    return Corrupted(noisy_BL, ids_BL, weights_BL, t_B / self.timesteps, t_B)
 
-  def loss(self, logits_BLV: jax.Array, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
-    """T times the bound's term at t plus the weighted cross entropy of x_0: nats [B, L], weights
-    [B, L] of 1.
+  def loss(self, prediction: jax.Array, corrupted: Corrupted) -> Loss:
+    """T times the bound's term at t plus the weighted cross entropy of x_0, in nats; every position
+    counts.
     """
-    logits_BLK = logits_BLV[..., : self.num_codes]
-    cross_entropy = -_sampling.log_prob(logits_BLK, corrupted.targets_BL)
-    return self.timesteps * self._term(
-      logits_BLK, corrupted
-    ) + self.auxiliary * cross_entropy, corrupted.weights_BL
+    logits_BLK = prediction[..., : self.latent.vocabulary]
+    cross_entropy = -_sampling.log_prob(logits_BLK, corrupted.targets)
+    return Loss(
+      self.timesteps * self._term(logits_BLK, corrupted) + self.auxiliary * cross_entropy,
+      corrupted.weights,
+      _sampling.accuracy(logits_BLK, corrupted.targets),
+    )
 
   def _term(self, logits_BLK: jax.Array, corrupted: Corrupted) -> jax.Array:
-    """KL of p(x_{t-1} | x_t) from q(x_{t-1} | x_t, x_0), [B, L] (D3PM, eq.
-
-    1); at t = 1 it is -log p(x_0 | x_1).
+    """KL of p(x_{t-1} | x_t) from q(x_{t-1} | x_t, x_0), [B, L] (D3PM, eq. 1); at t = 1 it is
+    -log p(x_0 | x_1).
     """
     transition_B = self._transitions(np.arange(self.timesteps + 1)).at(corrupted.extra - 1)
-    known_BLK = jax.nn.one_hot(corrupted.targets_BL, self.num_codes)
-    true = _kernels.posterior(corrupted.inputs_BL, known_BLK, transition_B)
-    model = _kernels.posterior(
-      corrupted.inputs_BL, self._beliefs(logits_BLK, corrupted.inputs_BL), transition_B
-    )
-    return _kernels.divergence(true, model)
+    back = lambda probs: _kernels.posterior(corrupted.inputs, probs, transition_B, self.latent)
+    true = back(jax.nn.one_hot(corrupted.targets, self.latent.vocabulary))
+    return _kernels.divergence(true, back(self._beliefs(logits_BLK, corrupted.inputs)))
 
   def _beliefs(self, logits_BLK: jax.Array, noisy_BL: jax.Array) -> jax.Array:
     """p(x_0 | x_t), float32 [B, L, K]; under the absorbing kernel a visible code is certain,
@@ -108,11 +107,11 @@ class Scheme:
     probs_BLK = jax.nn.softmax(logits_BLK.astype(jnp.float32))
     if self.kernel != "absorbing":
       return probs_BLK
-    visible_BL1 = noisy_BL[..., None] < self.num_codes
-    return jnp.where(visible_BL1, jax.nn.one_hot(noisy_BL, self.num_codes), probs_BLK)
+    codes = self.latent.vocabulary
+    return jnp.where(noisy_BL[..., None] < codes, jax.nn.one_hot(noisy_BL, codes), probs_BLK)
 
   def bound(
-    self, key: jax.Array, network: Network, ids_BL: jax.Array, *, times: int | None = None
+    self, key: jax.Array, network: Network, latent_BL: jax.Array, *, times: int | None = None
   ) -> jax.Array:
     """An estimate of nats [B, L] whose mean over keys bounds -log p in total (D3PM, eq. 1).
 
@@ -121,7 +120,7 @@ class Scheme:
     Args:
       key: noise; one draw of x_t per time.
       network: `full` is called once per time.
-      ids_BL: x_0.
+      latent_BL: x_0.
       times: how many of the T times to compute, drawn without repetition from equal stretches; None
         is all.
 
@@ -129,35 +128,37 @@ class Scheme:
       UserError: `times` outside 1 .. T.
     """
     times = self.timesteps if times is None else times
-    if not 1 <= times <= self.timesteps:
-      raise UserError(
-        f"times: {times} is outside 1 to {self.timesteps}, the diffusion's timesteps."
-      )
-    batch, (shift_key, noise_key) = ids_BL.shape[0], jax.random.split(key)
+    _options.check_whole("times", times, 1, self.timesteps, "the diffusion's timesteps")
+    batch, (shift_key, noise_key) = latent_BL.shape[0], jax.random.split(key)
     shift = jax.random.uniform(shift_key) if times < self.timesteps else 0.0
 
     def add(total_BL: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
       t = jnp.clip(
         jnp.floor((i + shift) * self.timesteps / times).astype(jnp.int32) + 1, 1, self.timesteps
       )
-      corrupted = self._corrupt_at(jax.random.fold_in(noise_key, i), ids_BL, jnp.full((batch,), t))
-      logits = network.full(corrupted.inputs_BL, corrupted.time_B)[..., : self.num_codes]
-      return total_BL + self._term(logits, corrupted), None
+      corrupted = self._corrupt_at(
+        jax.random.fold_in(noise_key, i), latent_BL, jnp.full((batch,), t)
+      )
+      logits_BLK = network.full(corrupted.inputs, corrupted.time_B)[..., : self.latent.vocabulary]
+      return total_BL + self._term(logits_BLK, corrupted), None
 
-    total_BL, _ = lax.scan(add, jnp.zeros(ids_BL.shape, jnp.float32), jnp.arange(times))
+    total_BL, _ = lax.scan(add, jnp.zeros(latent_BL.shape, jnp.float32), jnp.arange(times))
     return total_BL * (self.timesteps / times)
+
+  def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
+    """Nothing follows from what is known."""
+    del known_BL
+    return {}
 
   def sample(
     self,
     key: jax.Array,
     network: Network,
-    ids_BL: jax.Array,
+    latent_BL: jax.Array,
     known_BL: jax.Array,
+    draw: Draw = Draw(),
     *,
     steps: int | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
     trajectory: bool = False,
   ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Draws x_T and steps back to x_0, every unknown code at once. Known codes are shown clean at
@@ -166,41 +167,37 @@ class Scheme:
     Args:
       key: one key, or one per example [B].
       network: `full` is called with t/T as `time_B`.
-      ids_BL, known_BL: int32 and bool.
+      latent_BL, known_BL: int32 and bool.
+      draw: of the beliefs about x_0; its `top_p` is VQ-Diffusion's truncation.
       steps: network calls, at evenly spaced times (by the exact posterior over each stride); None
         is T.
-      temperature, top_k, top_p: of the beliefs about x_0, see `filter_logits`. `top_p` is
-        VQ-Diffusion's truncation.
-      trajectory: return (ids_BL, ids_SBL) with the ids after each step; `num_codes` stands for
+      trajectory: return (latent_BL, latent_SBL) with the codes after each step; K stands for
         "masked".
 
     Raises:
       UserError: an option out of range.
     """
     steps = self.timesteps if steps is None else steps
-    _sampling.check_options(self.num_codes, temperature, top_k, top_p, steps)
-    if steps > self.timesteps:
-      raise UserError(
-        f"steps: {steps} is more than the diffusion's {self.timesteps} timesteps; use at most these."
-      )
-    (batch, length), ids_BL = ids_BL.shape, ids_BL.astype(jnp.int32)
+    _options.check_whole("steps", steps, 1, self.timesteps, "the diffusion's timesteps")
+    (batch, length), ids_BL = latent_BL.shape, latent_BL.astype(jnp.int32)
     keys_B = _sampling.example_keys(key, batch)
     times = np.round(np.linspace(0, self.timesteps, steps + 1)).astype(int)
     table = self._transitions(times)
 
     def advance(noisy_BL: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
       time_B = jnp.full((batch,), jnp.asarray(times)[i + 1] / self.timesteps)
-      logits = network.full(noisy_BL, time_B)[..., : self.num_codes]
-      beliefs = self._beliefs(_sampling.filter_logits(logits, temperature, top_k, top_p), noisy_BL)
-      probs = _kernels.posterior(
-        noisy_BL, beliefs, jax.tree.map(lambda x: jnp.full((batch,), x), table.at(i))
-      )
+      logits_BLK = network.full(noisy_BL, time_B, _sampling.done(steps - 1 - i, steps))
+      logits_BLK = draw.filter(logits_BLK[..., : self.latent.vocabulary])
+      rates_B = jax.tree.map(lambda x: jnp.full((batch,), x), table.at(i))
+      beliefs_BLK = self._beliefs(logits_BLK, noisy_BL)
+      probs = _kernels.posterior(noisy_BL, beliefs_BLK, rates_B, self.latent)
       drawn_BL = _sampling.draw(_sampling.fold(keys_B, i), jnp.log(probs))
       drawn_BL = jnp.where(known_BL, ids_BL, drawn_BL)
       return drawn_BL, drawn_BL if trajectory else None
 
-    prior = jnp.log(_kernels.prior(self._mask_share, self.num_codes))
-    prior = jnp.broadcast_to(prior, (batch, length, self.num_codes + 1))
-    start_BL = jnp.where(known_BL, ids_BL, _sampling.draw(_sampling.fold(keys_B, steps), prior))
+    prior_LK = jnp.log(_kernels.prior(self._mask_share, self.latent, length))
+    prior_BLK = jnp.broadcast_to(prior_LK[None], (batch, *prior_LK.shape))
+    start_BL = _sampling.draw(_sampling.fold(keys_B, steps), prior_BLK)
+    start_BL = jnp.where(known_BL, ids_BL, start_BL)
     out_BL, ids_SBL = lax.scan(advance, start_BL, jnp.arange(steps)[::-1])
     return (out_BL, ids_SBL) if trajectory else out_BL

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from vqjax import fields
 from vqjax.errors import UserError
-from vqjax.schemes import IMPOSSIBLE, Corrupted, Network, _sampling
+from vqjax.latents import IMPOSSIBLE, Codes
+from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _sampling
 
 # Share of codes that is hidden, by the share of the way gone: 1 at 0, 0 at 1 (§3.3; concave ones
 # reveal few at first).
@@ -29,7 +32,7 @@ _SCHEDULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-  """Hidden codes are shown as the id `num_codes`; the loss is over them alone.
+  """Hidden codes are shown as the id K, the number of codes; the loss is over them alone.
 
   Fields:
     schedule: share hidden as a function of a uniform number in training, of the share of steps done
@@ -38,72 +41,72 @@ class Scheme:
       entropy only at 0.
   """
 
-  num_codes: int = fields.program()
+  latent: Codes = fields.program()
   schedule: Literal["cosine", "linear", "square", "cubic", "sqrt"] = "cosine"
   label_smoothing: float = 0.1
   extra_ids: ClassVar[int] = 1
   causal: ClassVar[bool] = False
   timed: ClassVar[bool] = False
+  options: ClassVar[Mapping[str, type]] = {"steps": int, "choice_temperature": float}
 
   def __post_init__(self) -> None:
     if not 0 <= self.label_smoothing < 1:
       raise UserError(f"label_smoothing: {self.label_smoothing} is outside [0, 1).")
 
-  def corrupt(self, key: jax.Array, ids_BL: jax.Array) -> Corrupted:
+  def corrupt(self, key: jax.Array, latent_BL: jax.Array) -> Corrupted:
     """Hides ⌈schedule(u)·L⌉ codes of each example, at least one, at random places; u is uniform."""
     share_key, place_key = jax.random.split(key)
-    batch, length = ids_BL.shape
+    batch, length = latent_BL.shape
     share_B = _SCHEDULES[self.schedule](jax.random.uniform(share_key, (batch,)))
     count_B = jnp.clip(jnp.ceil(share_B * length), 1, length)
     hidden_BL = _hide(jax.random.uniform(place_key, (batch, length)), count_B)
-    return Corrupted(
-      jnp.where(hidden_BL, self.num_codes, ids_BL), ids_BL, hidden_BL.astype(jnp.float32)
-    )
+    inputs_BL = jnp.where(hidden_BL, self._mask, latent_BL)
+    return Corrupted(inputs_BL, latent_BL, hidden_BL.astype(jnp.float32))
 
-  def loss(self, logits_BLV: jax.Array, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
-    """Cross entropy with label smoothing: nats [B, L], weights [B, L] that are 1 where a code was
-    hidden.
-    """
-    logits_BLK = logits_BLV[..., : self.num_codes].astype(jnp.float32)
-    nats = -_sampling.log_prob(logits_BLK, corrupted.targets_BL)
+  @property
+  def _mask(self) -> int:
+    return self.latent.vocabulary
+
+  def loss(self, prediction: jax.Array, corrupted: Corrupted) -> Loss:
+    """Cross entropy with label smoothing in nats; what was hidden counts."""
+    logits_BLV = prediction[..., : self.latent.vocabulary].astype(jnp.float32)
+    nats = -_sampling.log_prob(logits_BLV, corrupted.targets)
     # Over the codes that can stand there: of several codebooks each position has one.
-    uniform_nats = -jnp.mean(
-      jax.nn.log_softmax(logits_BLK), -1, where=logits_BLK > 0.1 * IMPOSSIBLE
-    )
-    return (
-      1 - self.label_smoothing
-    ) * nats + self.label_smoothing * uniform_nats, corrupted.weights_BL
+    possible = logits_BLV > 0.1 * IMPOSSIBLE
+    uniform_nats = -jnp.mean(jax.nn.log_softmax(logits_BLV), -1, where=possible)
+    nats = (1 - self.label_smoothing) * nats + self.label_smoothing * uniform_nats
+    return Loss(nats, corrupted.weights, _sampling.accuracy(logits_BLV, corrupted.targets))
 
-  def bound(self, key: jax.Array, network: Network, ids_BL: jax.Array) -> jax.Array:
+  def bound(self, key: jax.Array, network: Network, latent_BL: jax.Array) -> jax.Array:
     """A one-draw estimate of nats [B, L] whose mean over keys bounds -log p in total.
 
     It is the order-agnostic bound (arXiv 2110.02037, eq. 5): codes revealed one by one in random
     order. With n of L hidden, n uniform, the hidden ones count L / n times.
     """
     count_key, place_key = jax.random.split(key)
-    batch, length = ids_BL.shape
+    batch, length = latent_BL.shape
     # Stratified over the batch: evenly spaced counts after one common shift have far less variance.
     shift = jax.random.uniform(count_key) + jnp.arange(batch) / batch
     count_B = 1 + jnp.floor((shift % 1) * length).astype(jnp.int32)
     hidden_BL = _hide(jax.random.uniform(place_key, (batch, length)), count_B)
-    logits = network.full(jnp.where(hidden_BL, self.num_codes, ids_BL), count_B / length)[
-      ..., : self.num_codes
-    ]
-    return jnp.where(
-      hidden_BL, -_sampling.log_prob(logits, ids_BL) * (length / count_B)[:, None], 0.0
-    )
+    logits_BLV = network.full(jnp.where(hidden_BL, self._mask, latent_BL), None)
+    nats_BL = -_sampling.log_prob(logits_BLV[..., : self.latent.vocabulary], latent_BL)
+    return jnp.where(hidden_BL, nats_BL * (length / count_B)[:, None], 0.0)
+
+  def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
+    """Nothing follows from what is known."""
+    del known_BL
+    return {}
 
   def sample(
     self,
     key: jax.Array,
     network: Network,
-    ids_BL: jax.Array,
+    latent_BL: jax.Array,
     known_BL: jax.Array,
+    draw: Draw = Draw(),
     *,
     steps: int = 12,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
     choice_temperature: float = 4.5,
     trajectory: bool = False,
   ) -> jax.Array | tuple[jax.Array, jax.Array]:
@@ -115,52 +118,58 @@ class Scheme:
 
     Args:
       key: one key, or one per example [B].
-      network: `full` is called with the share of steps still to go as `time_B`.
-      ids_BL, known_BL: int32 and bool; known codes are never drawn again.
+      network: `full` is called with no time.
+      latent_BL, known_BL: int32 and bool; known codes are never drawn again.
+      draw: of the hidden codes at every step.
       steps: number of network calls.
-      temperature, top_k, top_p: of the draws, see `filter_logits`.
       choice_temperature: of the Gumbel noise on the log-probability by which codes are kept,
         annealed linearly to 0; infinite means a random order.
-      trajectory: return (ids_BL, ids_SBL) with the ids after each step; `num_codes` stands for
+      trajectory: return (latent_BL, latent_SBL) with the codes after each step; K stands for
         "hidden".
 
     Raises:
       UserError: an option out of range.
     """
-    _sampling.check_options(self.num_codes, temperature, top_k, top_p, steps)
-    if not choice_temperature >= 0:
-      raise UserError(f"choice_temperature: {choice_temperature} is negative; use 0 or more.")
-    batch = ids_BL.shape[0]
-    keys_B = _sampling.example_keys(key, batch)
-    unknown_B = jnp.sum(~known_BL, -1)
+    _options.check_whole("steps", steps, 1)
+    if not _options.is_real(choice_temperature) or not choice_temperature >= 0:
+      raise UserError(f"choice_temperature: {choice_temperature!r} is no number from 0 up.")
+    keys_B = _sampling.example_keys(key, latent_BL.shape[0])
 
     def advance(ids_BL: jax.Array, step: tuple) -> tuple[jax.Array, jax.Array]:
-      i, to_go, share = step
-      hidden_BL = ids_BL == self.num_codes
+      i, done_B, stay_B = step
+      hidden_BL = ids_BL == self._mask
       draw_keys, choice_keys = _sampling.fold(keys_B, 2 * i), _sampling.fold(keys_B, 2 * i + 1)
-      logits = network.full(ids_BL, jnp.full((batch,), to_go))[..., : self.num_codes]
-      drawn_BL = _sampling.draw(
-        draw_keys, _sampling.filter_logits(logits, temperature, top_k, top_p)
-      )
-      confidence = _sampling.log_prob(logits, drawn_BL)
+      logits_BLV = network.full(ids_BL, None, done_B)[..., : self.latent.vocabulary]
+      drawn_BL = _sampling.draw(draw_keys, draw.filter(logits_BLV))
+      confidence = _sampling.log_prob(logits_BLV, drawn_BL)
       noise = _sampling.gumbel(choice_keys, confidence.shape[1:])
       if math.isinf(choice_temperature):
         confidence = noise
       else:
-        confidence = confidence + choice_temperature * (to_go - 1 / steps) * noise
-      # The margin undoes float32 rounding: a share of 1/3 of 3 codes must not floor to 0.
-      stay_B = jnp.minimum(
-        jnp.floor(share * unknown_B + 1e-4).astype(jnp.int32), jnp.sum(hidden_BL, -1) - 1
-      )
+        confidence = confidence + choice_temperature * (1 - (i + 1) / steps) * noise
       stay_BL = _hide(jnp.where(hidden_BL, confidence, jnp.inf), stay_B)
       ids_BL = jnp.where(hidden_BL & ~stay_BL, drawn_BL, ids_BL)
       return ids_BL, ids_BL if trajectory else None
 
-    done = jnp.arange(steps + 1) / steps
-    start_BL = jnp.where(known_BL, ids_BL, self.num_codes).astype(jnp.int32)
-    xs = jnp.arange(steps), 1 - done[:-1], _SCHEDULES[self.schedule](done[1:])
-    out_BL, ids_SBL = lax.scan(advance, start_BL, xs)
+    start_BL = jnp.where(known_BL, latent_BL, self._mask).astype(jnp.int32)
+    stay_SB = self._stay(jnp.sum(~known_BL, -1), steps)
+    # Examples with few unknown codes are finished before the last step: their last draw is earlier.
+    draws_B = 1 + jnp.sum(stay_SB > 0, 0)
+    done_SB = jax.vmap(_sampling.done, (0, None))(jnp.arange(steps), draws_B)
+    out_BL, ids_SBL = lax.scan(advance, start_BL, (jnp.arange(steps), done_SB, stay_SB))
     return (out_BL, ids_SBL) if trajectory else out_BL
+
+  def _stay(self, unknown_B: jax.Array, steps: int) -> jax.Array:
+    """How many codes stay hidden after each step, int32 [S, B]."""
+
+    def after(hidden_B: jax.Array, share: jax.Array) -> tuple[jax.Array, jax.Array]:
+      # The margin undoes float32 rounding: a share of 1/3 of 3 codes must not floor to 0.
+      scheduled_B = jnp.floor(share * unknown_B + 1e-4).astype(jnp.int32)
+      stay_B = jnp.maximum(jnp.minimum(scheduled_B, hidden_B - 1), 0)
+      return stay_B, stay_B
+
+    shares = _SCHEDULES[self.schedule](jnp.arange(1, steps + 1) / steps)
+    return lax.scan(after, unknown_B.astype(jnp.int32), shares)[1]
 
 
 def _hide(score_BL: jax.Array, count_B: jax.Array) -> jax.Array:

@@ -5,15 +5,18 @@ noise and repeat.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from vqjax import fields
 from vqjax.errors import UserError
-from vqjax.schemes import Corrupted, Network, _sampling
+from vqjax.latents import Codes
+from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,61 +24,62 @@ class Scheme:
   """Replaces a random share of the codes by uniform ones (x_a) and a fixed share more (x_b);
   predicts x_a from x_b.
 
-  The network is told no time. It is a one-step relative of SUNDAE (arXiv 2112.06749).
+  The network is told no time. It is a one-step relative of SUNDAE (arXiv 2112.06749). The codes
+  that replace another are of the position's own codebook.
 
   Fields:
     extra_share: of the codes replaced between x_a and x_b, in (0, 1].
-    books: of a position's own codebook alone are the codes that replace another.
   """
 
-  num_codes: int = fields.program()
-  books: int = fields.program(1)
+  latent: Codes = fields.program()
   extra_share: float = 0.1
   extra_ids: ClassVar[int] = 0
   causal: ClassVar[bool] = False
   timed: ClassVar[bool] = False
+  options: ClassVar[Mapping[str, type]] = {"steps": int}
 
   def __post_init__(self) -> None:
     if not 0 < self.extra_share <= 1:
       raise UserError(f"extra_share: {self.extra_share} is outside (0, 1].")
 
-  def corrupt(self, key: jax.Array, ids_BL: jax.Array) -> Corrupted:
+  def corrupt(self, key: jax.Array, latent_BL: jax.Array) -> Corrupted:
     """Inputs are x_b, targets x_a; the share replaced in x_a is uniform in [0, 1) per example."""
     share_key, first_key, second_key = jax.random.split(key, 3)
-    share_B1 = jax.random.uniform(share_key, (ids_BL.shape[0], 1))
-    first_BL = self._replace(first_key, ids_BL, share_B1)
+    share_B1 = jax.random.uniform(share_key, (latent_BL.shape[0], 1))
+    first_BL = self._replace(first_key, latent_BL, share_B1)
     second_BL = self._replace(second_key, first_BL, jnp.full_like(share_B1, self.extra_share))
-    return Corrupted(second_BL, first_BL, jnp.ones(ids_BL.shape, jnp.float32))
+    return Corrupted(second_BL, first_BL, jnp.ones(latent_BL.shape, jnp.float32))
 
   def _replace(self, key: jax.Array, ids_BL: jax.Array, share_B1: jax.Array) -> jax.Array:
     place_key, code_key = jax.random.split(key)
     replaced = jax.random.uniform(place_key, ids_BL.shape) < share_B1
-    noise = jax.random.randint(code_key, ids_BL.shape, 0, self.num_codes // self.books)
-    return jnp.where(replaced, noise + self._first_of_book(ids_BL.shape[1])[None], ids_BL).astype(
-      jnp.int32
+    noise_BL = jax.random.randint(code_key, ids_BL.shape, 0, self.latent.size)
+    noise_BL = noise_BL + self.latent.first_of_book(ids_BL.shape[1])[None]
+    return jnp.where(replaced, noise_BL, ids_BL).astype(jnp.int32)
+
+  def loss(self, prediction: jax.Array, corrupted: Corrupted) -> Loss:
+    """Cross entropy of x_a in nats; every position counts."""
+    logits_BLV = prediction[..., : self.latent.vocabulary]
+    return Loss(
+      -_sampling.log_prob(logits_BLV, corrupted.targets),
+      corrupted.weights,
+      _sampling.accuracy(logits_BLV, corrupted.targets),
     )
 
-  def _first_of_book(self, length: int) -> jax.Array:
-    """The smallest code of each position's book, int32 [L]."""
-    return jnp.arange(length) % self.books * (self.num_codes // self.books)
-
-  def loss(self, logits_BLV: jax.Array, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
-    """Cross entropy of x_a: nats [B, L], weights [B, L] of 1."""
-    return -_sampling.log_prob(
-      logits_BLV[..., : self.num_codes], corrupted.targets_BL
-    ), corrupted.weights_BL
+  def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
+    """Nothing follows from what is known."""
+    del known_BL
+    return {}
 
   def sample(
     self,
     key: jax.Array,
     network: Network,
-    ids_BL: jax.Array,
+    latent_BL: jax.Array,
     known_BL: jax.Array,
+    draw: Draw = Draw(),
     *,
     steps: int = 64,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
     trajectory: bool = False,
   ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Starts from uniform codes and draws every unknown code anew `steps` times, given all codes of
@@ -83,31 +87,30 @@ class Scheme:
 
     Args:
       key: one key, or one per example [B].
-      network: `full` is called with the share of steps still to go as `time_B`.
-      ids_BL, known_BL: int32 and bool; known codes are held throughout.
+      network: `full` is called with no time.
+      latent_BL, known_BL: int32 and bool; known codes are held throughout.
+      draw: the network finds nine codes of ten right as they are, so the temperature decides how
+        readily a code changes: at 0 only where another is the most probable.
       steps: network calls.
-      temperature, top_k, top_p: see `filter_logits`. The network finds nine codes of ten right as
-        they are, so the temperature decides how readily a code changes: at 0 only where another is
-        the most probable.
-      trajectory: return (ids_BL, ids_SBL) with the ids after each step.
+      trajectory: return (latent_BL, latent_SBL) with the codes after each step.
 
     Raises:
       UserError: an option out of range.
     """
-    _sampling.check_options(self.num_codes, temperature, top_k, top_p, steps)
-    (batch, length), ids_BL = ids_BL.shape, ids_BL.astype(jnp.int32)
+    _options.check_whole("steps", steps, 1)
+    (batch, length), ids_BL = latent_BL.shape, latent_BL.astype(jnp.int32)
     keys_B = _sampling.example_keys(key, batch)
 
     def advance(now_BL: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
-      logits = network.full(now_BL, jnp.full((batch,), 1 - i / steps))[..., : self.num_codes]
-      logits = _sampling.filter_logits(logits, temperature, top_k, top_p)
-      now_BL = jnp.where(known_BL, ids_BL, _sampling.draw(_sampling.fold(keys_B, i), logits))
+      logits_BLV = network.full(now_BL, None, _sampling.done(i, steps))
+      logits_BLV = draw.filter(logits_BLV[..., : self.latent.vocabulary])
+      drawn_BL = _sampling.draw(_sampling.fold(keys_B, i), logits_BLV)
+      now_BL = jnp.where(known_BL, ids_BL, drawn_BL)
       return now_BL, now_BL if trajectory else None
 
-    uniform = jnp.zeros((batch, length, self.num_codes // self.books), jnp.float32)
-    noise_BL = (
-      _sampling.draw(_sampling.fold(keys_B, steps), uniform) + self._first_of_book(length)[None]
-    )
+    uniform = jnp.zeros((batch, length, self.latent.size), jnp.float32)
+    noise_BL = _sampling.draw(_sampling.fold(keys_B, steps), uniform)
+    noise_BL = noise_BL + self.latent.first_of_book(length)[None]
     start_BL = jnp.where(known_BL, ids_BL, noise_BL)
     out_BL, ids_SBL = lax.scan(advance, start_BL, jnp.arange(steps))
     return (out_BL, ids_SBL) if trajectory else out_BL

@@ -32,28 +32,28 @@ BANDWIDTH = {
 
 def sampler(layout: str, layers: int, width: int, grid: int, dtype: str) -> tuple[Any, Any]:
   """(fn(params, key, ids) -> ids, params) for one cache layout, or for none."""
+  from vqjax.latents import Codes
   from vqjax.priors import transformer
   from vqjax.schemes import Network, autoregressive
 
-  vocabulary = 1024
+  latent = Codes((grid, grid), 1024)
   model = transformer.Model(
-    vocab_size=vocabulary,
-    out_size=vocabulary,
-    grid=(grid, grid),
+    latent,
+    latent.vocabulary,
     layers=layers,
     width=width,
     heads=width // 64 or 1,
     cache_layout="auto" if layout == "none" else layout,
     dtype=dtype,
   )
-  params = model.init(jax.random.key(0), jnp.zeros((1, grid * grid), jnp.int32), train=False)
-  scheme = autoregressive.Scheme(num_codes=vocabulary)
+  params = model.init(jax.random.key(0), latent.blank(1), train=False)
+  scheme = autoregressive.Scheme(latent)
 
   def sample(params: Any, key: jax.Array, ids: jax.Array) -> jax.Array:
     batch = ids.shape[0]
-    full = lambda ids, time: model.apply(params, ids, train=False)
+    full = lambda ids, time=None, done=None: model.apply(params, ids, train=False)
     if layout == "none":
-      network = Network(full, *autoregressive.uncached(full, batch, grid * grid))
+      network = Network(full, *autoregressive.uncached(full, batch, latent.length))
     else:
       start = lambda: model.apply(params, None, model.init_cache(batch, 0), method="prefill")
       step = lambda ids, index, cache: model.apply(params, ids, index, cache, method="decode")

@@ -40,20 +40,16 @@ class Classifier(nn.Module):
     return nn.Dense(self.classes)(nn.relu(nn.Dense(128)(x.reshape(x.shape[0], -1))))
 
 
-def train_classifier(
-  source: dict[str, Any], classes: int, steps: int = 1500, batch_size: int = 128
-) -> Any:
-  """Trains on the real images; returns (predict(images uint8) -> classes, accuracy on the held-out
+def train_classifier(dataset: Any, classes: int, steps: int = 1500, batch_size: int = 128) -> Any:
+  """Trains on the real images of a data.Dataset; returns (predict(images uint8) -> classes, accuracy on the held-out
   images).
   """
-  from vqjax import data
-
   model, tx = (
     Classifier(classes),
     optax.adamw(optax.cosine_decay_schedule(1e-3, steps), weight_decay=1e-3),
   )
   scale = lambda image: jnp.asarray(image, jnp.float32) / 127.5 - 1
-  stream = data.train_stream(source, {}, batch_size, seed=1)
+  stream = dataset.train(batch_size, seed=1)
   params = model.init(jax.random.key(0), scale(next(stream)["image"]))
   opt = tx.init(params)
 
@@ -71,7 +67,7 @@ def train_classifier(
   stream.close()
   predict = jax.jit(lambda image: jnp.argmax(model.apply(params, scale(image)), -1))
   right = total = 0.0
-  for batch, mask in data.eval_batches(source, {}, batch_size):
+  for batch, mask in dataset.batches(batch_size):
     right, total = (
       right + float((mask * (predict(batch["image"]) == batch["label"])).sum()),
       total + float(mask.sum()),
@@ -79,14 +75,12 @@ def train_classifier(
   return predict, right / total
 
 
-def count_classes(source: dict[str, Any]) -> int:
+def count_classes(dataset: Any) -> int:
   """One more than the largest label of either split."""
-  from vqjax import data
-
   return 1 + max(
     int(batch["label"].max())
     for split in ("train", "eval")
-    for batch, _ in data.eval_batches(source, {}, 256, split=split)
+    for batch, _ in dataset.batches(256, split=split)
   )
 
 
@@ -96,7 +90,7 @@ def prior_config(name: str, tokenizer: str, codes: str, classes: int) -> Any:
   config = configuration.load(str(root / f"prior_fashion_mnist_{name}.py"))
   config.tokenizer, config.ops = tokenizer, {}
   config.data = dict(name="codes", path=codes)
-  config.condition.labels = classes
+  config.condition = dict(label=dict(classes=classes))
   return configuration.complete(config)
 
 
@@ -106,7 +100,7 @@ def fit(name: str, config: Any, workdir: pathlib.Path, seconds: float) -> None:
 
   chosen = workdir / "steps.json"
   if not chosen.exists():
-    batch = data.sample_batch(config.data, config.ops, config.batch_size, "train")
+    batch = data.Dataset(config.data, config.ops).sample(config.batch_size, "train")
     run = train.Run(config, configuration.spec_of(batch))
     state, frozen = run.init(jax.random.key(0)), run.load_frozen()
     placed = sharding.to_global(run.task.prepare(batch), run.mesh)
@@ -133,9 +127,10 @@ def judge(
   workdir: pathlib.Path, predict: Any, classes: int, guidance: float, each: int = 50
 ) -> dict[str, float]:
   """Accuracy of samples, and milliseconds per image with the compilation aside."""
-  from vqjax import api, train
+  from vqjax import api, measure
 
-  model = api.load(workdir)
+  loaded = api.open_run(workdir)
+  model = api.Prior(loaded)
   labels = np.repeat(np.arange(classes), each)
   draw = lambda **options: model.sample(
     len(labels), label=labels, batch_size=len(labels) // 4, **options
@@ -145,8 +140,8 @@ def judge(
   start = time.perf_counter()
   draw(seed=1)
   seconds = (time.perf_counter() - start) / len(labels)
-  figures = train.evaluate_split(
-    model.run, model.state, limit=1000
+  figures = measure.evaluate_split(
+    loaded.run, loaded.dataset(), loaded.weights, limit=1000
   )  # a diffusion takes its number of steps passes for each
   return {
     "accuracy": right(images),
@@ -171,9 +166,9 @@ def main(argv: Sequence[str]) -> None:
   args = parser.parse_args(argv)
   from vqjax import data, writers
 
-  source = data.resolve(args.data)
-  classes = len(data.class_names(source)) or count_classes(source)
-  predict, accuracy = train_classifier(source, classes)
+  dataset = data.Dataset(data.resolve(args.data))
+  classes = len(dataset.class_names) or count_classes(dataset)
+  predict, accuracy = train_classifier(dataset, classes)
   print(f"the classifier is right on {accuracy:.1%} of the real held-out images")
   rows = []
   for name in args.only or PRIORS:

@@ -59,26 +59,26 @@ def measure(
   """Trains one run and measures it on the whole held-out split; the compilation is not in its steps
   per second.
   """
-  from vqjax import api, train
+  from vqjax import api, measure, train
 
   file = workdir / name / "comparison.json"
   if file.exists():
     return json.loads(file.read_text())
   train.train(config_of(name, steps, data), workdir / name)
-  model = api.load(workdir / name)
-  figures = train.evaluate_split(model.run, model.state)
-  figures["steps_per_second"] = _speed(model)
+  loaded = api.open_run(workdir / name)
+  figures = measure.evaluate_split(loaded.run, loaded.dataset(), loaded.weights)
+  figures["steps_per_second"] = _speed(loaded)
   file.write_text(json.dumps(figures, indent=2))
   return figures
 
 
-def _speed(model: Any, steps: int = 20) -> float:
+def _speed(loaded: Any, steps: int = 20) -> float:
   import jax
 
-  from vqjax import data, sharding
+  from vqjax import sharding
 
-  run, config = model.run, model.config
-  batch = run.task.prepare(data.sample_batch(config.data, config.ops, config.batch_size, "train"))
+  run, config = loaded.run, loaded.config
+  batch = run.task.prepare(loaded.dataset().sample(config.batch_size, "train"))
   state, batch, frozen = (
     run.init(jax.random.key(0)),
     sharding.to_global(batch, run.mesh),
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
   args = parser.parse_args(argv)
   from vqjax import data, writers
 
-  source = data.resolve(args.data) if args.data else None
+  source = data.resolve(args.data) if args.data is not None else None
   columns = {
     "psnr": ".2f",
     "ssim": ".3f",

@@ -1,42 +1,89 @@
-"""Tasks: what is learned.
+"""Tasks: what is learned. A task is a record of plain functions; the loop in train.py serves all.
 
-A task is a record of plain functions; the loop in train.py serves them all.
+A file defines `make(config, spec) -> Task` for a completed config and a batch's shapes
+{name: ShapeDtypeStruct}, and the dataclass `Fields` of what a config of the task holds beside
+vqjax.config.Common.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
+class Weights(NamedTuple):
+  """All that a prediction depends on beside its batch and its key.
+
+  params: keyed by player, {"model": …, "disc": …}; averaged where an average is kept.
+  stats: every other variable of the players, likewise.
+  frozen: what nobody trains (perceptual weights, the tokenizer of a prior).
+  """
+
+  params: Any
+  stats: Any
+  frozen: Any
+
+
+class Frozen(NamedTuple):
+  """Weights that the loss reads, nobody trains and no checkpoint holds.
+
+  load() -> pytree on the host.
+  shapes() -> the same as ShapeDtypeStructs, without reading a file.
+  identity(frozen) -> {field of the config: hash} of those that may not change while the run lives.
+  """
+
+  load: Callable[[], Any] = dict
+  shapes: Callable[[], Any] = dict
+  identity: Callable[[Any], dict[str, str]] = lambda frozen: {}
+
+
+class Info(NamedTuple):
+  """What commands and measures may ask about a run.
+
+  signal: what its tokenizer encodes, see vqjax/signals.
+  shape: of one example of that signal in training, without the batch axis.
+  factors: per grid axis, what a size must be a multiple of.
+  levels: the latents of its tokenizer, coarse first, see vqjax.latents; () without codes.
+  evaluators: the measures that it is judged by, unless its config names others.
+  pictures(batch, out) -> rows of uint8 pictures [N, H, W, 1 or 3] of the prediction "preview".
+  modules: the record behind the task's functions, for what serves this task alone (the sampler).
+  """
+
+  signal: Any
+  shape: tuple[int, ...]
+  factors: tuple[int, ...]
+  levels: tuple[Any, ...]
+  evaluators: tuple[Any, ...]
+  pictures: Callable[[Any, Any], Sequence[Any]]
+  modules: Any
+
+  @property
+  def size(self) -> tuple[int, ...]:
+    """Lengths of the signal's grid axes."""
+    return tuple(self.shape[: self.signal.axes])
+
+  @property
+  def measured(self) -> dict[str, Any]:
+    """Values for the fields of measures that the program sets."""
+    return {"signal": self.signal, "levels": self.levels, "values": math.prod(self.shape)}
+
+
 class Task(NamedTuple):
-  """What train.py and the commands need to know of a task.
+  """What the loop needs to know.
 
   init(key, batch) -> (params, stats): params keyed by player ({"model": …, "disc": …}); stats is
-  every other variable. loss(params, stats, frozen, batch, key, step) -> (scalar, (stats, metrics));
-  metrics are float32 scalars. frozen() -> pytree on the host: never trained, never saved
-  (perceptual weights, the tokenizer of a prior). frozen_shapes() -> the same as ShapeDtypeStructs,
-  without reading a file. identity(frozen) -> {field of the config: hash} of frozen weights that may
-  not change while the run lives; None: of none. predict: {name: fn(params, stats, frozen, batch) ->
-  dict of arrays}, for evaluators, previews and the Python API. prepare(batch) -> batch: host-side,
-  before the device sees it (picks the fields the task reads). evaluators: configs of the measures
-  that this task is judged by, unless the config names others. passes: {player: fn(params, stats,
-  frozen, batch) -> scalar} whose gradients are each player's forward and backward pass
-    and no more: what bench compares the step's FLOPs with.
-  factor: H and W of an image must be multiples of it.
-  extra: what commands for this task alone use (for priors: the sampler), or None.
-  known: values for those fields of measures that only the task knows (codebook sizes).
+    every other variable.
+  loss(params, stats, frozen, batch, key, step) -> (scalar, (stats, metrics)); metrics are float32
+    scalars.
+  predict: {name: fn(weights, batch, key) -> dict of arrays}, for measures, previews and the API;
+    `weights` is a `Weights`.
+  prepare(batch) -> batch: on the host; picks and checks the fields that the task reads.
   """
 
   init: Callable[..., Any]
   loss: Callable[..., Any]
-  frozen: Callable[[], Any]
-  frozen_shapes: Callable[[], Any]
   predict: Mapping[str, Callable[..., Any]]
   prepare: Callable[[dict[str, Any]], dict[str, Any]]
-  identity: Callable[[Any], dict[str, str]] | None = None
-  passes: Mapping[str, Callable[..., Any]] = {}
-  factor: int = 1
-  evaluators: Sequence[Any] = ()
-  known: Mapping[str, Any] = {}
-  extra: Any = None
+  info: Info
+  frozen: Frozen = Frozen()

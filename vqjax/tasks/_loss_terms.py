@@ -24,12 +24,10 @@ class Losses:
   (arXiv 1801.04406) is taken every `r1_every` steps and scaled to count as if always; LeCAM is
   arXiv 2104.03310.
 
-  `reconstruction="binary_cross_entropy"` learns the batch's `layout` instead of its `image`:
-  per-pixel classes, as many as config.model.channels, which the model reads as one-hot 0 and 1 and
-  decodes to logits (taming-transformers' VQSegmentationModel). No other term goes with it.
+  `reconstruction` is one of the signal's likelihoods, see vqjax/signals.
   """
 
-  reconstruction: Literal["l1", "l2", "logit_laplace", "binary_cross_entropy"] = "l2"
+  reconstruction: str = "l2"
   reconstruction_weight: float = 1.0
   perceptual_weight: float = 0.0
   perceptual_weights: str | None = None
@@ -44,23 +42,23 @@ class Losses:
   r1_every: int = 16
 
 
-def check(weights: Losses, disc: nn.Module | None, field: str) -> None:
-  """Raises UserError for terms that lack what they need, or that do not go with the field of the
-  batch that is learned.
-  """
-  if field == "layout" and (disc is not None or weights.perceptual_weight):
+def check(weights: Losses, disc: nn.Module | None, signal: Any) -> None:
+  """Raises UserError for terms that lack what they need, or that cannot judge the signal."""
+  if not signal.judged and (disc is not None or weights.perceptual_weight):
     raise UserError(
-      "config.loss.reconstruction: 'binary_cross_entropy' learns label maps, which no discriminator and no perceptual "
-      "loss judges; set config.disc=None and config.loss.perceptual_weight=0."
+      f"config.signal.name: {signal.field!r} is nothing that a discriminator or a perceptual loss "
+      "judges; set config.disc=None and config.loss.perceptual_weight=0."
     )
   if disc is None and (weights.feature_weight or weights.lecam_weight or weights.r1_weight):
     raise UserError(
-      "config.disc: feature_weight, lecam_weight and r1_weight need a discriminator; set config.disc, or the weights to 0."
+      "config.disc: feature_weight, lecam_weight and r1_weight need a discriminator; set "
+      "config.disc, or the weights to 0."
     )
   if weights.perceptual_weight and not weights.perceptual_weights:
     raise UserError(
-      f"config.loss.perceptual_weight: {weights.perceptual_weight} needs LPIPS weights; set config.loss.perceptual_weights "
-      "to the file that python -m vqjax.convert --source=lpips writes, or use feature_weight, which needs none."
+      f"config.loss.perceptual_weight: {weights.perceptual_weight} needs LPIPS weights; set "
+      "config.loss.perceptual_weights to the file that python -m vqjax.convert --source=lpips "
+      "writes, or use feature_weight, which needs none."
     )
 
 

@@ -1,11 +1,10 @@
-"""Stage 2: learn the distribution of a frozen tokenizer's codes, under any condition that can be
-written as a prefix.
+"""Stage 2: learn the distribution of a frozen tokenizer's latents, under any conditions that can be
+written as a prefix of tokens.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,13 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax import fields
-from vqjax.build import build, make as make_record
+from vqjax import config as configuration, fields
+from vqjax.build import build
+from vqjax.conditions import Context
 from vqjax.errors import UserError
-from vqjax.nn import palette
-from vqjax.schemes import IMPOSSIBLE, Network, _guidance
-from vqjax.tasks import Task, _conditions as conditions
-from vqjax.tasks._tokenizer import Codes, Tokenizer
+from vqjax.latents import Codes, Floats
+from vqjax.schemes import Draw, Guidance, Network, _guidance, autoregressive
+from vqjax.tasks import Frozen, Task, Weights, autoencode
+from vqjax.tasks._first_stage import FirstStage, joined
+from vqjax.tasks._prefix import Prefix, conditions_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +28,18 @@ class Fields:
   """What a config of this task holds beside vqjax.config.Common."""
 
   tokenizer: str | None = None  # workdir of the run whose codes are learned
+  level: int = 0  # which level of a hierarchy is learned, coarse first
   model: dict = fields.member("priors", {})
   scheme: dict | None = fields.member("schemes", None)
-  condition: dict | None = fields.record("tasks._conditions.Condition", None)
+  condition: dict = fields.members("conditions", also="tasks._prefix.Dropping")
+
+
+def spec(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+  """{field: (shape, dtype)} of one example, as config.ops make it."""
+  first_stage = configuration.of_run(config["tokenizer"])
+  conditions = conditions_of(config["condition"])
+  given = {c.field: c.spec(config["ops"]) for _, c in conditions if c.given}
+  return autoencode.spec({"signal": first_stage.signal, "ops": config["ops"]}) | given
 
 
 def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
@@ -45,215 +55,216 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     )
   if not config["scheme"]:
     raise UserError("config.scheme: is not set; for example config.scheme.name=autoregressive.")
-  tokenizer = Tokenizer(config["tokenizer"], spec)
-  condition = make_record(conditions.Condition, config["condition"] or {}, "config.condition")
-  layouts = (
-    Tokenizer(condition.layout_tokenizer, spec, "layout") if condition.layout_tokenizer else None
-  )
-  codes = tokenizer.codes(condition.level)
-  scheme = build(
-    "schemes", config["scheme"], "config.scheme", num_codes=codes.vocabulary, books=codes.books
-  )
-  prefix = conditions.Prefix(
-    condition, codes.vocabulary + scheme.extra_ids, tokenizer, spec, layouts
-  )
+  tokenizer = FirstStage(config["tokenizer"], spec, "config.tokenizer")
+  latent = _level(config, tokenizer)
+  scheme = build("schemes", config["scheme"], "config.scheme", latent=latent)
+
+  def open_tokenizer(workdir: str, field: str, option: str) -> FirstStage:
+    return FirstStage(workdir, spec, option, field)
+
+  context = Context(spec, tokenizer.levels, config["level"], open_tokenizer)
+  prefix = Prefix(config["condition"], latent.vocabulary + scheme.extra_ids, context)
   model = build(
     "priors",
     config["model"],
     "config.model",
-    vocab_size=prefix.rows,
-    out_size=codes.vocabulary,
-    grid=codes.grid,
+    latent=latent,
+    rows=prefix.rows,
     causal=scheme.causal,
     max_prefix=max(1, prefix.length),
     prefix_grid=prefix.grid,
     modulation="adaln" if scheme.timed else "none",
   )
-  run = _Prior(model, scheme, tokenizer, codes, prefix)
-  can_bound = hasattr(scheme, "bound")
+  run = Prior(model, scheme, tokenizer, config["level"], latent, prefix)
+  predict = {
+    "encode": run.encode,
+    "decode": run.decode,
+    "sample": run.sample,
+    "preview": run.preview,
+  }
+  measured = hasattr(scheme, "bound")
   return Task(
     init=run.init,
     loss=run.loss,
-    frozen=run.frozen,
-    frozen_shapes=run.frozen_shapes,
-    identity=run.identity,
-    predict={"encode": run.encode, "decode": run.decode, "preview": run.preview}
-    | ({"likelihood": run.likelihood} if can_bound else {}),
-    prepare=prefix.prepare,
-    evaluators=("likelihood",) if can_bound else (),
-    known={"pixels": math.prod(spec["image"].shape[1:])}
-    if "image" in spec
-    else {"pixels": tokenizer.pixels},
-    extra=run,
+    predict=predict | ({"likelihood": run.likelihood} if measured else {}),
+    prepare=run.prepare,
+    info=tokenizer.info._replace(
+      evaluators=("likelihood",) if measured else (), pictures=run.pictures, modules=run
+    ),
+    frozen=Frozen(run.frozen, run.frozen_shapes, run.identity),
   )
 
 
+def _level(config: Mapping[str, Any], tokenizer: FirstStage) -> Codes:
+  """The latent that is learned. Raises UserError for a level that is not there."""
+  level, levels = config["level"], tokenizer.levels
+  if not 0 <= level < len(levels):
+    raise UserError(
+      f"config.level: {level}; the tokenizer has {len(levels)} level(s), counted from 0, coarse "
+      "first."
+    )
+  if level and (config["condition"] or {}).get("coarser") is None:
+    raise UserError(
+      f"config.level: {level} is drawn given the coarser ones; set config.condition.coarser.prior "
+      "to the workdir of their prior."
+    )
+  return levels[level]
+
+
 @dataclasses.dataclass(frozen=True)
-class _Prior:
+class Prior:
   """The task's functions over the network, the scheme and the tokenizer that the config names."""
 
   model: nn.Module
   scheme: Any
-  tokenizer: Tokenizer
-  codes: Codes
-  prefix: conditions.Prefix
+  tokenizer: FirstStage
+  level: int
+  latent: Codes | Floats
+  prefix: Prefix
+
+  def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The signal, or its codes where they were computed before, and the conditions' fields."""
+    kept = {k: v for k, v in batch.items() if k == self.tokenizer.field or k.startswith("ids")}
+    return kept | self.prefix.prepare(batch)
 
   def init(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
-    rows = next(iter(batch.values())).shape[0]
+    rows = len(next(iter(batch.values())))
+    prefix = jnp.zeros((rows, self.prefix.length), jnp.int32)
     time = jnp.zeros((rows,)) if self.scheme.timed else None
-    ids, prefix = (
-      jnp.zeros((rows, self.codes.length), jnp.int32),
-      jnp.zeros((rows, self.prefix.length), jnp.int32),
+    variables = self.model.init(
+      {"params": key}, self.latent.blank(rows), prefix, time_B=time, train=False
     )
-    variables = self.model.init({"params": key}, ids, prefix, time_B=time, train=False)
     return {"model": variables["params"]}, {"model": {}}
 
-  def frozen(self) -> Any:
-    """The tokenizer's weights; under "layout" those of the label maps' tokenizer, where there is
-    one.
-    """
-    return self.tokenizer.load() | (
-      {"layout": self.prefix.layouts.load()} if self.prefix.layouts else {}
-    )
+  def frozen(self) -> dict[str, Any]:
+    """Weights of the tokenizer, and of those that conditions read by under the conditions' names."""
+    tokenizers = {"tokenizer": self.tokenizer} | self.prefix.tokenizers
+    return {name: stage.load() for name, stage in tokenizers.items()}
+
+  def frozen_shapes(self) -> dict[str, Any]:
+    tokenizers = {"tokenizer": self.tokenizer} | self.prefix.tokenizers
+    return {name: stage.shapes() for name, stage in tokenizers.items()}
 
   def identity(self, frozen: Any) -> dict[str, str]:
-    """Hashes of the tokenizers by the config's field that names them."""
-    tokenizers = {"tokenizer": self.tokenizer.identity(frozen)}
-    if self.prefix.layouts:
-      tokenizers["condition.layout_tokenizer"] = self.prefix.layouts.identity(frozen["layout"])
-    return tokenizers
+    """Hashes of the tokenizers, by the config's field that names them without its "config."."""
+    tokenizers = {"tokenizer": self.tokenizer} | self.prefix.tokenizers
+    return {
+      stage.option.removeprefix("config."): stage.identity(frozen[name])
+      for name, stage in tokenizers.items()
+    }
 
-  def frozen_shapes(self) -> Any:
-    return self.tokenizer.shapes() | (
-      {"layout": self.prefix.layouts.shapes()} if self.prefix.layouts else {}
-    )
-
-  def _logits(
-    self, params: Any, ids: jax.Array, prefix: jax.Array, time: Any, rngs: Any = None
+  def _predict(
+    self, params: Any, latent: jax.Array, prefix: jax.Array, time: Any, rngs: Any = None
   ) -> jax.Array:
-    logits = self.model.apply(
-      {"params": params["model"]}, ids, prefix, time_B=time, train=rngs is not None, rngs=rngs
-    )
-    return self.codes.allow(logits)
+    """What the network says of every position; codes that cannot stand there are ruled out."""
+    train = rngs is not None
+    variables = {"params": params["model"]}
+    said = self.model.apply(variables, latent, prefix, time_B=time, train=train, rngs=rngs)
+    return self.latent.restrict(said)
+
+  def _given(self, frozen: Any, batch: Any) -> tuple[tuple, jax.Array, jax.Array]:
+    """(codes of all levels, the learned one's flattened, the prefix) of a batch."""
+    levels = self.tokenizer.levels_of(frozen["tokenizer"], batch)
+    values = dict(batch) | {"coarser": levels[: self.level]}
+    prefix = self.prefix.tokens(values, frozen, len(levels[0]))
+    return levels, self.latent.flatten(levels[self.level]), prefix
 
   def loss(
     self, params: Any, stats: Any, frozen: Any, batch: Any, key: jax.Array, step: jax.Array
   ) -> Any:
     del step
-    levels = self.tokenizer.levels_of(frozen, batch)
-    ids = self.codes.flatten(levels[self.prefix.condition.level])
+    _, latent, prefix = self._given(frozen, batch)
     key_corrupt, key_drop, key_dropout = (jax.random.fold_in(key, i) for i in range(3))
-    prefix = self.prefix.drop(key_drop, self.prefix.tokens(batch, levels, frozen))
-    corrupted = self.scheme.corrupt(key_corrupt, ids)
-    logits = self._logits(
-      params, corrupted.inputs_BL, prefix, corrupted.time_B, {"dropout": key_dropout}
+    prefix = self.prefix.dropped(key_drop, prefix)
+    shown = self.scheme.corrupt(key_corrupt, latent)
+    said = self._predict(params, shown.inputs, prefix, shown.time_B, {"dropout": key_dropout})
+    values, weights, metrics = self.scheme.loss(said, shown)
+    # The mean over what counts in the whole batch, not of each example's own mean.
+    mean = lambda x: jnp.sum(x * weights) / jnp.sum(weights)
+    loss = mean(values)
+    return loss, (
+      stats,
+      {"loss/codes": loss} | {f"codes/{name}": mean(x) for name, x in metrics.items()},
     )
-    nats, weights = self.scheme.loss(logits, corrupted)
-    count = jnp.sum(weights)
-    loss = jnp.sum(nats * weights) / count
-    right = jnp.argmax(logits, -1) == corrupted.targets_BL
-    return loss, (stats, {"loss/codes": loss, "codes/accuracy": jnp.sum(right * weights) / count})
 
-  def network(
-    self, params: Any, prefix: jax.Array, guidance: float = 1.0, schedule: str = "constant"
-  ) -> Network:
-    """The network with parameters and condition bound; guidance other than 1 doubles the batch."""
-    if guidance == 1.0 or not self.prefix.length:
+  def network(self, params: Any, prefix: jax.Array, guidance: Guidance = Guidance()) -> Network:
+    """The network with parameters and condition bound; guidance doubles the batch."""
+    if guidance.scale == 1.0 or not self.prefix.length:
       return self._plain(params, prefix)
     doubled = self._plain(params, _guidance.double(prefix, jnp.full_like(prefix, -1)))
-    return _guidance.guided(doubled, guidance, schedule, length=self.codes.length)
+    return _guidance.guided(doubled, guidance, length=self.latent.length)
 
   def _plain(self, params: Any, prefix: jax.Array) -> Network:
-    def full(ids: jax.Array, time: Any) -> jax.Array:
-      return self._logits(params, ids, prefix, time if self.scheme.timed else None)
+    def full(latent: jax.Array, time: Any = None, done: Any = None) -> jax.Array:
+      del done  # of guidance that changes on the way
+      return self._predict(params, latent, prefix, time)
 
     if not self.scheme.causal:
       return Network(full)
     if not self.model.cached:
-      from vqjax.schemes import autoregressive
-
-      return Network(full, *autoregressive.uncached(full, prefix.shape[0], self.codes.length))
-    bound = lambda method: (
-      lambda *a: self.model.apply({"params": params["model"]}, *a, method=method)
-    )
+      return Network(full, *autoregressive.uncached(full, prefix.shape[0], self.latent.length))
+    bound = lambda name: lambda *a: self.model.apply({"params": params["model"]}, *a, method=name)
 
     def start() -> tuple[jax.Array, Any]:
-      cache = self.model.init_cache(prefix.shape[0], prefix.shape[1])
+      cache = self.model.init_cache(*prefix.shape)
       logits, cache = bound("prefill")(prefix, cache)
-      return self._allow_at(logits, 0), cache
+      return self.latent.restrict(logits, 0), cache
 
     def step(ids: jax.Array, index: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
       logits, cache = bound("decode")(ids, index, cache)
-      return self._allow_at(logits, index + 1), cache
+      return self.latent.restrict(logits, index + 1), cache
 
     return Network(full, start, step)
 
-  def _allow_at(self, logits_BV: jax.Array, index: Any) -> jax.Array:
-    if self.codes.books == 1:
-      return logits_BV
-    book = jnp.arange(self.codes.vocabulary) // self.codes.size
-    return jnp.where((book == index % self.codes.books)[None], logits_BV, IMPOSSIBLE)
-
   def sampler(
-    self, guidance: float = 1.0, guidance_schedule: str = "constant", **options: Any
+    self, guidance: Guidance = Guidance(), draw: Draw = Draw(), **options: Any
   ) -> Callable[..., Any]:
-    """fn(params, key, prefix_BP, ids_BL, known_BL) -> ids_BL (with trajectory=True also ids_SBL);
-    jit it once per shape.
+    """fn(params, key, prefix_BP, latent_BL, known_BL) -> latent_BL (with trajectory=True also the
+    latents after every step); jit it once per shape.
     """
 
     def sample(
-      params: Any, key: jax.Array, prefix: jax.Array, ids: jax.Array, known: jax.Array
+      params: Any, key: jax.Array, prefix: jax.Array, latent: jax.Array, known: jax.Array
     ) -> Any:
-      return self.scheme.sample(
-        key, self.network(params, prefix, guidance, guidance_schedule), ids, known, **options
-      )
+      network = self.network(params, prefix, guidance)
+      return self.scheme.sample(key, network, latent, known, draw, **options)
 
     return sample
 
-  def likelihood(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, jax.Array]:
-    """{"nats": [B, L]}: -log p per position, exact or a bound as the scheme has it.
+  def likelihood(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
+    """{"nats": [B, L]}: -log p per position, exact or a bound as the scheme has it."""
+    _, latent, prefix = self._given(weights.frozen, batch)
+    return {"nats": self.scheme.bound(key, self.network(weights.params, prefix), latent)}
 
-    A bound's noise follows from the codes: the same at every evaluation, another for each batch, or
-    the same few masks would be measured over and over.
+  def encode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
+    del key
+    return {"ids": joined(self.tokenizer.levels_of(weights.frozen["tokenizer"], batch))}
+
+  def decode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
+    del key
+    levels = batch["ids"] if isinstance(batch["ids"], tuple) else (batch["ids"],)
+    return {self.tokenizer.field: self.tokenizer.decode(weights.frozen["tokenizer"], levels)}
+
+  def sample(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, Any]:
+    """{field of the signal: values}: one sample for each example, under its conditions and, where
+    another level than the only one is learned, among its own other codes.
     """
-    del stats
-    levels = self.tokenizer.levels_of(frozen, batch)
-    ids = self.codes.flatten(levels[self.prefix.condition.level])
-    network = self.network(params, self.prefix.tokens(batch, levels, frozen))
-    # Knuth's multiplicative hash of the batch.
-    odd = 2 * jnp.arange(ids.size, dtype=jnp.uint32).reshape(ids.shape) + 1
-    key = jax.random.fold_in(
-      jax.random.key(0), jnp.sum(ids.astype(jnp.uint32) * odd * jnp.uint32(2654435761))
-    )
-    return {"nats": self.scheme.bound(key, network, ids)}
+    levels, latent, prefix = self._given(weights.frozen, batch)
+    blank = self.latent.blank(len(latent))
+    known = jnp.zeros(blank.shape[:2], bool)
+    drawn = self.latent.unflatten(self.sampler()(weights.params, key, prefix, blank, known))
+    levels = (*levels[: self.level], drawn, *levels[self.level + 1 :])
+    return {self.tokenizer.field: self.tokenizer.decode(weights.frozen["tokenizer"], levels)}
 
-  def encode(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, Any]:
-    del params, stats
-    levels = self.tokenizer.levels_of(frozen, batch)
-    return {"ids": levels if len(levels) > 1 else levels[0]}
+  def preview(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, Any]:
+    levels = self.tokenizer.levels_of(weights.frozen["tokenizer"], batch)
+    originals = self.tokenizer.decode(weights.frozen["tokenizer"], levels)
+    sampled = self.sample(weights, batch, key)[self.tokenizer.field]
+    return {"reconstruction": originals, "sample": sampled}
 
-  def decode(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, Any]:
-    del params, stats
-    return {
-      "image": self.tokenizer.decode(
-        frozen, batch["ids"] if isinstance(batch["ids"], tuple) else (batch["ids"],)
-      )
-    }
-
-  def preview(self, params: Any, stats: Any, frozen: Any, batch: Any) -> dict[str, Any]:
-    """Rows of a picture: held-out images as the tokenizer shows them, above samples under the same
-    conditions.
-
-    Label maps that a tokenizer reads stand above both.
-    """
-    del stats
-    levels = self.tokenizer.levels_of(frozen, batch)
-    level = self.prefix.condition.level
-    prefix = self.prefix.tokens(batch, levels, frozen)
-    blank = jnp.zeros((prefix.shape[0], self.codes.length), jnp.int32)
-    ids = self.sampler()(params, jax.random.key(0), prefix, blank, jnp.zeros(blank.shape, bool))
-    drawn = (*levels[:level], self.codes.unflatten(ids), *levels[level + 1 :])
-    maps = (palette.colours(batch["layout"]),) if self.prefix.layouts else ()
-    return {
-      "rows": (*maps, self.tokenizer.decode(frozen, levels), self.tokenizer.decode(frozen, drawn))
-    }
+  def pictures(self, batch: Any, out: Any) -> tuple[Any, ...]:
+    """Conditions that can be seen, held-out examples as the tokenizer shows them, samples."""
+    shown = self.prefix.fields.items()
+    seen = tuple(b.lead.pictures(batch[f]) for f, b in shown if b.lead.pictures)
+    show = self.tokenizer.info.signal.pictures
+    return (*seen, show(out["reconstruction"]), show(out["sample"]))

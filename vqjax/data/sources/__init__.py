@@ -1,18 +1,41 @@
 """Sources: where examples come from. One file each, with a frozen dataclass `Source` whose fields
 the config sets.
 
-`shapes`, `arrays` and `folder` give random access, without TensorFlow:
+Every source states how it is read:
 
-    Source.examples(split) -> Examples     split is "train" or "eval"; len() and [index]
+    Source.tensorflow: ClassVar[str]          "never": random access, batches are made by threads;
+                                              "training": as before, but tf.data makes the training
+                                              batches; "always": records in sequence, by tf.data
     Source.class_names() -> tuple[str, ...]   empty where classes have no names
 
-An example is a dict: `image` uint8 [H, W, C], where there are such `label` int32, `text` str,
-  `layout` uint8 [H, W] and
-further arrays, and `name`, which messages call it by and which never reaches a batch.
-`examples[index]` is None where a file cannot be read: the source has counted and logged it, and
-raises UserError once that happens too often.
+With random access:
 
-`tfds` reads records in sequence instead and has `records` and `num_examples`; see its file.
+    Source.examples(split) -> Examples        split is "train" or "eval"; len() and [index]
+    Examples.content(index) -> dict           what the fingerprint hashes, where that should not be
+                                              the example itself (files as they are, not decoded)
+
+An example is a dict: `image` uint8 [H, W, C], where there are such `label` int32, `text` str,
+`layout` uint8 [H, W] and further arrays, and `name`, which messages call it by and which never
+reaches a batch. `examples[index]` is None where a file cannot be read: the source has counted and
+logged it, and raises UserError once that happens too often.
+
+With records, see tfds.py:
+
+    Source.num_examples(split) -> int
+    Source.records(split, seed=…, process_index=…, process_count=…) -> tf.data.Dataset
+    Source.channels() -> int
+
+Where there is something to say:
+
+    Source.made_by() -> str                   hash of the tokenizer whose codes these are
+    Source.identity() -> dict[str, str]       what the fingerprint holds beside counts and sample
+
+Sources of files at a path that `--data` may name:
+
+    Source.recognise(path) -> dict | None     their config for what lies at an absolute path;
+                                              UserError where only the user can tell
+    Source.precedence: ClassVar[int]          the lower ones are asked first
+    Source.kind: ClassVar[str]                what they recognise, for messages
 """
 
 from __future__ import annotations

@@ -2,16 +2,21 @@
 
 Keys of an .npz, the first that is there (`x_train`, `y_train`, `x_test`, `y_test` … give both
 splits):
-  images    `images`, `x`, `image`; or the only array. [N, H, W] or [N, H, W, C], 1, 3 or 4 channels (alpha on white).
-  labels    `labels`, `y`, `label`: integers [N] or [N, 1]. uint8 [N, H, W] is a `layout`, as are `layout`, `layouts`.
-  captions  `captions`, `text`: strings [N]; or a `captions.json` beside the file, a list in the same order of strings
-            or of {"caption": …, "split": …}.
-  split     `test`, booleans, True where held out; or `split`, strings: all but "train" is held out. Without one, one in
-            ten is held out by a hash of its index.
+
+  images    `images`, `x`, `image`; or the only array. [N, H, W] or [N, H, W, C], 1, 3 or 4 channels
+            (alpha on white).
+  labels    `labels`, `y`, `label`: integers [N] or [N, 1]. uint8 [N, H, W] is a `layout`, as are
+            `layout`, `layouts`.
+  captions  `captions`, `text`: strings [N]; or a `captions.json` beside the file, a list in the
+            same order of strings or of {"caption": …, "split": …}.
+  split     `test`, booleans, True where held out; or `split`, strings: all but "train" is held out.
+            Without one, one in ten is held out by a hash of its index.
+
 Pixels: uint8, or other integers in 0..255; booleans; floats in [0, 1], [-1, 1] or [0, 255], told by
-  their extremes.
+their extremes.
+
 IDX: `*train*images*idx*` and `*labels*`, plain or .gz; `t10k` or `test` is held out. `classes.json`
-  names the classes.
+names the classes.
 """
 
 from __future__ import annotations
@@ -24,14 +29,16 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from vqjax import pictures
 from vqjax.data.sources import hold_out
 from vqjax.errors import UserError
 
 _IMAGES, _LABELS = ("images", "x", "image"), ("labels", "y", "label")
+_PACKED = (".npz", ".npy")
 _LAYOUTS, _TEXTS = ("layout", "layouts"), ("captions", "text")
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
@@ -42,13 +49,35 @@ Columns = dict[str, Any]
 class Source:
   """Field: the file, or the folder of IDX files."""
 
+  tensorflow: ClassVar[str] = "never"
+  precedence: ClassVar[int] = 2
+  kind: ClassVar[str] = "an .npz or .npy file or a folder with one, a folder of IDX files"
+
   path: str
+
+  @staticmethod
+  def recognise(path: pathlib.Path) -> dict[str, Any] | None:
+    """A folder of pictures with arrays beside them is not for this source, but for `folder`."""
+    if path.is_file():
+      return {"name": "arrays", "path": str(path)} if path.suffix in _PACKED else None
+    files = [p for p in path.iterdir() if p.is_file()]
+    if any(map(is_idx, files)):
+      return {"name": "arrays", "path": str(path)}
+    packed = sorted(p for p in files if p.suffix in _PACKED)
+    if not packed or pictures.has_images(path):
+      return None
+    if len(packed) > 1:
+      raise UserError(
+        f"--data={path}: holds several arrays; name one of {', '.join(p.name for p in packed)}."
+      )
+    return {"name": "arrays", "path": str(packed[0])}
 
   def examples(self, split: str) -> Rows:
     path = pathlib.Path(self.path).expanduser()
     if not path.exists():
       raise UserError(
-        f"config.data.path: {self.path!r} does not exist; give an .npz, .npy or a folder of IDX files."
+        f"config.data.path: {self.path!r} does not exist; give an .npz or .npy file, or a folder "
+        "of IDX files."
       )
     changed = path.stat().st_mtime_ns
     columns = _load(path, changed)[split]
@@ -89,7 +118,7 @@ def _load(path: pathlib.Path, changed: int) -> dict[str, Columns]:
   del changed
   if path.is_dir():
     return _load_idx(path)
-  if path.suffix not in (".npz", ".npy"):
+  if path.suffix not in _PACKED:
     raise UserError(f"{path}: is not an .npz or .npy file.")
   try:
     arrays = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -125,14 +154,14 @@ def _load(path: pathlib.Path, changed: int) -> dict[str, Columns]:
 
 
 def _columns(arrays: Mapping[str, np.ndarray], path: pathlib.Path, suffix: str) -> Columns:
-  """Finds images, labels, layout and captions among the arrays and checks that they fit each other."""
+  """Finds images, labels, layout and captions among the arrays; checks that they fit together."""
   images = _find(arrays, _IMAGES, suffix)
   if images is None:
     wanted = ", ".join(k + suffix for k in _IMAGES)
     raise UserError(
       f"{path}: has no images; looked for {wanted}, found {', '.join(arrays) or 'nothing'}."
     )
-  columns: Columns = {"image": to_uint8(images, f"{path}: images{suffix}")}
+  columns: Columns = {"image": to_pixels(images, f"{path}: images{suffix}")}
   num, height, width = columns["image"].shape[:3]
   labels, layout = _find(arrays, _LABELS, suffix), _find(arrays, _LAYOUTS, suffix)
   if labels is not None and labels.ndim == 3:
@@ -167,7 +196,7 @@ def _columns(arrays: Mapping[str, np.ndarray], path: pathlib.Path, suffix: str) 
   return columns
 
 
-def to_uint8(images: np.ndarray, where: str) -> np.ndarray:
+def to_pixels(images: np.ndarray, where: str) -> np.ndarray:
   """[N, H, W] or [N, H, W, C] of any supported range -> uint8 [N, H, W, 1 or 3].
 
   Raises UserError otherwise.
@@ -176,7 +205,8 @@ def to_uint8(images: np.ndarray, where: str) -> np.ndarray:
     images = images[..., None]
   if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape[1:]:
     raise UserError(
-      f"{where} has shape {list(images.shape)}; give [N, H, W] or [N, H, W, C], 1, 3 or 4 channels last."
+      f"{where} has shape {list(images.shape)}; give [N, H, W] or [N, H, W, C], "
+      "1, 3 or 4 channels last."
     )
   if images.dtype == bool:
     images = images * np.uint8(255)
@@ -201,8 +231,8 @@ def _scaled(images: np.ndarray, where: str) -> np.ndarray:
     scale, shift = 1, 0.5
   else:
     raise UserError(
-      f"{where} is {images.dtype} from {low} to {high}; give uint8, or floats in [0, 1], [-1, 1] or "
-      "[0, 255]."
+      f"{where} is {images.dtype} from {low} to {high}; give uint8, or floats in [0, 1], [-1, 1] "
+      "or [0, 255]."
     )
   return np.clip(images * np.float32(scale) + np.float32(shift), 0, 255).astype(np.uint8)
 
@@ -215,7 +245,8 @@ def _held_out(arrays: Mapping[str, np.ndarray], path: pathlib.Path, num: int) ->
     held = names.astype(str) != "train"
   if held is not None and held.shape != (num,):
     raise UserError(
-      f"{path}: the split has shape {list(held.shape)} but there are {num} images; give one per image."
+      f"{path}: the split has shape {list(held.shape)} but there are {num} images; "
+      "give one per image."
     )
   return held
 
@@ -239,7 +270,8 @@ def _captions(path: pathlib.Path, num: int) -> tuple[list[str], np.ndarray | Non
     ) from None
   if len(texts) != num:
     raise UserError(
-      f"{path}: has {len(texts)} captions for {num} images; they must pair up, or move it elsewhere."
+      f"{path}: has {len(texts)} captions for {num} images; they must pair up, or move it "
+      "elsewhere."
     )
   return texts, held
 
@@ -257,7 +289,8 @@ def _load_idx(folder: pathlib.Path) -> dict[str, Columns]:
       }
       if len(matches) > 1:
         raise UserError(
-          f"{folder}: several {split} {kind}: {', '.join(sorted(matches))}; keep one data set in it."
+          f"{folder}: several {split} {kind}: {', '.join(sorted(matches))}; keep one data set "
+          "in it."
         )
       found[kind] = _read_idx(*matches.values()) if matches else None
     if found["images"] is None:
@@ -278,12 +311,14 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
   rank = data[3] if data[:3] == b"\x00\x00\x08" and len(data) > 3 else 0
   if not rank or len(data) < 4 + 4 * rank:
     raise UserError(
-      f"{path}: is not an IDX file of unsigned bytes (it begins with {data[:4].hex() or 'nothing'})."
+      f"{path}: is not an IDX file of unsigned bytes "
+      f"(it begins with {data[:4].hex() or 'nothing'})."
     )
   shape = np.frombuffer(data, ">u4", rank, 4).astype(np.int64)
   if (size := int(np.prod(shape))) != len(data) - 4 - 4 * rank:
     raise UserError(
-      f"{path}: its header says {size} bytes {shape.tolist()}, but {len(data) - 4 - 4 * rank} follow."
+      f"{path}: its header says {size} bytes {shape.tolist()}, "
+      f"but {len(data) - 4 - 4 * rank} follow."
     )
   return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 

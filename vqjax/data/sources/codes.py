@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,16 +20,29 @@ MANIFEST = "manifest.json"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Fields: the folder that holds the manifest."""
+  """Field: the folder that holds the manifest."""
+
+  tensorflow: ClassVar[str] = "never"
+  precedence: ClassVar[int] = 1
+  kind: ClassVar[str] = "a folder of codes"
 
   path: str
 
-  def examples(self, split: str) -> Codes:
-    return Codes(pathlib.Path(self.path), read_manifest(self.path)["splits"][split])
+  @staticmethod
+  def recognise(path: pathlib.Path) -> dict[str, Any] | None:
+    file = path / MANIFEST  # other tools call files so, too
+    ours = file.is_file() and b'"tokenizer"' in file.read_bytes()
+    return {"name": "codes", "path": str(path)} if ours else None
+
+  def examples(self, split: str) -> Shards:
+    return Shards(pathlib.Path(self.path).expanduser(), read_manifest(self.path)["splits"][split])
 
   def made_by(self) -> str:
     """The hash of the tokenizer."""
     return read_manifest(self.path)["tokenizer"]
+
+  def identity(self) -> dict[str, str]:
+    return {"tokenizer": self.made_by()}
 
   def class_names(self) -> tuple[str, ...]:
     return tuple(read_manifest(self.path)["class_names"])
@@ -37,16 +50,22 @@ class Source:
 
 def read_manifest(path: str) -> dict[str, Any]:
   """What a folder of codes says of itself. Raises UserError where it is none."""
-  file = pathlib.Path(path) / MANIFEST
+  file = pathlib.Path(path).expanduser() / MANIFEST
+  remedy = "write the codes with python -m vqjax.tokenize"
   if not file.is_file():
-    raise UserError(
-      f"path: {path} holds no {MANIFEST}; write the codes with python -m vqjax.tokenize."
-    )
-  return json.loads(file.read_text())
+    raise UserError(f"config.data.path: {path} holds no {MANIFEST}; {remedy}.")
+  try:
+    manifest = json.loads(file.read_text())
+    missing = {"tokenizer", "class_names", "splits"} - manifest.keys()
+  except (ValueError, AttributeError):
+    raise UserError(f"config.data.path: {file} is damaged; {remedy} anew.") from None
+  if missing:
+    raise UserError(f"config.data.path: {file} says nothing of {min(missing)}; {remedy} anew.")
+  return manifest
 
 
-class Codes:
-  """One split: shards of equal length, but for the last; every field of a shard is one .npy file."""
+class Shards:
+  """One split: shards of equally many examples, but for the last; a .npy for each field of one."""
 
   def __init__(self, folder: pathlib.Path, shards: list[dict[str, Any]]):
     self._folder, self._shards = folder, shards

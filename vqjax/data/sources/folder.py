@@ -1,13 +1,12 @@
-"""A folder of images: png, jpg, jpeg, webp, bmp, gif (first frame), at any depth. Without
-TensorFlow.
+"""A folder of images: png, jpg, jpeg, webp, bmp, gif (first frame), tif, tiff, at any depth.
 
 Splits: `train/` with one of `eval/`, `validation/`, `valid/`, `val/`, `test/`; otherwise one in ten
-  is held out by a
-hash of its name. Classes: the first folder level below the split, where all images lie in two or
-  more such folders.
+is held out by a hash of its name.
+
+Classes: the first folder level below the split, where all images lie in two or more such folders.
+
 Captions: `metadata.csv` or `metadata.jsonl` (`file_name`, `text`) in the folder or the split's, or
-  a `.txt` beside the
-image.
+a `.txt` beside the image.
 
 A file that cannot be read is named in the log once and left out; more than 5 % of them is an error.
 """
@@ -22,11 +21,11 @@ import json
 import logging
 import pathlib
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from vqjax.data import ops
+from vqjax import pictures
 from vqjax.data.sources import EVAL_NAMES, hold_out
 from vqjax.errors import UserError
 
@@ -38,7 +37,16 @@ log = logging.getLogger(__name__)
 class Source:
   """Field: the folder."""
 
+  tensorflow: ClassVar[str] = "training"
+  precedence: ClassVar[int] = 3
+  kind: ClassVar[str] = f"a folder of images ({', '.join(pictures.SUFFIXES)})"
+
   path: str
+
+  @staticmethod
+  def recognise(path: pathlib.Path) -> dict[str, Any] | None:
+    found = path.is_dir() and pictures.has_images(path)
+    return {"name": "folder", "path": str(path)} if found else None
 
   def examples(self, split: str) -> Files:
     path = pathlib.Path(self.path).expanduser()
@@ -96,10 +104,23 @@ class Files:
   def __getitem__(self, index: int) -> dict[str, Any] | None:
     name = self.names[index]
     try:
-      example = {"image": ops.decode(self.root / name), "name": name}
+      example = {"image": pictures.decode(self.root / name), "name": name}
     except Exception as e:  # PIL's plugins raise nearly anything on damaged files.
       self.tally.add(name, e)
       return None
+    return example | self._beside(index)
+
+  def content(self, index: int) -> dict[str, Any] | None:
+    """The file as it is: decoding takes longer, and libjpegs differ in a bit."""
+    try:
+      file = np.fromfile(self.root / self.names[index], np.uint8)
+    except OSError as e:
+      self.tally.add(self.names[index], e)
+      return None
+    return {"file": file} | self._beside(index)
+
+  def _beside(self, index: int) -> dict[str, Any]:
+    example = {}
     if self.labels is not None:
       example["label"] = np.int32(self.labels[index])
     if self.texts is not None:
@@ -112,10 +133,10 @@ def _scan(root: pathlib.Path) -> dict[str, Files]:
   """Lists a folder once a process, so that a split is the same throughout a run and a bad file is
   logged once.
   """
-  listed = ops.list_files(root)
-  images = [n for n in listed if n.lower().endswith(ops.SUFFIXES)]
+  listed = pictures.list_files(root)
+  images = [n for n in listed if n.lower().endswith(pictures.SUFFIXES)]
   if not images:
-    raise UserError(f"{root}: has no images ({', '.join(ops.SUFFIXES)}).")
+    raise UserError(f"{root}: has no images ({', '.join(pictures.SUFFIXES)}).")
   folders = [f + "/" if f else "" for f in _split_folders(root, images)]
   prefixes = {"train": folders[0], "eval": folders[-1]}
   names = {s: tuple(n for n in images if n.startswith(p)) for s, p in prefixes.items()}
@@ -128,7 +149,8 @@ def _scan(root: pathlib.Path) -> dict[str, Files]:
   texts = _captions(root, listed, {"", *prefixes.values()})
   if texts and not texts.keys() & set(images):
     raise UserError(
-      f"{root}: no caption names an image of this folder; file_name is relative to its metadata file."
+      f"{root}: no caption names an image of this folder; file_name is relative to its metadata "
+      "file."
     )
   tally = Tally(root, sum(map(len, names.values())))
   return {
@@ -168,7 +190,7 @@ def _captions(root: pathlib.Path, listed: list[str], prefixes: set[str]) -> dict
   texts = {}
   stems = {n[:-4]: n for n in listed if n.endswith(".txt")}
   for name in listed:
-    if name.lower().endswith(ops.SUFFIXES) and (beside := stems.get(name.rsplit(".", 1)[0])):
+    if name.lower().endswith(pictures.SUFFIXES) and (beside := stems.get(name.rsplit(".", 1)[0])):
       texts[name] = (root / beside).read_text(encoding="utf-8", errors="replace").strip()
   for prefix in prefixes:
     for file in ("metadata.csv", "metadata.jsonl"):

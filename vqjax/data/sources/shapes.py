@@ -13,7 +13,7 @@ import colorsys
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,8 @@ class Source:
 
   A single object is never small where `sizes` has another, and of three at most one is large.
   """
+
+  tensorflow: ClassVar[str] = "never"
 
   size: int = 64
   num_train: int = 50_000
@@ -89,16 +91,13 @@ class Scenes:
     return self.num
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    source = self.source
-    example = draw(
-      source.size,
-      source.seed,
-      self.offset + index,
-      source.max_objects,
-      tuple(source.sizes),
-      tuple(source.grounds),
-    )
+    s = self.source
+    example = draw(s.size, s.seed, self.offset + index, s.max_objects, s.sizes, s.grounds)
     return example | {"name": f"scene {index}"}
+
+  def content(self, index: int) -> dict[str, Any]:
+    """The scene without its pixels, which processors may round differently."""
+    return {k: v for k, v in self[index].items() if k not in ("image", "layout")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +158,7 @@ def _relation(a: Thing, b: Thing) -> str:
 
 
 def place(rng: np.random.Generator, max_objects: int, sizes: tuple[str, ...]) -> list[Thing]:
-  """Chooses the objects, largest first, and positions that keep them apart as far as there is room."""
+  """Chooses the objects, largest first, and positions that keep them apart where there is room."""
   num = int(rng.integers(1, max_objects + 1))
   words = [word for word in SIZES if word in sizes]
   first = 1 if num == 1 and len(words) > 1 else 0
@@ -180,7 +179,7 @@ def place(rng: np.random.Generator, max_objects: int, sizes: tuple[str, ...]) ->
 
 def paint_ground(rng: np.random.Generator, size: int, grounds: tuple[str, ...]) -> np.ndarray:
   """A muted gradient with a faint pattern, float32 [3, size, size] in [0, 1]."""
-  x, y = _grid(size)
+  x, y = _centres(size)
   value = rng.uniform(0.72, 0.95) if rng.random() < 0.6 else rng.uniform(0.12, 0.3)
   hue = rng.random()
   ends = [
@@ -228,7 +227,7 @@ def paint(image: np.ndarray, layout: np.ndarray, thing: Thing) -> None:
   cols = slice(
     max(0, int((thing.x - reach) * size)), min(size, math.ceil((thing.x + reach) * size) + 1)
   )
-  x, y = _grid(size)
+  x, y = _centres(size)
   x, y = (
     (x[:, cols] - thing.x) / thing.radius,
     (y[rows] - thing.y) / thing.radius,
@@ -252,7 +251,7 @@ def _ramp(values: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+def _centres(size: int) -> tuple[np.ndarray, np.ndarray]:
   """Pixel centres in units of the side: x [1, S] and y [S, 1]."""
   centres = (np.arange(size, dtype=np.float32) + 0.5) / size
   return centres[None, :], centres[:, None]

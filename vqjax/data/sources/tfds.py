@@ -11,7 +11,7 @@ import functools
 import types
 import urllib.error
 import urllib.request
-from typing import Any
+from typing import Any, ClassVar
 
 from vqjax.errors import UserError
 
@@ -31,6 +31,8 @@ class Source:
     shuffle_buffer: records shuffled at once, after the files. It is part of every checkpoint, so
       keep it modest.
   """
+
+  tensorflow: ClassVar[str] = "always"
 
   dataset: str
   data_dir: str | None = None
@@ -56,6 +58,10 @@ class Source:
     features = self._features()
     names = getattr(features[self.label], "names", None) if self.label in features else None
     return tuple(names) if names else ()
+
+  def identity(self) -> dict[str, str]:
+    info = _builder(self.dataset, self.data_dir).info
+    return {"dataset": info.name, "version": str(info.version)}
 
   def channels(self) -> int:
     """1 where every image is grey, otherwise 3."""

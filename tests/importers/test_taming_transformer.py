@@ -1,7 +1,10 @@
-"""A transformer of taming given segmentation maps: three workdirs that compute what its equations,
-written out in PyTorch, do.
+"""Net2Net of taming: the runs that its stages become. Given label maps, the three of them compute
+what its equations, written out in PyTorch, do.
 """
 
+import pathlib
+
+import jax
 import numpy as np
 import pytest
 
@@ -9,7 +12,7 @@ import vqjax
 from vqjax import api, convert
 from vqjax.build import build
 from vqjax.errors import UserError
-from vqjax.importers import mingpt, reader, taming
+from vqjax.importers import _mingpt, complete, taming_transformer, taming_vqgan
 
 torch = pytest.importorskip("torch")
 from torch.nn import functional as F  # noqa: E402
@@ -18,10 +21,7 @@ LABELS, CODES, LAYOUT_CODES, WIDTH = 5, 12, 7, 16
 
 
 def autoencoder(channels, codes, seed):
-  """Random tensors under taming's names.
-
-  The names are checked against its own checkpoints in test_taming.
-  """
+  """Random tensors under taming's names, which test_taming_vqgan checks against its own files."""
   config = dict(
     name="resnet",
     ch=32,
@@ -30,26 +30,23 @@ def autoencoder(channels, codes, seed):
     attn_resolutions=(),
     resolution=8,
     z_channels=8,
-    channels=channels,
-    out_channels=channels,
     quantizer=dict(name="vq", codebook_size=codes, dim=4),
   )
   rng = np.random.default_rng(seed)
-  take = lambda collection, path, shape: (
-    reader.book_stats(path, shape)
-    if collection == "stats"
-    else (0.3 * rng.standard_normal(shape) + (path[-1] == "scale"))
-  )
-  variables = reader.fill(
-    build("autoencoders", config), np.zeros((1, 8, 8, channels), np.float32), take
-  )
-  return {k: torch.from_numpy(v) for k, v in taming.write(config, variables).items()}
+  model = build("autoencoders", config, channels=channels)
+  x = np.zeros((1, 8, 8, channels), np.float32)
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))
+  draw = lambda path, s: 0.3 * rng.standard_normal(s.shape) + (path[-1].key == "scale")
+  params = jax.tree_util.tree_map_with_path(draw, shapes.pop("params"))
+  stats = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+  state = taming_vqgan.write(dict(model=config), {"model": params}, {"model": stats})
+  return {k: torch.from_numpy(v) for k, v in state.items()}
 
 
 @pytest.fixture(scope="module")
 def state():
   rng = np.random.default_rng(0)
-  shapes = mingpt._shapes(vocabulary=CODES, width=WIDTH, hidden=32, layers=2, block_size=32)
+  shapes = _mingpt._shapes(vocabulary=CODES, width=WIDTH, hidden=32, layers=2, block_size=32)
   state = {f"first_stage_model.{k}": v for k, v in autoencoder(3, CODES, 1).items()}
   state |= {f"cond_stage_model.{k}": v for k, v in autoencoder(LABELS, LAYOUT_CODES, 2).items()}
   state["cond_stage_model.colorize"] = torch.randn(3, LABELS, 1, 1)
@@ -68,6 +65,61 @@ def save(state, path):
     "--option=heads=2",
     "--option=resolution=8",
   ]
+
+
+def read(state, **options):
+  arrays = {k: v.numpy() for k, v in state.items()}
+  given = complete(dict(heads=2, resolution=8) | options, taming_transformer.OPTIONS)
+  return taming_transformer.read([arrays], given, pathlib.Path("/runs/net"))
+
+
+def test_the_runs_of_a_prior_given_maps(state):
+  tokenizer, layouts, prior = read(state)
+  assert [run.folder for run in (tokenizer, layouts, prior)] == [
+    "tokenizer",
+    "layout_tokenizer",
+    "",
+  ]
+  images = dict(data=dict(name="shapes", size=8), ops=dict(size=8, channels=3))
+  model = layouts.config["model"]
+  assert layouts.config == images | dict(
+    model=model,
+    signal=dict(name="layout", classes=LABELS),
+    loss=dict(reconstruction="binary_cross_entropy"),
+  )
+  assert "channels" not in model and layouts.spec == {"layout": ((8, 8), "uint8")}
+  assert tokenizer.spec == {"image": ((8, 8, 3), "uint8")}
+  assert prior.config == images | dict(
+    task="prior",
+    tokenizer="/runs/net/tokenizer",
+    model=dict(name="transformer", layers=2, width=WIDTH, heads=2, hidden=32),
+    scheme=dict(name="autoregressive"),
+    condition=dict(layout_codes=dict(tokenizer="/runs/net/layout_tokenizer"), drop=0.0),
+  )
+  assert prior.spec == tokenizer.spec | layouts.spec
+  assert prior.params["model"]["embed"]["table"].shape == (CODES + LAYOUT_CODES, WIDTH)
+
+
+def test_the_runs_of_a_prior_given_classes(state):
+  """Condition c is row c of their one table."""
+  alone = {k: v for k, v in state.items() if not k.startswith("cond_stage_model.")}
+  alone["first_stage_model.loss.discriminator.other"] = torch.zeros(1)  # is not looked at
+  with pytest.raises(UserError, match="has places for 32 codes, no square"):
+    read(alone)
+  alone["transformer.pos_emb"] = state["transformer.pos_emb"][:, :16]
+  tokenizer, prior = read(alone, classes=5)
+  assert (tokenizer.folder, prior.folder, "disc" in tokenizer.config) == ("tokenizer", "", False)
+  assert prior.config["condition"] == dict(label=dict(classes=5), drop=0.0)
+  assert prior.spec == {"image": ((8, 8, 3), "uint8"), "label": ((), "int32")}
+  table = prior.params["model"]["embed"]["table"]
+  assert table.shape == (CODES + 5, WIDTH)
+  np.testing.assert_array_equal(table[CODES + 4], state["transformer.tok_emb.weight"][4])
+  _, prior = read(alone)
+  assert prior.config["condition"] == dict(label=dict(classes=CODES), drop=0.0)
+  with pytest.raises(UserError, match="--option classes: 13 of the condition is not in 1 .. 12"):
+    read(alone, classes=13)
+  with pytest.raises(UserError, match="holds no tensor first_stage_model"):
+    read({k: v for k, v in alone.items() if k.startswith("transformer.")})
 
 
 @pytest.fixture(scope="module")
@@ -224,32 +276,24 @@ def test_a_file_of_the_tokenizer_alone_there_and_back(state, tmp_path):
     np.testing.assert_array_equal(back[name], cond[name], err_msg=name)
 
 
+def without(end):
+  return lambda state: {k: v for k, v in state.items() if not k.endswith(end)}
+
+
+FIRST = "cond_stage_model.encoder.conv_in.weight"
+
+
 @pytest.mark.parametrize(
-  "change, option, message",
+  "change, options, message",
   [
-    (
-      lambda s: {k: v for k, v in s.items() if not k.endswith("colorize")},
-      [],
-      "cond_stage_model is no VQSegmentationModel",
-    ),
-    (
-      lambda s: s | {"cond_stage_model.encoder.conv_in.weight": torch.zeros(32, 3, 3, 3)},
-      [],
-      "cond_stage_model is no VQSegmentationModel",
-    ),
-    (
-      lambda s: {k: v for k, v in s.items() if k != "transformer.pos_emb"},
-      [],
-      "'transformer.pos_emb' is missing",
-    ),
-    (
-      dict,
-      ["--option=labels=3"],
-      "--option labels: 3, but the checkpoint's condition is a segmentation map",
-    ),
+    (without("colorize"), {}, "cond_stage_model is no VQSegmentationModel"),
+    (lambda s: s | {FIRST: torch.zeros(32, 3, 3, 3)}, {}, "cond_stage_model is no VQSegmentation"),
+    (without("pos_emb"), {}, "'transformer.pos_emb' is missing"),
+    (dict, dict(classes=3), "--option classes: 3, but the checkpoint's condition is a label map"),
+    (dict, dict(heads=3), "heads: 3 does not divide"),
   ],
 )
-def test_refusals_are_one_line(state, change, option, message, tmp_path):
+def test_refusals_are_one_line(state, change, options, message):
   with pytest.raises(UserError, match=message) as e:
-    convert.main(save(change(state), tmp_path / "bad.ckpt") + option)
+    read(change(state), **options)
   assert "\n" not in str(e.value)

@@ -1,6 +1,4 @@
-"""What importers share: taking tensors by name and shape with every fault named, inferring sizes,
-reading options.
-"""
+"""What importers share: tensors by name and shape with every fault named, and a tokenizer's run."""
 
 from __future__ import annotations
 
@@ -12,9 +10,19 @@ import flax
 import jax
 import numpy as np
 
-from vqjax.errors import UserError, near_miss
+from vqjax.errors import UserError
+from vqjax.importers import Imported
 
 Path = tuple[str, ...]
+
+# PyTorch's names for flax's leaves.
+LEAVES = {
+  "kernel": "weight",
+  "scale": "weight",
+  "bias": "bias",
+  "mean": "running_mean",
+  "var": "running_var",
+}
 
 
 class Reader:
@@ -40,7 +48,8 @@ class Reader:
     ]
     if not votes:
       raise UserError(
-        f"{self.source}: missing tensor {places[0][0]!r}, which tells {meaning}; is it another format?"
+        f"{self.source}: missing tensor {places[0][0]!r}, which tells {meaning}; is it another "
+        "format?"
       )
     return collections.Counter(votes).most_common(1)[0][0]
 
@@ -54,6 +63,13 @@ class Reader:
     else:
       return np.asarray(self.state[name], np.float32)
     return np.zeros(shape, np.float32)
+
+  def leaf(self, name: str, path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The tensor as our leaf of that path and shape, see `to_torch`."""
+    if path[-1] != "kernel":
+      return self.take(name, shape)
+    theirs = self.take(name, (shape[-1], shape[-2], *shape[:-2]))
+    return np.moveaxis(theirs, (0, 1), (-1, -2))
 
   def done(self, ignore: Iterable[str] = ()) -> None:
     """Raises UserError naming all missing, misshapen and untouched tensors, but those that start as
@@ -91,6 +107,12 @@ def fill(
   return flax.traverse_util.unflatten_dict(flat)
 
 
+def to_torch(path: Path, x: np.ndarray) -> np.ndarray:
+  """Our leaf as PyTorch's: the kernel [..., I, O] of a linear map becomes [O, I, ...]."""
+  x = np.asarray(x, np.float32)
+  return np.ascontiguousarray(np.moveaxis(x, (-1, -2), (0, 1)) if path[-1] == "kernel" else x)
+
+
 def book_stats(path: Path, shape: tuple[int, ...]) -> np.ndarray:
   """Statistics of a codebook that is in its place: no offset, every code used, nothing left to
   initialise.
@@ -98,25 +120,26 @@ def book_stats(path: Path, shape: tuple[int, ...]) -> np.ndarray:
   return np.full(shape, {"offset": 0, "used": 1, "initialised": True}[path[-1]])
 
 
-def options(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-  """`defaults` with the values of `given`, whose strings are read as the default's type.
+def tokenizer_run(
+  model: dict[str, Any], variables: Mapping[str, Any], loss: str, size: int, channels: int
+) -> Imported:
+  """The run of an autoencoder with these variables, on square images.
 
-  Raises:
-    UserError: an unknown name, or a value that does not read as that type.
+  Args:
+    model: its sub-dict of the config.
+    variables: {"params": tree, further collections}.
+    loss: the reconstruction loss that its outputs are made for.
+    size, channels: of the images.
   """
-  result = dict(defaults)
-  for name, value in given.items():
-    if name not in defaults:
-      raise UserError(f"--option {name}: unknown.{near_miss(name, defaults)}")
-    kind = type(defaults[name])
-    words = {"true": True, "false": False}
-    try:
-      if kind is bool:
-        result[name] = value if isinstance(value, bool) else words[str(value).lower()]
-      else:
-        result[name] = kind(value)
-    except (KeyError, ValueError, TypeError):
-      raise UserError(
-        f"--option {name}: {value!r} is no {kind.__name__}; give for example {defaults[name]}."
-      ) from None
-  return result
+  stats = {k: v for k, v in variables.items() if k != "params"}
+  return Imported(
+    config=dict(model=model, loss=dict(reconstruction=loss)) | images(size, channels),
+    spec={"image": ((size, size, channels), "uint8")},
+    params={"model": variables["params"]},
+    stats={"model": stats},
+  )
+
+
+def images(size: int, channels: int) -> dict[str, Any]:
+  """The part of a config that says which images are read: drawn ones stand for the user's."""
+  return dict(data=dict(name="shapes", size=min(size, 256)), ops=dict(size=size, channels=channels))

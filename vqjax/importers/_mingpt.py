@@ -1,17 +1,17 @@
-"""The transformer of taming-transformers' Net2Net checkpoints (minGPT, arXiv 2012.09841), as our
-prior.
-"""
+"""minGPT as taming-transformers trained it (arXiv 2012.09841), in the layout of our transformer."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vqjax.errors import UserError
+
+State = Mapping[str, np.ndarray]
 
 _PREFIX = "transformer."
 # Of one block: our path and theirs.
@@ -24,92 +24,108 @@ _BLOCK = {
     ("proj", "kernel"): "attn.proj.weight", ("proj", "bias"): "attn.proj.bias",
     ("up", "kernel"): "mlp.0.weight", ("up", "bias"): "mlp.0.bias",
     ("down", "kernel"): "mlp.2.weight", ("down", "bias"): "mlp.2.bias",
-}  # yapf: disable
+}  # fmt: skip
+
+
+class Network(NamedTuple):
+  """A checkpoint's transformer in our layout.
+
+  taming embeds conditions and codes with one table, condition c by row c. We give conditions rows
+  of their own, after the codes: token `codes + c` is their condition c.
+  """
+
+  fields: dict[str, Any]  # of vqjax.priors.transformer.Model that a config sets, with its name
+  params: dict[str, Any]
+  codes: int  # that are predicted
+  rows: int  # of the embedding, for conditions
+  grid: tuple[int, ...]  # of the codes
+  prefix: int  # condition tokens before the codes
+
+
+def part(state: State, prefix: str) -> dict[str, np.ndarray]:
+  """The tensors under `prefix`, without it."""
+  return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def read(
-  state: Mapping[str, Any],
+  state: State,
   *,
   heads: int,
   prefix: int = 1,
   grid: tuple[int, ...] | None = None,
   codes: int | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Puts a checkpoint's transformer in our layout.
-
-  taming embeds conditions and codes with one table, condition c by row c. We give conditions rows
-  of their own, after the codes: token `codes + c` of the result is their condition c.
+  rows: int | None = None,
+) -> Network:
+  """The minGPT of a Net2Net.
 
   Args:
-    state: their `state_dict` as arrays or tensors; what does not start with "transformer." is
-      ignored.
+    state: their `state_dict`; what does not start with "transformer." is ignored.
     heads: attention heads, which the tensors do not tell.
     prefix: condition tokens before the codes: 1 for a class or the unconditional start token, as
-      many as the segmentation's codes.
+      many as the label map's codes.
     grid: shape of the code grid; None means the square, or else the line, that fills the block
       size.
     codes: predicted codes; None means all of the vocabulary.
-
-  Returns:
-    The fields of `vqjax.priors.transformer.Model` (with its name), and its params.
+    rows: values of a condition token; None means all of the vocabulary.
 
   Raises:
     UserError: naming a tensor that is missing, extra or misshapen, or an option that does not fit.
   """
-  tensors = {
-    name[len(_PREFIX) :]: np.asarray(x) for name, x in state.items() if name.startswith(_PREFIX)
-  }
+  tensors = {name: np.asarray(x) for name, x in part(state, _PREFIX).items()}
   layers = len({m[1] for name in tensors if (m := re.match(r"blocks\.(\d+)\.", name))})
-  vocabulary, width = _matrix(tensors, "tok_emb.weight")
-  hidden, _ = _matrix(tensors, "blocks.0.mlp.0.weight")
-  if "pos_emb" not in tensors:
-    raise UserError(
-      f"checkpoint: tensor '{_PREFIX}pos_emb' is missing; is it a Net2Net checkpoint of taming?"
-    )
-  block_size = tensors["pos_emb"].shape[1]
+  vocabulary, width = _tensor(tensors, "tok_emb.weight").shape
+  hidden, _ = _tensor(tensors, "blocks.0.mlp.0.weight").shape
+  block_size = _tensor(tensors, "pos_emb").shape[1]
   grid = _grid(block_size, prefix) if grid is None else tuple(grid)
-  codes = vocabulary if codes is None else codes
-  _check_options(heads, prefix, grid, codes, width, block_size, vocabulary)
+  codes, rows = vocabulary if codes is None else codes, vocabulary if rows is None else rows
+  _check_sizes(heads, prefix, grid, width, block_size)
+  if not 0 < codes <= vocabulary:
+    raise UserError(f"codes: {codes} is not in 1 .. {vocabulary}, the checkpoint's vocabulary.")
+  if not 0 < rows <= vocabulary:
+    raise UserError(
+      f"--option classes: {rows} of the condition is not in 1 .. {vocabulary}, the checkpoint's "
+      "vocabulary."
+    )
   _check_tensors(tensors, _shapes(vocabulary, width, hidden, layers, block_size))
+  fields = dict(name="transformer", layers=layers, width=width, heads=heads, hidden=hidden)
+  params = _params(tensors, layers, codes, rows, prefix + math.prod(grid) - 1)
+  return Network(fields, params, codes, rows, grid, prefix)
 
+
+def _params(tensors: State, layers: int, codes: int, rows: int, positions: int) -> dict[str, Any]:
   blocks: dict[str, dict[str, np.ndarray]] = {}
   for (module, leaf), theirs in _BLOCK.items():
     stack = np.stack([tensors[f"blocks.{i}.{theirs}"] for i in range(layers)]).astype(np.float32)
     blocks.setdefault(module, {})[leaf] = stack.swapaxes(1, 2) if leaf == "kernel" else stack
   table = tensors["tok_emb.weight"].astype(np.float32)
-  zeros = np.zeros(width, np.float32)
-  params = {
-    "embed": {"table": np.concatenate([table[:codes], table]), "null": zeros},
-    "start": zeros,  # taming has neither an empty prefix nor a dropped condition: both are there to be trained.
-    "position_table": tensors["pos_emb"][0, : prefix + math.prod(grid) - 1].astype(np.float32),
+  zeros = np.zeros(table.shape[1], np.float32)
+  norm_out = {
+    "scale": tensors["ln_f.weight"].astype(np.float32),
+    "bias": tensors["ln_f.bias"].astype(np.float32),
+  }
+  # taming has neither an empty prefix (`start`) nor a dropped condition (`null`): both are there to
+  # be trained.
+  return {
+    "embed": {"table": np.concatenate([table[:codes], table[:rows]]), "null": zeros},
+    "start": zeros,
+    "position_table": tensors["pos_emb"][0, :positions].astype(np.float32),
     "blocks": blocks,
-    "norm_out": {
-      "scale": tensors["ln_f.weight"].astype(np.float32),
-      "bias": tensors["ln_f.bias"].astype(np.float32),
-    },
+    "norm_out": norm_out,
     "head": {"kernel": tensors["head.weight"][:codes].T.astype(np.float32)},
   }
-  config = dict(
-    name="transformer",
-    vocab_size=codes + vocabulary,
-    out_size=codes,
-    grid=grid,
-    causal=True,
-    layers=layers,
-    width=width,
-    heads=heads,
-    hidden=hidden,
-    max_prefix=prefix,
-  )
-  return config, params
 
 
-def _matrix(tensors: Mapping[str, np.ndarray], name: str) -> tuple[int, int]:
+def places(state: State) -> int:
+  """How many tokens the transformer can read."""
+  return _tensor(part(state, _PREFIX), "pos_emb").shape[1]
+
+
+def _tensor(tensors: State, name: str) -> np.ndarray:
   if name not in tensors:
     raise UserError(
-      f"checkpoint: tensor '{_PREFIX}{name}' is missing; is it a Net2Net checkpoint of taming?"
+      f"--checkpoint: tensor '{_PREFIX}{name}' is missing; is it a Net2Net checkpoint of taming?"
     )
-  return tensors[name].shape
+  return tensors[name]
 
 
 def _grid(block_size: int, prefix: int) -> tuple[int, ...]:
@@ -124,14 +140,8 @@ def _grid(block_size: int, prefix: int) -> tuple[int, ...]:
   return (block_size - prefix + 1,)
 
 
-def _check_options(
-  heads: int,
-  prefix: int,
-  grid: tuple[int, ...],
-  codes: int,
-  width: int,
-  block_size: int,
-  vocabulary: int,
+def _check_sizes(
+  heads: int, prefix: int, grid: tuple[int, ...], width: int, block_size: int
 ) -> None:
   if heads < 1 or width % heads:
     raise UserError(f"heads: {heads} does not divide the checkpoint's width {width}.")
@@ -139,10 +149,9 @@ def _check_options(
     raise UserError(f"prefix: {prefix}; taming's transformers read at least one condition token.")
   if prefix + math.prod(grid) - 1 > block_size:
     raise UserError(
-      f"grid: {grid} after {prefix} condition tokens exceeds the checkpoint's block size {block_size}."
+      f"grid: {grid} after {prefix} condition tokens exceeds the checkpoint's block size "
+      f"{block_size}."
     )
-  if not 0 < codes <= vocabulary:
-    raise UserError(f"codes: {codes} is not in 1 .. {vocabulary}, the checkpoint's vocabulary.")
 
 
 def _shapes(
@@ -171,14 +180,14 @@ def _check_tensors(
   for name in sorted(masks):
     if np.triu(tensors[name][0, 0], 1).any():
       raise UserError(
-        f"checkpoint: '{_PREFIX}{name}' is not causal (n_unmasked > 0), which is not supported."
+        f"--checkpoint: '{_PREFIX}{name}' is not causal (n_unmasked > 0), which is not supported."
       )
   if extra := sorted(tensors.keys() - shapes.keys() - masks):
-    raise UserError(f"checkpoint: unexpected tensor '{_PREFIX}{extra[0]}'.")
+    raise UserError(f"--checkpoint: unexpected tensor '{_PREFIX}{extra[0]}'.")
   for name, shape in shapes.items():
     if name not in tensors:
-      raise UserError(f"checkpoint: tensor '{_PREFIX}{name}' is missing.")
+      raise UserError(f"--checkpoint: tensor '{_PREFIX}{name}' is missing.")
     if tensors[name].shape != shape:
       raise UserError(
-        f"checkpoint: tensor '{_PREFIX}{name}' has shape {tensors[name].shape}, expected {shape}."
+        f"--checkpoint: tensor '{_PREFIX}{name}' has shape {tensors[name].shape}, expected {shape}."
       )

@@ -1,0 +1,101 @@
+"""Every signal keeps the contract: read and written on the device, opened and saved, in one line
+refused.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqjax import build, pictures
+from vqjax.data import ops
+from vqjax.errors import UserError
+
+FIELDS = {"image": {}, "layout": {"classes": 4}}
+RNG = np.random.default_rng(0)
+VALUES = {
+  "image": RNG.integers(0, 256, (2, 8, 12, 3)).astype(np.uint8),
+  "layout": RNG.integers(0, 4, (2, 8, 12)).astype(np.uint8),
+}
+
+
+def make(name):
+  return build.build("signals", {"name": name} | FIELDS[name])
+
+
+@pytest.mark.parametrize("name", build.names("signals"))
+def test_contract(name, tmp_path):
+  signal, values = make(name), VALUES[name]
+  shape, dtype = signal.spec({"size": 16, "channels": 3})
+  assert len(shape) >= signal.axes and np.dtype(dtype) == values.dtype
+  channels = signal.channels(values.shape[1:])
+  x = signal.read(jnp.asarray(values))
+  assert x.shape == (*values.shape[: 1 + signal.axes], channels) and x.dtype == jnp.float32
+  # What the model would have to return is what it read: nothing is lost on the way.
+  back = signal.finished(signal.write(x))
+  np.testing.assert_array_equal(back, values)
+  np.testing.assert_array_equal(signal.given(values, values.shape), values)
+  assert signal.prepare(values) is values
+  shown = signal.pictures(values)
+  assert shown.dtype == np.uint8 and shown.ndim == 4 and shown.shape[-1] in (1, 3)
+  assert set(signal.measures) <= set(build.names("evaluators"))
+  file = tmp_path / f"a{signal.suffix}"
+  signal.save(file, values[0])
+  assert signal.suffix in signal.suffixes
+  np.testing.assert_array_equal(signal.open(file, values.shape[1:]), values[0])
+  size = tuple(3 + i for i in range(signal.axes))
+  assert signal.open(file, values.shape[1:], size).shape[: signal.axes] == size
+
+
+@pytest.mark.parametrize("name", build.names("signals"))
+def test_likelihoods_are_least_where_the_signal_is(name):
+  signal = make(name)
+  x = signal.read(jnp.asarray(VALUES[name]))
+  for likelihood in signal.likelihoods.values():
+    output = jnp.concatenate([x * 3] * likelihood.outputs, -1)
+    assert likelihood.mean(output).shape == x.shape
+    assert likelihood.loss(output, x).shape == ()
+    grads = jax.grad(lambda o: likelihood.loss(o, x))(output)
+    assert np.isfinite(grads).all() and np.any(grads)
+
+
+@pytest.mark.parametrize(
+  "name, values, message",
+  [
+    ("image", np.zeros((2, 8, 8, 1), np.uint8), r"images: shape .* is not \[B, H, W, 3\]"),
+    ("image", np.zeros((0, 8, 8, 3), np.uint8), "images: shape"),
+    ("image", np.zeros((2, 8, 8, 3), int), "neither uint8 nor float"),
+    ("image", np.full((2, 8, 8, 3), 255.0), "floats reach 255"),
+    ("image", np.full((2, 8, 8, 3), np.nan), "floats reach nan"),
+    ("layout", np.zeros((2, 8, 8, 1), np.uint8), "this run was trained on label maps"),
+    ("layout", np.zeros((2, 8, 8)), "this run was trained on label maps"),
+    ("layout", np.full((2, 8, 8), 4), "layout: 4 is outside 0 to 3, the classes of config.signal"),
+  ],
+)
+def test_what_a_caller_gives_is_checked(name, values, message):
+  with pytest.raises(UserError, match=message) as e:
+    make(name).given(values, VALUES[name].shape)
+  assert "\n" not in str(e.value)
+
+
+def test_fields_and_sizes_are_checked():
+  for classes in (1, 257):
+    with pytest.raises(UserError, match=f"classes: {classes}"):
+      build.build("signals", {"name": "layout", "classes": classes})
+  with pytest.raises(UserError, match="config.ops.size: is not set"):
+    make("image").spec({"size": None, "channels": 3})
+
+
+def test_label_maps_are_painted_as_pascal_voc_does():
+  shown = make("layout").pictures(np.array([[[0, 1, 2, 3]]]))
+  voc = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
+  np.testing.assert_array_equal(shown[0, 0], voc)
+
+
+def test_an_opened_picture_is_cut_as_evaluation_data_are(tmp_path):
+  wide = RNG.integers(0, 256, (33, 50, 3)).astype(np.uint8)
+  pictures.save(tmp_path / "a.png", wide)
+  opened = make("image").open(tmp_path / "a.png", (28, 28, 1), (28, 28))
+  assert opened.shape == (28, 28, 1)
+  training = ops.apply(ops.Ops(size=28, channels=1), {"image": wide, "name": "a"})["image"]
+  np.testing.assert_array_equal(opened, training)

@@ -1,0 +1,316 @@
+"""A trained prior as Python functions: sample, complete, log_prob, frames."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqjax import build
+from vqjax.api._loaded import Loaded, open_run
+from vqjax.api.tokenizer import Tokenizer
+from vqjax.errors import UserError, near_miss
+from vqjax.sampler import Given, Sampler
+from vqjax.tasks._first_stage import joined
+
+
+class Prior:
+  """A trained prior, with the tokenizer whose codes it models.
+
+  `encode`, `decode` and `reconstruct` are the tokenizer's.
+
+  Attributes:
+    tokenizer: the Tokenizer.
+    sampler: the vqjax.sampler.Sampler of the level that it models.
+  """
+
+  def __init__(self, loaded: Loaded):
+    self.loaded, self.workdir, self.config = loaded, loaded.workdir, loaded.config
+    self.weights = loaded.weights
+    self.modules = loaded.run.task.info.modules
+    stage = self.modules.tokenizer
+    frozen = stage.weights(loaded.weights.frozen["tokenizer"])
+    mesh = loaded.run.mesh
+    self.tokenizer = Tokenizer(stage.workdir, stage.config, stage.task, frozen, mesh)
+    self.info = self.tokenizer.info
+    self.sampler = Sampler(self.modules, loaded.weights, mesh)
+    self.encode, self.decode = self.tokenizer.encode, self.tokenizer.decode
+    self.reconstruct = self.tokenizer.reconstruct
+
+  def sample(
+    self,
+    num: int = 1,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    **given: Any,
+  ) -> np.ndarray:
+    """Draws `num` examples of the signal, as `decode` returns them.
+
+    Args:
+      num: how many.
+      height, width: pixels beyond the training size, by a sliding window (autoregressive priors).
+      seed: the same seed draws the same examples, the first ones of a larger `num` too.
+      batch_size: how many are drawn at once; the examples do not depend on it but for rounding.
+      **given: conditions by name (label=3, layout=map), one for all or one for each; those left out
+        are drawn freely. And options, as the prior's scheme has them: guidance and
+        guidance_schedule (constant, or growing from none: linear, cosine), temperature, top_k,
+        top_p, steps, choice_temperature.
+
+    Raises:
+      UserError: a condition or option that the prior does not have, or a value out of range.
+    """
+    self._check_finest()
+    if num < 1 or batch_size < 1:
+      raise UserError(
+        f"num: {num} in batches of {batch_size}; draw at least one, at least one at a time."
+      )
+    _check_seed(seed)
+    conditions, options = self._split(given, num)
+    whole = Given(num, conditions)
+    parts = [(start, whole.rows(start, batch_size)) for start in range(0, num, batch_size)]
+    if height is None and width is None:
+      draw = lambda first, rows: joined(self._levels(self._chain, rows, seed, first, options))
+    else:
+      grid = self._grid(height, width)
+      draw = lambda first, rows: self.sampler.draw_window(rows, seed, grid, first, **options)
+    return np.concatenate([self.decode(draw(first, rows)) for first, rows in parts])
+
+  def complete(
+    self, values: Any, keep: float | None = None, mask: Any = None, *, seed: int = 0, **given: Any
+  ) -> np.ndarray:
+    """Examples like `values` whose first share `keep` of the codes stays (in raster order), the
+    rest drawn.
+
+    Args:
+      values: as for `encode`, of the training size.
+      keep: in [0, 1], 0.5 by default; of every level of a hierarchy.
+      mask: [*size], nonzero where codes are drawn again, instead of `keep` (masked and diffusion
+        priors).
+      seed, **given: as for `sample`.
+    """
+    shape = tuple(np.shape(values)[1:])
+    if len(shape) == len(self.info.shape) and shape != self.info.shape:
+      found, wanted = (
+        " x ".join(map(str, s[: self.info.signal.axes])) for s in (shape, self.info.shape)
+      )
+      raise UserError(
+        f"{self.info.signal.field}: {found}, this prior completes {wanted}; resize them."
+      )
+    return self.complete_codes(self.encode(values), keep, mask, seed=seed, **given)
+
+  def complete_codes(
+    self, ids: Any, keep: float | None = None, mask: Any = None, *, seed: int = 0, **given: Any
+  ) -> np.ndarray:
+    """Like `complete`, of codes as `encode` returns them."""
+    self._check_finest()
+    _check_seed(seed)
+    levels = self.tokenizer.checked(ids, whole=True)
+    conditions, options = self._split(given, len(levels[0]))
+    known = Given(len(levels[0]), conditions, levels, _share(keep, mask), mask)
+    return self.decode(joined(self._levels(self._chain, known, seed, 0, options)))
+
+  def frames(
+    self,
+    num: int = 1,
+    *,
+    ids: Any = None,
+    keep: float | None = None,
+    mask: Any = None,
+    seed: int = 0,
+    **given: Any,
+  ) -> np.ndarray:
+    """uint8 `[S, num, H, W, C]`: the examples as pictures after every step of sampling; grey where
+    nothing is decided yet.
+
+    With `ids`, codes of `num` examples as `encode` returns them, these are completed; `keep` and
+    `mask` as for `complete`. Of a hierarchy the steps of the finest level are shown.
+    """
+    self._check_finest()
+    _check_seed(seed)
+    levels = () if ids is None else self.tokenizer.checked(ids, whole=True)
+    if levels and len(levels[0]) != num:
+      raise UserError(f"ids: of {len(levels[0])} example(s), but num={num}; give as many.")
+    conditions, options = self._split(given, num)
+    known = Given(num, conditions, levels, _share(keep, mask), mask)
+    coarser = self._levels(self._chain[:-1], known, seed, 0, options)
+    request = self.sampler.request(known, coarser)
+    told = self._told(self.sampler, options)
+    _, steps = self.sampler.draw(request, seed, trajectory=True, **told)
+    return np.stack([self._frame(coarser, flat) for flat in steps])
+
+  def _frame(self, coarser: tuple, flat_BL: jax.Array) -> np.ndarray:
+    """Pictures of codes of which some are not decided yet."""
+    latent = self.sampler.prior.latent
+    pictures = self.info.signal.pictures(
+      self.decode(joined((*coarser, latent.unflatten(jnp.minimum(flat_BL, latent.vocabulary - 1)))))
+    )
+    return _greyed(pictures, np.asarray(flat_BL >= latent.vocabulary), latent)
+
+  def log_prob(
+    self, ids: Any, *, per_code: bool = False, draws: int = 16, **given: Any
+  ) -> np.ndarray:
+    """Log-probability of codes under the prior in nats, float32 `[B]`, or `[B, L]` with per_code.
+
+    Exact for autoregressive priors; for masked and diffusion priors a lower bound, estimated by the
+    mean of `draws` estimates. In a hierarchy it is that of this prior's level given the coarser
+    ones.
+
+    Args:
+      ids: as `encode` returns them, all levels of a hierarchy.
+      draws: how many; each costs a masked prior one pass, a diffusion as many as it has timesteps.
+      **given: conditions, as for `sample`.
+    """
+    levels = self.tokenizer.checked(ids, whole=True)
+    if not hasattr(self.modules.scheme, "bound"):
+      raise UserError(f"{self.workdir}: the scheme {self.config.scheme.name!r} has no likelihood.")
+    if draws < 1:
+      raise UserError(f"draws: {draws} is too few; use at least 1.")
+    conditions, options = self._split(given, len(levels[0]))
+    if options:
+      raise UserError(f"{next(iter(options))}: a likelihood depends on conditions alone.")
+    known = Given(len(levels[0]), conditions, levels)
+    nats = self.sampler.nats(self.sampler.request(known, levels[: self.modules.level]), draws)
+    return -np.asarray(nats if per_code else nats.sum(-1))
+
+  def held_out(self, num: int) -> tuple[Any, dict[str, np.ndarray]]:
+    """(codes of `num` held-out examples of the prior's data; their values of its conditions)."""
+    batch = self.loaded.dataset().sample(num)
+    kept = {k: v for k, v in batch.items() if k == self.info.signal.field or k.startswith("ids")}
+    levels = self.modules.tokenizer.levels_of(self.weights.frozen["tokenizer"], kept)
+    conditions = {name: batch[name] for name in self.sampler.fields}
+    return joined(tuple(map(np.asarray, levels))), conditions
+
+  def condition(self, name: str) -> Any:
+    """The condition that callers give by this name. Raises UserError where there is none."""
+    fields = self._fields
+    if name in fields:
+      return fields[name].condition
+    if name in condition_fields():
+      raise UserError(
+        f"{name}: this prior was trained without one (config.condition.{name} is not set)."
+      )
+    raise UserError(
+      f"{name}: this prior has no such condition or option.{near_miss(name, {*fields, *self._options})}"
+    )
+
+  def shown(self, ids: Any, keep: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of codes as the tokenizer shows them, and with grey where the prior sees nothing."""
+    levels, latent = self.tokenizer.checked(ids, whole=True), self.modules.latent
+    pictures = self.info.signal.pictures(self.decode(joined(levels)))
+    hidden = jnp.broadcast_to(~self.sampler.keep_first(keep), (len(pictures), latent.length))
+    return pictures, _greyed(pictures, np.asarray(hidden), latent)
+
+  @property
+  def _fields(self) -> dict[str, Any]:
+    """The conditions of all levels that callers can give."""
+    return {name: bound for s in self._chain for name, bound in s.fields.items()}
+
+  @property
+  def _options(self) -> set[str]:
+    return {name for sampler in self._chain for name in sampler.options}
+
+  @functools.cached_property
+  def _chain(self) -> tuple[Sampler, ...]:
+    """The samplers of all levels down to this prior's, coarse first.
+
+    Raises UserError where one is not named, or is of something else.
+    """
+    if not (level := self.modules.level):
+      return (self.sampler,)
+    option = f"{self.workdir}: config.condition.coarser.prior"
+    if not (path := self.config.condition.coarser.prior):
+      raise UserError(f"{option}: is not set; give the workdir of the prior of the coarser level.")
+    coarser = open_run(path)
+    coarse = Prior(coarser) if coarser.config.task == "prior" else None
+    if coarse is None or coarse.modules.level != level - 1:
+      raise UserError(f"{option}: {path} is no prior of level {level - 1}; give one.")
+    if coarse.tokenizer.identity != self.tokenizer.identity:
+      raise UserError(
+        f"{option}: {path} models the codes of another tokenizer, {coarse.config.tokenizer}; give a "
+        "prior of this one's."
+      )
+    return (*coarse._chain, self.sampler)
+
+  def _levels(
+    self, chain: tuple, given: Given, seed: int, first: int, options: dict[str, Any]
+  ) -> tuple:
+    """Codes of the levels of `chain`, each drawn given the coarser ones."""
+    drawn = ()
+    elsewhere = {name for sampler in self._chain for name in sampler.fields}
+    for sampler in chain:
+      request = sampler.request(given, drawn, ignore=elsewhere - sampler.fields.keys())
+      drawn += (sampler.draw(request, seed, first, **self._told(sampler, options)),)
+    return drawn
+
+  def _told(self, sampler: Sampler, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that concern this level: its scheme's, and those that no level knows, for it to
+    complain of.
+    """
+    known = {name for other in self._chain for name in other.options}
+    return {k: v for k, v in options.items() if k in sampler.options or k not in known}
+
+  def _split(
+    self, given: Mapping[str, Any], num: int
+  ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(conditions, options) of what a caller names; None leaves either out."""
+    options = self._options
+    named = {name: value for name, value in given.items() if value is not None}
+    conditions = {}
+    for name in named.keys() - options:
+      self.condition(name)
+      conditions[name] = self._fields[name].lead.given(named[name], num)
+    return conditions, {k: v for k, v in named.items() if k in options}
+
+  def _check_finest(self) -> None:
+    level, total = self.modules.level, len(self.info.levels)
+    if level < total - 1:
+      raise UserError(
+        f"{self.workdir}: models level {level} of {total}; sample from the prior of the finest "
+        "level, which calls this one."
+      )
+
+  def _grid(self, height: int | None, width: int | None) -> tuple[int, int]:
+    """Codes of a picture of this size. Raises UserError for a size that is none."""
+    if self.info.signal.axes != 2:
+      raise UserError(f"height, width: a {self.info.signal.field} has none; leave them out.")
+    factors, trained = self.info.factors, self.info.size
+    size = tuple(n if given is None else given for given, n in zip((height, width), trained))
+    if any(n < 1 or n % f for n, f in zip(size, factors)):
+      raise UserError(
+        f"height, width: {size[0]} x {size[1]} is not a multiple of {factors[0]}, the tokenizer's "
+        "factor."
+      )
+    return size[0] // factors[0], size[1] // factors[1]
+
+
+@functools.cache
+def condition_fields() -> dict[str, Any]:
+  """{name by which callers give it: the class} of all conditions that can be given."""
+  classes = [build.member("conditions", name) for name in build.names("conditions")]
+  return {cls.field: cls for cls in classes if cls.given}
+
+
+def _greyed(pictures: np.ndarray, hidden_BL: np.ndarray, latent: Any) -> np.ndarray:
+  """uint8 [B, H, W, C] with grey over the cells of which all codes are hidden."""
+  hidden = hidden_BL.reshape(len(hidden_BL), *latent.shape, -1).all(-1)
+  for axis, side in enumerate(latent.shape, 1):
+    hidden = hidden.repeat(pictures.shape[axis] // side, axis)
+  return np.where(hidden[..., None], np.uint8(128), pictures)
+
+
+def _share(keep: float | None, mask: Any) -> float:
+  if keep is not None and mask is not None:
+    raise UserError("keep, mask: each says which codes stay; give one of them.")
+  return 0.5 if keep is None else keep
+
+
+def _check_seed(seed: int) -> None:
+  if not 0 <= seed < 2**32:
+    raise UserError(f"seed: {seed} is outside 0 to 2^32 - 1.")

@@ -1,0 +1,119 @@
+"""Conditions: what stands before the latents, as tokens. One file each, all with one contract.
+
+A file defines a frozen dataclass `Condition`, whose fields a config may set, with
+
+    condition.field: str          the batch's field that it reads, and the name under which callers
+                                  and the command line give it ("label"); several conditions may
+                                  read one field, but not together in one prior
+    condition.given: bool         whether callers can give it (coarser codes are drawn instead)
+    condition.place: int          where it stands among several: smaller first
+    condition.help: str           of its flag --<field>
+    condition.spec(ops) -> (shape, dtype)    of one example's field under config.ops, where no data
+                                  are read; only where it is given
+    condition.bind(context) -> Lead
+                                  what it is for the data and the tokenizer in `context`. Raises
+                                  UserError where these do not have what it needs
+    condition.parse(text, size) -> values [n, ...]    of the flag's text, one value or several, for
+                                  examples of this size
+
+A condition that is left out, by a caller or to train for classifier-free guidance (arXiv
+2207.12598), has the token -1 everywhere: networks read a learned null vector there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vqjax.errors import UserError
+from vqjax.latents import Codes
+
+MEMBER = "Condition"
+
+
+class Context(NamedTuple):
+  """What a condition may know of its prior.
+
+  spec: a batch's shapes, {name: ShapeDtypeStruct}.
+  levels: codes of the tokenizer whose codes are learned, coarse first.
+  level: which of them is learned.
+  open(workdir, field, option) -> the frozen tokenizer of that field, a record with `levels`, `info`
+    and `levels_of(frozen, batch)`; `option` names the config's field in messages.
+  """
+
+  spec: Mapping[str, Any]
+  levels: tuple[Codes, ...]
+  level: int
+  open: Callable[[str, str, str], Any]
+
+
+class Part(NamedTuple):
+  """One run of tokens: `grid` its shape, `rows` how many different ones there are.
+
+  spatial: whether the grid lies over the picture, so that it grows with it and a window sees a part.
+  """
+
+  grid: tuple[int, ...]
+  rows: int
+  spatial: bool = True
+
+
+class Lead(NamedTuple):
+  """A condition in use.
+
+  parts: what its tokens are.
+  prepare(values, scale) -> values: on the host, from a batch or a caller to what `tokens` reads.
+    `scale` is the size of the whole in those of the training examples, per grid axis: (1, 1).
+    Raises UserError for a value out of range or a size that does not fit.
+  tokens(values, frozen) -> tuple of int32 [B, *grid], 0 to rows - 1, one for each of the parts.
+  given(value, num) -> [num, ...]: what a caller gave, one for all or one for each. Raises UserError
+    for another number or kind.
+  tokenizer: whose weights `frozen` are, or None.
+  pictures(values) -> uint8 [B, H, W, 1 or 3] of prepared values, for previews; None where there is
+    nothing to see.
+  """
+
+  parts: tuple[Part, ...]
+  prepare: Callable[[np.ndarray, tuple[float, ...]], np.ndarray]
+  tokens: Callable[[Any, Any], tuple[Any, ...]]
+  given: Callable[[Any, int], np.ndarray]
+  tokenizer: Any = None
+  pictures: Callable[[Any], np.ndarray] | None = None
+
+
+def require(context: Context, field: str, option: str) -> None:
+  """Raises UserError where the data have no such field."""
+  if field not in context.spec:
+    raise UserError(
+      f"{option}: the data have no {field}; they yield {', '.join(context.spec)}. Leave the "
+      "condition out, or use other data."
+    )
+
+
+def check_range(values: np.ndarray, classes: int, field: str, source: str) -> np.ndarray:
+  """Returns integers; raises UserError naming the first outside 0 to classes - 1, and `source`,
+  which says where their number comes from.
+  """
+  values = np.asarray(values)
+  if values.size and not 0 <= values.min() <= values.max() < classes:
+    bad = values[(values < 0) | (values >= classes)].flat[0]
+    raise UserError(f"{field}: {bad} is outside 0 to {classes - 1}, the classes of {source}.")
+  return values
+
+
+def per_example(name: str, value: Any, num: int, axes: int) -> np.ndarray:
+  """Integers [num, ...] of one value for all or of one for each, each with `axes` axes.
+
+  Raises UserError for another number of them, or for what are no integers.
+  """
+  value = np.asarray(value)
+  if value.dtype.kind not in "iu" or value.ndim not in (axes, axes + 1):
+    one = "one" if axes == 0 else "one map [H, W]"
+    raise UserError(
+      f"{name}: {value.dtype} of shape {value.shape}; give integers, {one} for all or for each."
+    )
+  if value.ndim > axes and len(value) not in (1, num):
+    raise UserError(f"{name}: {len(value)} given for {num} example(s); give one, or one for each.")
+  return np.broadcast_to(value, (num, *value.shape[value.ndim - axes :]))

@@ -1,0 +1,64 @@
+"""Class labels: one token."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqjax.conditions import Context, Lead, Part, check_range, per_example, require
+from vqjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+  """The batch's `label`, int32 `[B]`.
+
+  Fields:
+    classes: how many there are.
+  """
+
+  classes: int
+
+  field: ClassVar[str] = "label"
+  given: ClassVar[bool] = True
+  place: ClassVar[int] = 0
+  help: ClassVar[str] = "a class, several separated by commas (one row each), or 'all'"
+
+  def __post_init__(self) -> None:
+    if self.classes < 1:
+      raise UserError(f"classes: {self.classes} is not positive; leave the condition out for none.")
+
+  def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+    del ops
+    return (), "int32"
+
+  def bind(self, context: Context) -> Lead:
+    require(context, self.field, "config.condition.label")
+
+    def prepare(values: np.ndarray, scale: tuple[float, ...] = ()) -> np.ndarray:
+      del scale
+      source = f"config.condition.label.classes={self.classes}"
+      return check_range(values, self.classes, self.field, source)
+
+    def tokens(values: jax.Array, frozen: Any) -> tuple[jax.Array]:
+      del frozen
+      return (values.astype(jnp.int32)[:, None],)
+
+    given = lambda value, num: per_example(self.field, value, num, axes=0)
+    return Lead((Part((1,), self.classes, spatial=False),), prepare, tokens, given)
+
+  def parse(self, text: str, size: tuple[int, ...]) -> np.ndarray:
+    del size
+    if text == "all":
+      return np.arange(self.classes)
+    try:
+      return np.asarray([int(part) for part in text.split(",")])
+    except ValueError:
+      raise UserError(
+        f"--label={text}: is no class; give a number, several separated by commas, or 'all'."
+      ) from None

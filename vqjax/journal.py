@@ -1,0 +1,122 @@
+"""Training's metrics on their way from the device to the log."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vqjax import pictures, writers
+from vqjax.errors import UserError
+
+
+class Journal:
+  """Collects the metrics of steps, checks them, and writes one line for every `every` of them.
+
+  Args:
+    workdir: of the run.
+    start, total: the step that training continues from, and its last.
+    batch_size: examples of a step.
+    every: steps to a line.
+    window: metrics of the steps since the last line, as `window` gives them; of the run's
+      checkpoint.
+    saved: a function that tells the steps that are saved, for messages.
+
+  On other processes than the first it checks, and writes nothing.
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    start: int,
+    total: int,
+    *,
+    batch_size: int,
+    every: int,
+    window: Mapping[str, Sequence[float]],
+    saved: Any,
+  ):
+    self._workdir, self._every, self._saved = workdir, every, saved
+    self._window = [dict(zip(window, values)) for values in zip(*window.values())]
+    self._pending: list[tuple[int, Any]] = []  # (step, device metrics) that nobody has fetched
+    self._writer = self._progress = None
+    if jax.process_index() == 0:
+      self._writer = writers.Writer(workdir, start)
+      self._progress = writers.Progress(start, total, batch_size)
+
+  @property
+  def window(self) -> dict[str, list[float]]:
+    """Metrics that are not in a line yet: saved with a checkpoint, a continued run logs what an
+    uninterrupted one would.
+    """
+    return {k: [m[k] for m in self._window] for k in self._window[-1]} if self._window else {}
+
+  def add(self, step: int, metrics: Any) -> None:
+    """Takes a step's metrics, on the device. A line that is due is written one step late: the device
+    already works on this step while the host waits for the one before.
+    """
+    if self._pending and self._pending[-1][0] % self._every == 0:
+      self.flush()
+    self._pending.append((step, metrics))
+
+  def flush(self) -> None:
+    """Fetches all metrics and writes the lines that are due. Raises UserError for a value that is
+    not finite.
+    """
+    fetched = jax.device_get([metrics for _, metrics in self._pending])
+    for (step, _), values in zip(self._pending, fetched):
+      values = {k: float(v) for k, v in values.items()}
+      self.check_finite(step, values)
+      self._window.append(values)
+      if step % self._every == 0:
+        self._line(step)
+    self._pending = []
+
+  def _line(self, step: int) -> None:
+    mean = {k: float(np.mean([m[k] for m in self._window])) for k in self._window[-1]}
+    if self._writer:
+      rate = self._progress.report(step, mean)
+      self._writer.scalars(step, mean, images_per_second=rate)
+    self._window = []
+
+  def held_out(self, step: int, figures: Mapping[str, float], rows: Sequence[np.ndarray]) -> None:
+    """Writes the held-out figures of a step and its preview, rows of pictures."""
+    figures = {f"eval/{k}": v for k, v in figures.items()}
+    # The step's own loss was of the parameters before it: an update that spoils them shows here
+    # first.
+    self.check_finite(step, figures)
+    if self._writer:
+      self._writer.scalars(step, figures)
+      self._writer.picture(step, "preview", pictures.sheet(rows))
+      plain = {k.removeprefix("eval/"): v for k, v in figures.items() if k.count("/") == 1}
+      self._progress.say(
+        f"step {step}: held out  " + "  ".join(f"{k} {v:.4g}" for k, v in plain.items())
+      )
+      self._progress.restart(step)
+
+  def check_finite(self, step: int, values: Mapping[str, float]) -> None:
+    """Raises UserError naming the first value that is not finite, and what to do."""
+    bad = [k for k, v in values.items() if not np.isfinite(v)]
+    if not bad:
+      return
+    # Terms before their total, losses before gradients: the first cause comes first.
+    bad.sort(key=lambda k: (not k.startswith("loss/"), k == "loss/total", k))
+    saved = self._saved()
+    kept, remedy = "no checkpoint had been saved", "Start anew with a lower config.optim.lr"
+    if saved:
+      kept = f"the last good checkpoint is step {saved[-1]}"
+      remedy = (
+        "Continue with a lower config.optim.lr, or start anew with "
+        f"--config.init_from={self._workdir}"
+      )
+    raise UserError(
+      f"step {step}: {bad[0]} is {values[bad[0]]}; {kept}. {remedy} and config.optim.clip=1.0."
+    )
+
+  def close(self) -> None:
+    if self._writer:
+      self._writer.close()
+      self._progress.close()

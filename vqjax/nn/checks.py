@@ -1,0 +1,77 @@
+"""What modules check of their own fields when they are made: one UserError line per mistake."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from vqjax.errors import UserError
+
+
+def at_least(module: Any, least: int, *fields: str) -> None:
+  """Raises UserError where one of these fields is below `least`.
+
+  None passes; a tuple has at least one number, and each of them counts.
+  """
+  for field in fields:
+    value = getattr(module, field)
+    numbers = value if isinstance(value, tuple) else (value,)
+    if value is not None and (not numbers or min(numbers) < least):
+      raise UserError(f"{field}: {value} is too small; give at least {least}.")
+
+
+def positive(module: Any, *fields: str) -> None:
+  """Raises UserError where one of these fields is below 1; otherwise as `at_least`."""
+  at_least(module, 1, *fields)
+
+
+def share(module: Any, *fields: str) -> None:
+  """Raises UserError where one of these fields is not in [0, 1]."""
+  for field in fields:
+    if not 0 <= (value := getattr(module, field)) <= 1:
+      raise UserError(f"{field}: {value} is out of range; give a number from 0 to 1.")
+
+
+def within(
+  module: Any,
+  *fields: str,
+  at_least: float | None = None,
+  above: float | None = None,
+  at_most: float | None = None,
+  below: float | None = None,
+) -> None:
+  """Raises UserError where one of these fields is not finite or outside the bounds."""
+  bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+  said = " and ".join(f"{words} {bound:,}" for words, bound in bounds.items() if bound is not None)
+  for field in fields:
+    value = getattr(module, field)
+    fits = (
+      math.isfinite(value)
+      and (at_least is None or value >= at_least)
+      and (above is None or value > above)
+      and (at_most is None or value <= at_most)
+      and (below is None or value < below)
+    )
+    if not fits:
+      raise UserError(f"{field}: {value} is out of range; give a number {said}.")
+
+
+def axes(module: Any, name: str, *known: int) -> None:
+  """Raises UserError where the field `axes` is none of `known`; `name` is what configs call it."""
+  if module.axes not in known:
+    made_for = " or ".join(map(str, known))
+    raise UserError(
+      f"{name} is made for {made_for} grid axes, not for {module.axes}; choose another."
+    )
+
+
+def rank(size: Sequence[int], axes: int) -> None:
+  """Raises UserError where a grid of this size, a side per axis, has not this many axes."""
+  if len(size) != axes:
+    raise UserError(f"size {times(size)} has {len(size)} grid axes, the model is made for {axes}.")
+
+
+def times(sides: Sequence[int]) -> str:
+  """How messages spell a size: (16, 32) is "16x32"."""
+  return "x".join(map(str, sides))

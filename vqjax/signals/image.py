@@ -1,0 +1,85 @@
+"""Images: grey or colour, uint8 `[B, H, W, C]`."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqjax import pictures
+from vqjax.errors import UserError
+from vqjax.nn import losses
+from vqjax.signals import Likelihood, sized
+
+
+@dataclasses.dataclass(frozen=True)
+class Signal:
+  """Pixels, which the model reads in [-1, 1]. Callers may give floats in [-1, 1] instead."""
+
+  field: ClassVar[str] = "image"
+  axes: ClassVar[int] = 2
+  likelihoods: ClassVar[Mapping[str, Likelihood]] = {
+    "l1": Likelihood(losses.l1),
+    "l2": Likelihood(losses.l2),
+    "logit_laplace": Likelihood(losses.logit_laplace, losses.logit_laplace_mean, outputs=2),
+  }
+  judged: ClassVar[bool] = True
+  measures: ClassVar[tuple[str, ...]] = ("distortion", "ssim")
+  suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
+  suffix: ClassVar[str] = ".png"
+
+  def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+    side = sized(ops)
+    return (side, side, ops["channels"] or 3), "uint8"
+
+  def channels(self, shape: tuple[int, ...]) -> int:
+    return shape[-1]
+
+  def read(self, values: jax.Array) -> jax.Array:
+    return values.astype(jnp.float32) / 127.5 - 1 if values.dtype == jnp.uint8 else values
+
+  def write(self, mean: jax.Array) -> jax.Array:
+    return jnp.clip(mean.astype(jnp.float32), -1.0, 1.0)
+
+  def prepare(self, values: np.ndarray) -> np.ndarray:
+    return values
+
+  def given(self, values: Any, shape: tuple[int, ...]) -> jax.Array:
+    images, channels = jnp.asarray(values), shape[-1]
+    if images.ndim != 4 or images.shape[-1] != channels or not images.size:
+      raise UserError(
+        f"images: shape {images.shape} is not [B, H, W, {channels}]; this model was trained on "
+        f"{channels} channel(s)."
+      )
+    if images.dtype == jnp.uint8:
+      return images
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise UserError(
+        f"images: {images.dtype} is neither uint8 nor float in [-1, 1]; convert with "
+        ".astype('uint8')."
+      )
+    if not (top := float(jnp.abs(images).max())) <= 1.001:  # NaN fails the comparison, too
+      raise UserError(f"images: floats reach {top:.4g}; scale them to [-1, 1], or pass uint8.")
+    return images.astype(jnp.float32)
+
+  def finished(self, values: jax.Array) -> np.ndarray:
+    return pictures.to_uint8(np.asarray(values))
+
+  def pictures(self, values: Any) -> np.ndarray:
+    return pictures.to_uint8(np.asarray(self.read(jnp.asarray(values))))
+
+  def open(
+    self, file: pathlib.Path, shape: tuple[int, ...], size: tuple[int, ...] | None = None
+  ) -> np.ndarray:
+    image = pictures.read(file)
+    # Resized before colours are mixed to grey, as training's examples are.
+    image = image if size is None else pictures.fit(image, *size)
+    return pictures.to_channels(image, shape[-1])
+
+  def save(self, file: pathlib.Path, values: np.ndarray) -> None:
+    pictures.save(file, values)

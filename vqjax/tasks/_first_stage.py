@@ -1,0 +1,113 @@
+"""A trained autoencoder as stage 2 sees it: what it encodes, its levels of codes, its weights."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from vqjax import checkpoint, config as configuration
+from vqjax.errors import UserError
+from vqjax.tasks import Info, Weights, autoencode
+
+
+class FirstStage:
+  """The frozen run in a workdir: its task's functions and shapes; its weights are passed around.
+
+  Args:
+    workdir: of the run.
+    spec: a batch's shapes of the prior.
+    option: the config's field that names the workdir, for messages.
+    field: of the batch that it must encode; None takes any.
+
+  Attributes:
+    info: of its task; `info.levels` are the codes.
+    levels: the same.
+
+  Raises UserError for a run that is no tokenizer, encodes something else, has not started, or was
+  trained on another size.
+  """
+
+  def __init__(self, workdir: str, spec: Mapping[str, Any], option: str, field: str | None = None):
+    self.workdir, self.option = pathlib.Path(workdir), option
+    self.config = configuration.of_run(self.workdir)
+    if self.config.task != "autoencode":
+      raise UserError(f"{option}: {workdir} is no tokenizer; give the workdir of one.")
+    if (trained := configuration.read_spec(self.workdir)) is None:
+      raise UserError(f"{option}: {workdir} holds no batch.json; the run has not started yet.")
+    self.task = autoencode.make(self.config, trained)
+    self.info: Info = self.task.info
+    self.field = self.info.signal.field
+    if field not in (None, self.field):
+      raise UserError(
+        f"{option}: {workdir} is a tokenizer of the data's {self.field}, no tokenizer of {field}s "
+        f"(config.signal.name={field}); give the workdir of one."
+      )
+    if not self.info.levels:
+      raise UserError(
+        f"{option}: {workdir} is an autoencoder without codes; give one whose quantizer has some."
+      )
+    self.spec = {self.field: trained[self.field]}
+    self._check_size(spec)
+
+  def _check_size(self, spec: Mapping[str, Any]) -> None:
+    found = spec.get(self.field)
+    if found is not None and found.shape[1:] != self.info.shape:
+      raise UserError(
+        f"config.ops: {self.field}s are {tuple(found.shape[1:])}, the tokenizer in {self.workdir} "
+        f"was trained on {self.info.shape}; set config.ops.size={self.info.shape[0]}."
+      )
+
+  @property
+  def levels(self) -> tuple[Any, ...]:
+    return self.info.levels
+
+  def _init(self, key: jax.Array, batch: Any) -> dict[str, Any]:
+    params, stats = self.task.init(key, batch)
+    return {"params": {"model": params["model"]}, "stats": {"model": stats["model"]}}
+
+  def shapes(self) -> Any:
+    """Its weights as ShapeDtypeStructs."""
+    return jax.eval_shape(self._init, jax.random.key(0), self.spec)
+
+  def load(self) -> Any:
+    """The weights {"params", "stats"} on the host: averaged ones where an average was kept."""
+    abstract, averaged = self.shapes(), bool(self.config["ema_decay"])
+    model = {"ema": abstract["params"]["model"]} if averaged else {"params": abstract["params"]}
+    parts = checkpoint.restore_params(self.workdir, model | {"stats": abstract["stats"]})
+    params = {"model": parts["ema"]} if averaged else parts["params"]
+    return jax.device_get({"params": params, "stats": parts["stats"]})
+
+  def identity(self, weights: Any) -> str:
+    """A hash of the model's config and of `weights`, as `load` returns them."""
+    return identity(self.config, weights)
+
+  def weights(self, frozen: Any) -> Weights:
+    """What its predictions take, of `load`'s result."""
+    return Weights(frozen["params"], frozen["stats"], {})
+
+  def levels_of(self, frozen: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+    """Codes of every level: read from the batch where they were computed before, else computed."""
+    if "ids" in batch:
+      return tuple(batch[f"ids{i or ''}"] for i in range(len(self.levels)))
+    batch = {self.field: batch[self.field]}
+    ids = jax.lax.stop_gradient(self.task.predict["encode"](self.weights(frozen), batch, None))
+    return ids["ids"] if isinstance(ids["ids"], tuple) else (ids["ids"],)
+
+  def decode(self, frozen: Any, levels: tuple[jax.Array, ...]) -> jax.Array:
+    """Values of the signal, as its predictions have them."""
+    batch = {"ids": joined(levels)}
+    return self.task.predict["decode"](self.weights(frozen), batch, None)[self.field]
+
+
+def joined(levels: tuple[Any, ...]) -> Any:
+  """Codes as autoencoders take and give them: a tuple for a hierarchy alone."""
+  return levels if len(levels) > 1 else levels[0]
+
+
+def identity(config: Any, weights: Any) -> str:
+  """A hash of a tokenizer's model config and of the bits of its weights {"params", "stats"}."""
+  model = {"params": weights["params"]["model"], "stats": weights["stats"]["model"]}
+  return checkpoint.identity(config.model.to_dict(), model)

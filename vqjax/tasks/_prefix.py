@@ -1,0 +1,148 @@
+"""A prior's conditions strung together: one prefix of tokens before the codes, dropped as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqjax.build import make as make_record, member, names
+from vqjax.conditions import Context, Lead
+from vqjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropping:
+  """config.condition, beside the conditions themselves.
+
+  Fields:
+    drop: share of training examples whose prefix is left out, for classifier-free guidance (arXiv
+      2207.12598).
+  """
+
+  drop: float = 0.1
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.drop < 1:
+      raise UserError(f"drop: {self.drop} is outside [0, 1).")
+
+
+class Bound(NamedTuple):
+  """A condition, what it is for this prior, and the embedding rows where its parts begin."""
+
+  name: str
+  condition: Any
+  lead: Lead
+  offsets: tuple[int, ...]
+
+
+def conditions_of(config: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+  """(name, condition) of those in config.condition, in the order in which they stand."""
+  made = [
+    (name, make_record(member("conditions", name), dict(values), f"config.condition.{name}"))
+    for name, values in (config or {}).items()
+    if name in names("conditions") and values is not None
+  ]
+  return sorted(made, key=lambda pair: pair[1].place)
+
+
+class Prefix:
+  """Turns what a batch or a caller says into prefix tokens `[B, P]` of the network's embedding.
+
+  Args:
+    config: config.condition: {name: fields} and `drop`.
+    offset: rows of the embedding that come before the prefix's.
+    context: see vqjax.conditions.
+
+  Attributes:
+    bound: the conditions in their order, see `Bound`.
+    fields: what callers may give: {name of the batch's field: its Bound}.
+    length: P.
+    rows: embedding rows of codes, mask id and prefix together.
+    grid: (h, w) of the last part, where it is one coarse grid of codes over the picture, else ().
+  """
+
+  def __init__(self, config: Mapping[str, Any], offset: int, context: Context):
+    beside = {f.name for f in dataclasses.fields(Dropping)}
+    rest = {k: v for k, v in (config or {}).items() if k in beside}
+    self.drop = make_record(Dropping, rest, "config.condition").drop
+    self.bound: tuple[Bound, ...] = ()
+    for name, condition in conditions_of(config):
+      self._check_alone(name, condition)
+      lead = condition.bind(context)
+      ends = np.cumsum([offset, *(part.rows for part in lead.parts)])
+      self.bound += (Bound(name, condition, lead, tuple(int(n) for n in ends[:-1])),)
+      offset = int(ends[-1])
+    self.rows = offset
+    self.fields = {b.condition.field: b for b in self.bound if b.condition.given}
+    parts = [part for b in self.bound for part in b.lead.parts]
+    self.length = sum(math.prod(part.grid) for part in parts)
+    # Convolutional networks lay a coarse grid under the codes; several codebooks make no grid.
+    last = parts[-1] if parts else None
+    self.grid = last.grid if last and last.spatial and len(last.grid) == 2 else ()
+
+  def _check_alone(self, name: str, condition: Any) -> None:
+    for other in self.bound:
+      if other.condition.field == condition.field:
+        raise UserError(
+          f"config.condition.{name}: reads the data's {condition.field}, as "
+          f"config.condition.{other.name} does; give one of them."
+        )
+
+  def prepare(self, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """On the host: the fields that the conditions read, checked."""
+    return {f: b.lead.prepare(np.asarray(batch[f]), (1,) * 3) for f, b in self.fields.items()}
+
+  def parts(
+    self,
+    values: Mapping[str, Any],
+    frozen: Mapping[str, Any],
+    rows: int,
+    scale: Sequence[float] = (1, 1, 1),
+  ) -> list[jax.Array]:
+    """Each part's tokens as a grid, int32 `[rows, *grid]`; -1 where its condition is not given.
+
+    Args:
+      values: {field: prepared values, on the device}; "coarser": codes of the coarser levels.
+      frozen: {name of a condition: weights of its tokenizer}.
+      rows: B.
+      scale: as for `Lead.prepare`.
+    """
+    parts = []
+    for name, condition, lead, offsets in self.bound:
+      given = values.get(condition.field)
+      if given is None:
+        shapes = [
+          [round(n * s) for n, s in zip(part.grid, scale)] if part.spatial else part.grid
+          for part in lead.parts
+        ]
+        parts += [jnp.full((rows, *shape), -1, jnp.int32) for shape in shapes]
+      else:
+        tokens = lead.tokens(given, frozen.get(name))
+        parts += [part + first for part, first in zip(tokens, offsets)]
+    return parts
+
+  def tokens(self, values: Mapping[str, Any], frozen: Mapping[str, Any], rows: int) -> jax.Array:
+    """int32 `[rows, P]`; see `parts`."""
+    return string(self.parts(values, frozen, rows), rows)
+
+  def dropped(self, key: jax.Array, tokens_BP: jax.Array) -> jax.Array:
+    """The prefix with all its tokens -1 in a share `drop` of the examples."""
+    gone_B = jax.random.bernoulli(key, self.drop, tokens_BP.shape[:1])
+    return jnp.where(gone_B[:, None], -1, tokens_BP)
+
+  @property
+  def tokenizers(self) -> dict[str, Any]:
+    """{name of a condition: the frozen tokenizer that it reads by}."""
+    return {b.name: b.lead.tokenizer for b in self.bound if b.lead.tokenizer is not None}
+
+
+def string(parts: Sequence[jax.Array], rows: int) -> jax.Array:
+  """Arrays `[rows, ...]` of tokens in a row, int32 `[rows, P]`."""
+  empty = jnp.zeros((rows, 0), jnp.int32)
+  return jnp.concatenate([empty, *(part.reshape(rows, -1) for part in parts)], axis=1)
