@@ -4,10 +4,8 @@
   python -m vqjax.main --config=configs/fsq_imagenet.py --workdir=runs/fsq_imagenet
 
 As maskgit_tokenizer but for the quantizer: levels (8, 5, 5, 5), no codebook, no auxiliary losses.
-  The paper reports
-that MaskGIT on these codes reaches an FID of 4.53, where the learned codebook reaches 4.51. Data
-  and LPIPS: see
-configs/common.py.
+The paper reports that MaskGIT on these codes reaches an FID of 4.53, where the learned codebook
+reaches 4.51. Data and LPIPS: see configs/common.py.
 """
 
 from configs import common, maskgit_tokenizer

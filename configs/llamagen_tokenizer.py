@@ -4,8 +4,9 @@ the unit sphere.
   python -m vqjax.main --config=configs/llamagen_tokenizer.py --workdir=runs/llamagen_tokenizer
 
 The paper reports, at 256 pixels, a reconstruction FID of 2.19, 20.79 dB PSNR and 97 % of the
-codebook in use after 40 epochs. Data: ImageNet through TFDS; the perceptual loss needs LPIPS
-weights; for both see configs/common.py.
+codebook in use after 40 epochs. The k-means start of the codebook and the revival of its dead codes
+are ours. Data: ImageNet through TFDS; the perceptual loss needs LPIPS weights; for both see
+configs/common.py.
 """
 
 from configs import common

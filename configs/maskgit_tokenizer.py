@@ -4,8 +4,8 @@ discriminator.
   python -m vqjax.main --config=configs/maskgit_tokenizer.py --workdir=runs/maskgit_tokenizer
 
 Weights and learning rates are those of the released configuration: entropy penalty 0.1, adversarial
-  weight 0.1 with R1
-at 10 in every step. Its perceptual distance is between ResNet-50 activations; ours is LPIPS at the
+weight 0.1 with R1 at 10 in every step. The k-means start of the codebook and the revival of its
+dead codes are ours. Its perceptual distance is between ResNet-50 activations; ours is LPIPS at the
 same weight (see configs/common.py). The paper judges the tokenizer by what maskgit_imagenet makes
 of it, an FID of 6.18. Data: ImageNet through TFDS.
 """

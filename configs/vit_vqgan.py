@@ -4,8 +4,8 @@ of 8,192.
   python -m vqjax.main --config=configs/vit_vqgan.py --workdir=runs/vit_vqgan
 
 The small model with the paper's weights, less its logit-Laplace term (0.1 beside the squared
-error's 1). For its best model the paper reports a reconstruction FID of 1.28 on ImageNet. Data and
-LPIPS: see configs/common.py.
+error's 1), and with our k-means start and revival of dead codes. For its best model the paper
+reports a reconstruction FID of 1.28 on ImageNet. Data and LPIPS: see configs/common.py.
 """
 
 from configs import common

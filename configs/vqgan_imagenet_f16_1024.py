@@ -7,6 +7,10 @@ The release reports a reconstruction FID of 7.94 against the validation images. 
 joins after 250,000 steps. Data: ImageNet through TFDS, see configs/common.py. The perceptual loss
 needs LPIPS weights, see `LPIPS` there; without them set loss.perceptual_weight=0 and
 loss.feature_weight=1. The learning rate is published per image; the batch is our choice.
+
+The released weights were trained with taming's legacy order of the two codebook losses (beta on the
+codebook's), a uniform start and no revival, as here. Where too few codes stay in use, train with the
+paper's order and our defaults instead: name only the size and `dim` of the quantizer.
 """
 
 from configs import common
@@ -20,7 +24,9 @@ def get_config():
       ops=dict(size=256, channels=3, crop="random_resized", min_area=0.5, flip=True),
       model=dict(
           name="resnet",
-          quantizer=dict(name="vq", codebook_size=1_024, dim=256, codebook_weight=1.0, commitment_weight=0.25)),
+          quantizer=dict(
+              name="vq", codebook_size=1_024, dim=256, codebook_weight=0.25, commitment_weight=1.0,
+              codebook_init="uniform", revive=0.0)),
       disc=dict(name="patchgan", channels=64, n_layers=3, norm="batch"),
       loss=dict(
           reconstruction="l1", perceptual_weight=1.0, perceptual_weights=common.LPIPS, adversarial="hinge",

@@ -6,7 +6,8 @@
 The release reports a reconstruction FID of 4.98 against the validation images. The discriminator is
 there from the start. Data: ImageNet through TFDS, see configs/common.py. The perceptual loss needs
 LPIPS weights, see `LPIPS` there; without them set loss.perceptual_weight=0 and
-loss.feature_weight=1. The learning rate is published per image; the batch is our choice.
+loss.feature_weight=1. The learning rate is published per image; the batch is our choice. The
+codebook is trained as in vqgan_imagenet_f16_1024.
 """
 
 from configs import vqgan_imagenet_f16_1024

@@ -6,7 +6,7 @@
 The release, trained on OpenImages, reports a reconstruction FID of 1.49 against ImageNet's
 validation images. Its temperature falls from 0.9 to 1e-6 over a million steps by half a cosine, its
 KL weight of 1e-8 has our units (sum over codes, mean over positions); the discriminator's settings
-were not released and are those of the f = 16 model. Data:
+were not released and are those of the f = 16 model. Codes start with variance 1, as theirs. Data:
 ImageNet through TFDS, see configs/common.py, where LPIPS is explained too.
 """
 

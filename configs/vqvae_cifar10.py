@@ -6,7 +6,8 @@ codes of 512.
 TFDS downloads the data (170 MB). Ten codes stand at a position, all from one codebook. The paper
 reports 4.67 bits per dimension as a bound on the likelihood (4.51 for a continuous VAE); the
 squared error trained here is that of its Gaussian likelihood, and `python -m vqjax.evaluate` prints
-it as MSE and PSNR. The width of a code is not published; 64 is the usual choice.
+it as MSE and PSNR. The width of a code is not published; 64 is the usual choice. The codebook is
+trained as in vqvae_imagenet.
 """
 
 from configs import common
@@ -19,7 +20,9 @@ def get_config():
       model=dict(
           name="vqvae", hidden=256, residual_hidden=256, residual_blocks=2, downsamples=2,
           quantizer=dict(
-              name="grouped", groups=10, codebooks="shared", quantizer=dict(name="vq", codebook_size=512, dim=64))),
+              name="grouped", groups=10, codebooks="shared", quantizer=dict(
+                  name="vq", codebook_size=512, dim=64, codebook_weight=1.0, commitment_weight=0.25,
+                  codebook_init="normal", revive=0.0))),
       batch_size=128,
       total_steps=250_000,
       optim=dict(lr=2e-4, schedule="constant", b2=0.999),

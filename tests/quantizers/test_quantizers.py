@@ -206,7 +206,7 @@ def precisions(jaxpr):
 
 @pytest.mark.parametrize("name", build.names("quantizers"))
 def test_every_product_runs_at_the_precision_of_the_search(name):
-  """TensorFloat-32 and single bfloat16 passes, the accelerators' defaults, move codes and logits."""
+  """TensorFloat-32 and single bfloat16 passes, accelerators' defaults, move codes and logits."""
   q = build.build("quantizers", dict(name=name, **SMALL.get(name, {})))
   z = jnp.zeros((2, 3, q.input_width))
   keys = {"params": jax.random.key(0), "codes": jax.random.key(1)}

@@ -1,6 +1,8 @@
 """Quantizers against the arrays that vector-quantize-pytorch and taming-transformers computed."""
 
+import importlib
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -158,3 +160,20 @@ def test_codes_of_openai(golden):
   q = quantizer("gumbel", codebook_size=size, dim=4, projection="none")
   variables = initial(q, data["logits"])
   np.testing.assert_array_equal(evaluate(q, variables, data["logits"]).ids, data["indices"])
+
+
+@pytest.mark.parametrize(
+  "name,codebook,commitment,init",
+  [
+    ("vqgan_imagenet_f16_1024", 0.25, 1.0, "uniform"),
+    ("vqgan_imagenet_f16_16384", 0.25, 1.0, "uniform"),
+    ("vqvae_imagenet", 1.0, 0.25, "normal"),
+    ("vqvae_cifar10", 1.0, 0.25, "normal"),
+  ],
+)
+def test_configs_train_codebooks_as_published(name, codebook, commitment, init, monkeypatch):
+  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2]))
+  cfg = importlib.import_module(f"configs.{name}").get_config()["model"]["quantizer"]
+  cfg = cfg.get("quantizer", cfg)
+  assert (cfg["codebook_weight"], cfg["commitment_weight"]) == (codebook, commitment)
+  assert (cfg["codebook_init"], cfg["revive"]) == (init, 0.0)

@@ -165,7 +165,7 @@ def test_schedules():
 
 
 def test_ibq_loss_is_the_published_one():
-  """IndexPropagationQuantize of TencentARC/SEED-Voken: value, and gradients of latents and codes."""
+  """IndexPropagationQuantize of TencentARC/SEED-Voken: value, gradients of latents and codes."""
   z, codes = normal(0, 37, 4), normal(1, 9, 4)
   q, _ = make("ibq", z, codebook_size=9, dim=4, entropy_weight=0.0)
   sg = jax.lax.stop_gradient
@@ -392,9 +392,9 @@ def test_a_shared_codebook_learns_once_from_all_of_its_positions(outer):
 
 
 @pytest.mark.parametrize("name", ["vq", "ema"])
-def test_codes_that_no_level_uses_are_revived_by_any_level(name):
+def test_a_code_is_revived_where_no_level_uses_it(name):
   """A code that the second level alone uses is not dead."""
-  z = jnp.concatenate([jnp.full((32, 2), 5.0), jnp.full((32, 2), 5.5)])
+  z = jnp.concatenate([jnp.full((32, 2), 5.5), jnp.full((32, 2), 5.0)])
   inner = dict(name=name, codebook_size=4, dim=2, codebook_init="normal", revive=0.98)
   q, variables = make("residual", z, quantizer=inner, depth=2, codebooks="shared")
   codes = jnp.array([[5.0, 5.0], [0.0, 0.0], [0.5, 0.5], [99.0, 99.0]])

@@ -16,7 +16,7 @@ def check_bits(module: Any) -> None:
   """Raises UserError where the fields that quantizers of bits share do not fit."""
   if not 1 <= module.dim <= 30:
     raise UserError(
-      f"dim: {module.dim} bits do not make int32 ids; take 1 to 30, for more the quantizer 'grouped'."
+      f"dim: {module.dim} bits do not make int32 ids; take 1 to 30, for more 'grouped'."
     )
   checks.within(module, "commitment_weight", "entropy_weight", "diversity", at_least=0)
   checks.within(module, "temperature", above=0)

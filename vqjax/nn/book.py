@@ -113,9 +113,9 @@ class Book:
   Adds the flag `initialised` to "stats", which whoever imports a codebook sets to True.
 
   Levels that share one codebook search it several times within a training step. All of them see the
-  codes that the step began with, and it learns once, from all that they were shown: every call redoes
-  the update from the step's beginning with the positions so far, and XLA drops what only earlier
-  calls wrote.
+  codes that the step began with, and it learns once, from all that they were shown: every call
+  redoes the update from the step's beginning with the positions so far, and XLA drops what only
+  earlier calls wrote.
   """
 
   def __init__(
@@ -142,7 +142,7 @@ class Book:
     return self._codes({name: variable.value for name, variable in self._state.items()})
 
   def search(self, z_ND: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-    """The codes in effect [K, D] and the ids [N] of the nearest; a training step learns from them."""
+    """The codes in effect [K, D] and the ids [N] of the nearest; a training step also learns."""
     if not train or self.module.is_initializing():
       codes_KD = self.codes
       return codes_KD, codebook.nearest(z_ND, codes_KD, metric=self.metric)

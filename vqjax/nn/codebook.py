@@ -301,7 +301,7 @@ def squared_error(a: jax.Array, b: jax.Array) -> jax.Array:
 def vq_losses(
   z_ND: jax.Array, q_ND: jax.Array, codebook_weight: float, commitment_weight: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The weighted sum, and the terms: `codebook` moves codes only, `commitment` moves latents only."""
+  """The weighted sum, and the terms: `codebook` moves codes only, `commitment` latents only."""
   terms = {
     "codebook": squared_error(q_ND, jax.lax.stop_gradient(z_ND)),
     "commitment": squared_error(jax.lax.stop_gradient(q_ND), z_ND),

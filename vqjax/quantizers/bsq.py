@@ -39,20 +39,16 @@ class Model(nn.Module):
   diversity: float = 1.0
   temperature: float = 1.0
   group_bits: int = 9
-
   level: int | None = fields.program(None)  # of `residual`; None stands alone
 
   input_width = width = property(lambda self: self.dim)
+  codebook_size = property(lambda self: 2**self.dim)
   num_codebooks = 1
   as_level = "finer"
 
   def __post_init__(self):
     bits.check_bits(self)
     super().__post_init__()
-
-  @property
-  def codebook_size(self) -> int:
-    return 2**self.dim
 
   @property
   def scale(self) -> float:

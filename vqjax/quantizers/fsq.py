@@ -46,21 +46,17 @@ class Model(nn.Module):
       )
     if self.codebook_size > 2**30:
       raise UserError(
-        f"levels: {tuple(self.levels)} make over 2^30 codes; take fewer, or the quantizer 'grouped'."
+        f"levels: {tuple(self.levels)} make over 2^30 codes; take fewer, or 'grouped'."
       )
     super().__post_init__()
 
   def bounded(self, z: jax.Array) -> jax.Array:
-    """Latents [..., D] in float32 by tanh, to codes' range and half a step beyond for even L."""
-    values = np.asarray(self.levels, np.float32)
+    """Latents [..., D] by tanh to the range of the codes, in float32."""
+    values = np.asarray(self.levels, np.float32)[None]
     half = (values - 1.0) * (1.0 + _EPS) / 2.0
     offset = np.where(values % 2 == 0, 0.5, 0.0).astype(np.float32)
-    shift, half, offset, middle = np.broadcast_arrays(
-      np.arctanh(offset / half), half, offset, values // 2
-    )
-    z_ND = codebook.rows(z, self.width)
-    bounded_ND = (jnp.tanh(z_ND + shift[None]) * half[None] - offset[None]) / middle[None]
-    return bounded_ND.reshape(z.shape)
+    tanh_ND = jnp.tanh(codebook.rows(z, self.width) + np.arctanh(offset / half))
+    return ((tanh_ND * half - offset) / (values // 2)).reshape(z.shape)
 
   def at_level(self, level: int) -> Model:
     return self.clone(parent=None, level=level)

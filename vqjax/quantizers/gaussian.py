@@ -56,5 +56,5 @@ class Model(nn.Module):
 
   def embed(self, ids: Any) -> jax.Array:
     raise UserError(
-      "quantizer: 'gaussian' has no codes to embed; choose one with a codebook, such as 'vq' or 'fsq'."
+      "quantizer: 'gaussian' has no codes to embed; choose one that does, such as 'vq' or 'fsq'."
     )

@@ -1,4 +1,4 @@
-"""A categorical posterior over codes: Gumbel-softmax and Gumbel-max, with KL to the uniform prior."""
+"""A categorical posterior over codes: Gumbel-softmax or Gumbel-max, and KL to the uniform prior."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def _check(name: str, value: Schedule, least: Literal["at least 0", "above 0"]) 
     numeric = len(value) == 4 and all(isinstance(v, (int, float)) for v in value[:3])
     if not numeric or not 0 < value[2] < math.inf or value[3] not in shapes:
       raise UserError(
-        f"{name}: {value!r} is no schedule; give (from, to, steps above 0, one of {', '.join(shapes)})."
+        f"{name}: {value!r} is no schedule; "
+        f"give (from, to, steps above 0, one of {', '.join(shapes)})."
       )
     numbers = value[:2]
     if value[3] == "exponential":

@@ -53,10 +53,10 @@ class Model(nn.Module):
   """The code of largest inner product; gradients reach all codes through the softmax over them
   (arXiv 2412.02692).
 
-  The loss quantizes twice, as in the published code (TencentARC/SEED-Voken): q is the code with that
-  gradient, and e the same code by plain look-up. Its codebook starts there as `standard_normal`, and
-  nothing is revived. It cannot be a level of `residual`: codes learn through the output, of which
-  `residual` passes on the first level's gradient only.
+  The loss quantizes twice, as in the published code (TencentARC/SEED-Voken): q is the code with
+  that gradient, and e the same code by plain look-up. The codebook starts there as
+  "standard_normal"; revival is ours. It cannot be a level of `residual`: codes learn through the
+  output, of which `residual` passes on the first level's gradient only.
 
   Variables: params `codebook` [K, D]; "stats" as in `nn.book.by_gradient`. The codes in effect are
   their sum.

@@ -36,5 +36,5 @@ class Model(nn.Module):
 
   def embed(self, ids: Any) -> jax.Array:
     raise UserError(
-      "quantizer: 'identity' has no codes to embed; choose one with a codebook, such as 'vq' or 'fsq'."
+      "quantizer: 'identity' has no codes to embed; choose one that does, such as 'vq' or 'fsq'."
     )

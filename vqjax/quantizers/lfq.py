@@ -14,7 +14,8 @@ from vqjax.quantizers import Quantized, quantized
 class Model(nn.Module):
   """Signs of the channels, kept in use by an entropy penalty (arXiv 2310.05737, eq. 3 and 4).
 
-  Codes are ±1 (±2^-i at level i of `residual`, without bounds); the first channel is the most significant bit of the id; zero counts as -1.
+  Codes are ±1, and ±2^-i at level i of `residual`, which bounds nothing. The first channel is the
+  most significant bit of the id; zero counts as -1.
 
   Attributes:
     dim: number of channels and bits; K = 2^dim.
@@ -32,20 +33,16 @@ class Model(nn.Module):
   diversity: float = 1.0
   temperature: float = 0.01
   group_bits: int = 10
-
   level: int | None = fields.program(None)  # of `residual`; None stands alone
 
   input_width = width = property(lambda self: self.dim)
+  codebook_size = property(lambda self: 2**self.dim)
   num_codebooks = 1
   as_level = "finer"
 
   def __post_init__(self):
     bits.check_bits(self)
     super().__post_init__()
-
-  @property
-  def codebook_size(self) -> int:
-    return 2**self.dim
 
   @property
   def scale(self) -> float:

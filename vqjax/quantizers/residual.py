@@ -19,10 +19,10 @@ class Model(nn.Module):
   """Sums `depth` levels of any quantizer (arXiv 2107.03312, alg. 1; RQ-VAE, arXiv 2203.01941).
   Coarse levels first.
 
-  Where codes are fixed, latents are bounded once and every level's codes are finer than those of the
-  level before. Losses add up over levels; metrics are means over them, but `usage` and `perplexity`
-  of a shared codebook are of all levels together. `embed` also takes ids [..., q] of the first q
-  levels only. It is no level of another one: give more depth.
+  Where codes are fixed, latents are bounded once and every level's codes are finer than those of
+  the level before. Losses add up over levels; metrics are means over them, but `usage` and
+  `perplexity` of a shared codebook are of all levels together. `embed` also takes ids [..., q] of
+  the first q levels only. It cannot be a level of another one: give more depth.
 
   Attributes:
     quantizer: the level's quantizer, one whose `as_level` is not "none".
@@ -49,7 +49,7 @@ class Model(nn.Module):
     if self.quantizer.as_level == "none":
       name = type(self.quantizer).__module__.rpartition(".")[-1]
       raise UserError(
-        f"quantizer: {name!r} cannot be a level of 'residual'; choose one such as 'vq', 'ema' or 'fsq'."
+        f"quantizer: {name!r} cannot be a level of 'residual'; choose one such as 'vq' or 'fsq'."
       )
     super().__post_init__()
 
@@ -83,7 +83,7 @@ class Model(nn.Module):
     return Quantized(total.astype(z.dtype), ids, loss, metrics)
 
   def _usage(self, ids: Sequence[jax.Array]) -> dict[str, jax.Array]:
-    """Usage of the shared codebook by all levels; the mean over its own codebooks if it has several."""
+    """Usage of the shared codebook by all levels (mean over the level's codebooks, if several)."""
     each = [jnp.stack(ids)]
     if self.quantizer.num_codebooks > 1:
       each = [each[0][..., i] for i in range(self.quantizer.num_codebooks)]
