@@ -105,15 +105,15 @@ def with_tokenizer(config: ConfigDict, suffix: str, folder: pathlib.Path) -> Con
   weights.
   """
   maps = config.condition.get("layout_codes") or {}
-  for place, folder in ((config, folder / "tokenizer"), (maps, folder / "maps")):
+  for place, workdir in ((config, folder / "tokenizer"), (maps, folder / "maps")):
     name = "tokenizer"
     if not place.get(name):
       continue
     tokenizer = load(pathlib.Path(place[name]).name.removesuffix("_debug") + suffix)
-    folder.mkdir()
-    configuration.save(tokenizer, folder)
-    configuration.save_spec(spec_of(tokenizer), folder)
-    place[name] = str(folder)
+    workdir.mkdir()
+    configuration.save(tokenizer, workdir)
+    configuration.save_spec(spec_of(tokenizer), workdir)
+    place[name] = str(workdir)
   return config
 
 

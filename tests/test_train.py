@@ -20,6 +20,7 @@ from vqjax import (
   convert,
   data,
   importers,
+  journal,
   pictures,
   train,
   writers,
@@ -150,17 +151,15 @@ def test_a_crashed_run_on_tf_data_continues_bit_for_bit(tmp_path, monkeypatch):
 def test_sigterm_saves_and_the_run_continues_bit_for_bit(tmp_path, monkeypatch):
   config = tiny()
   train.train(config, tmp_path / "whole")
-  seen = []
-  fetch = train._Loop._fetch
+  add = journal.Journal.add
 
-  def asked(self, before=None):
-    seen.append(before)
-    if len(seen) == 5:
+  def asked(self, step, metrics):
+    if step == 5:
       os.kill(os.getpid(), signal.SIGTERM)
-    fetch(self, before)
+    add(self, step, metrics)
 
   with monkeypatch.context() as patch:
-    patch.setattr(train._Loop, "_fetch", asked)
+    patch.setattr(journal.Journal, "add", asked)
     train.train(config, tmp_path / "stopped")
   assert not (tmp_path / "stopped" / "checkpoints" / "12").exists()
   train.train(config, tmp_path / "stopped")
@@ -220,9 +219,9 @@ def test_devices_do_not_change_the_losses():
 
 def test_divergence_names_the_step_and_the_term(tmp_path):
   config = tiny(optim=dict(lr=1e25, schedule="constant"), save_every=1, log_every=1)
-  advice = f"config.optim.lr.*--config.init_from={tmp_path} and config.optim.clip"
   with pytest.raises(
-    UserError, match=rf"step \d+: (loss|eval)/\w+ is (nan|inf); .*checkpoint.*{advice}"
+    UserError,
+    match=r"step 1: (loss|eval)/\w+ is (nan|inf); no checkpoint .*config.optim.lr and config.optim.clip",
   ) as e:
     train.train(config, tmp_path)
   assert "\n" not in str(e.value)
@@ -318,17 +317,16 @@ def test_continuing_without_batch_json_reads_no_batch_twice(tmp_path, monkeypatc
     def close(self):
       self.closed = True
 
-  class Loop:
-    def __init__(self, run, workdir, stream, first, checkpoints, window):
+  class Batches(train.Batches):
+    def __init__(self, run, stream, first=None):
+      super().__init__(run, stream, first)
       seen.append((stream.step, first))
 
-    def go(self, state):
-      return {}
-
   monkeypatch.setattr(train.data.Dataset, "train", lambda *args, step, **kwargs: Stream(step))
-  monkeypatch.setattr(train, "_Loop", Loop)
+  monkeypatch.setattr(train, "Batches", Batches)
+  config.total_steps = 2
   train.train(config, tmp_path)
-  assert seen == [(2, None)] and [(s.step, s.closed) for s in streams] == [(0, True), (2, False)]
+  assert seen == [(2, None)] and [(s.step, s.closed) for s in streams] == [(0, True), (2, True)]
 
 
 def test_a_kill_while_the_config_is_written_leaves_the_old_one(tmp_path, monkeypatch):

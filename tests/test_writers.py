@@ -8,7 +8,9 @@ import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from vqjax import files, writers
 from vqjax.errors import UserError

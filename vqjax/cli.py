@@ -5,6 +5,7 @@ of a traceback.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
 import pathlib
@@ -40,6 +41,7 @@ def setup() -> None:
   log = logging.getLogger("vqjax")
   log.handlers, log.propagate = [handler], False
   log.setLevel(logging.INFO)
+  _warn_of_slow_scatter(log)
   cache = os.environ.get("VQJAX_CACHE", str(pathlib.Path.home() / ".cache" / "vqjax" / "xla"))
   if cache:
     jax.config.update("jax_compilation_cache_dir", cache)
@@ -53,8 +55,21 @@ def setup() -> None:
         process_id=int(os.environ["JAX_PROCESS_ID"]),
       )
     jax.distributed.initialize(**arguments)
-    if start_up := preemption.start_up():
-      start_up.claim()  # jax.distributed has taken SIGTERM
+    start_up = preemption.start_up()
+    if start_up and jax.process_count() == 1:
+      start_up.claim()  # jax.distributed has taken SIGTERM, which on several processes is its own
+
+
+def _warn_of_slow_scatter(log: logging.Logger) -> None:
+  """Names the jaxlib versions whose float32 scatter-add on GPUs is a compare-and-swap loop."""
+  import jaxlib.version
+
+  on_gpu = any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
+  if on_gpu and (0, 10, 2) <= jaxlib.version.__version_info__ < (0, 11, 1):
+    log.warning(
+      "jaxlib %s adds slowly on GPUs (jax issue 38806); use another version",
+      jaxlib.version.__version__,
+    )
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -64,10 +79,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   try:
     setup()
     main(sys.argv[1:])
+  except KeyboardInterrupt:
+    print("interrupted; the same command continues", file=sys.stderr, flush=True)
+    sys.exit(130)
   except (UserError, OSError) as e:
-    if (
-      isinstance(e, OSError) and e.errno is None
-    ):  # not the system's, but some library's word: no mistake of the user's
-      raise
+    if isinstance(e, OSError) and e.errno is None:
+      raise  # not the system's, but some library's word: no mistake of the user's
     print(f"error: {e}", file=sys.stderr, flush=True)
     sys.exit(1)

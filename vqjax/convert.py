@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vqjax import cli, importers
+from vqjax import cli, files, importers
 from vqjax.build import module, names
 from vqjax.errors import UserError
 from vqjax.importers import _torch_file
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument(
     "--checkpoint", action="append", type=pathlib.Path, default=[], metavar="FILE"
   )
-  parser.add_argument("--workdir", type=pathlib.Path)
+  parser.add_argument("--workdir", type=files.path)
   parser.add_argument("--output", type=pathlib.Path, help="the file, of a source that makes one")
   parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE")
   args = parser.parse_args(argv)

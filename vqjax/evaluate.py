@@ -9,20 +9,18 @@ nearest.png (samples above the training images nearest to them, to see memorisin
 
 from __future__ import annotations
 
-import json
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from vqjax import cli
+from vqjax import cli, files
 from vqjax.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=pathlib.Path)
+  parser.add_argument("--workdir", required=True, type=files.path)
   parser.add_argument(
     "--data", metavar="PATH", help="local data instead of what the run was trained on"
   )
@@ -58,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
   if jax.process_index() != 0:
     return
   file = args.workdir / "evaluation.json"
-  file.write_text(json.dumps(result, indent=2) + "\n")
+  files.write_json(file, result)
   plain = [[k, f"{v:.5g}"] for k, v in figures.items() if "/" not in k]
   print(writers.table(["measure", "value"], plain))
   for name, protocol in result["protocol"].items():
@@ -83,7 +81,7 @@ def _pictures(
   nats = np.array([v for k, v in figures.items() if k.startswith("nats_at/")])
   if nats.size and len(modules.latent.shape) == 2:
     heat, low, high = heat_map(nats.reshape(*modules.latent.shape, -1).mean(-1))
-    pictures.save(workdir / "positions.png", pictures.sheet([heat[None]], enlarge=256))
+    _write(workdir / "positions.png", pictures.sheet([heat[None]], enlarge=256))
     print(
       f"positions.png: nats per position of the grid, from {low:.2f} (black) over red and yellow to "
       f"{high:.2f} and more (white)"
@@ -95,13 +93,17 @@ def _pictures(
   samples = model.sample(num, **conditions)
   nearest, seen = _nearest(samples, _training(model, dataset, of))
   show = model.info.signal.pictures
-  pictures.save(
-    workdir / "nearest.png", pictures.sheet([show(samples), show(nearest)], enlarge=128)
-  )
+  _write(workdir / "nearest.png", pictures.sheet([show(samples), show(nearest)], enlarge=128))
   print(
     f"nearest.png: above, samples; below, the nearest of {seen} training examples to each: copies "
     "would mean memorising"
   )
+
+
+def _write(file: files.Path, sheet: np.ndarray) -> None:
+  from vqjax import pictures
+
+  files.write_bytes(file, pictures.encode(sheet))
 
 
 def heat_map(values_HW: np.ndarray) -> tuple[np.ndarray, float, float]:

@@ -81,19 +81,20 @@ class Journal:
       self._writer.scalars(step, mean, images_per_second=rate)
     self._window = []
 
-  def held_out(self, step: int, figures: Mapping[str, float], rows: Sequence[np.ndarray]) -> None:
-    """Writes the held-out figures of a step and its preview, rows of pictures."""
-    figures = {f"eval/{k}": v for k, v in figures.items()}
+  def held_out(self, step: int, figures: Mapping[str, float]) -> None:
+    """Writes the held-out figures of a step. Raises UserError for one that is not finite."""
     # The step's own loss was of the parameters before it: an update that spoils them shows here
     # first.
-    self.check_finite(step, figures)
+    self.check_finite(step, {f"eval/{k}": v for k, v in figures.items()})
     if self._writer:
-      self._writer.scalars(step, figures)
+      self._writer.scalars(step, {f"eval/{k}": v for k, v in figures.items()})
+      plain = [f"{k} {v:.4g}" for k, v in figures.items() if "/" not in k]
+      self._progress.say("  ".join([f"step {step}: held out", *plain]))
+
+  def preview(self, step: int, rows: Sequence[np.ndarray]) -> None:
+    """Writes rows of pictures; what took time until now is no part of the next lines' rate."""
+    if self._writer:
       self._writer.picture(step, "preview", pictures.sheet(rows))
-      plain = {k.removeprefix("eval/"): v for k, v in figures.items() if k.count("/") == 1}
-      self._progress.say(
-        f"step {step}: held out  " + "  ".join(f"{k} {v:.4g}" for k, v in plain.items())
-      )
       self._progress.restart(step)
 
   def check_finite(self, step: int, values: Mapping[str, float]) -> None:

@@ -24,6 +24,8 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--workdir", required=True, help="where the run lives")
   parser.add_argument("--data", metavar="PATH", help="local data instead of the config's")
   args = parser.parse_args(argv)
+  if start_up := preemption.start_up():
+    start_up.begins(files.path(args.workdir))
   fit(args.config, args.workdir, overrides, args.data)
 
 

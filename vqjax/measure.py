@@ -111,15 +111,19 @@ class HeldOut:
       plain = [name for name in names if "/" not in name]
       raise UserError(f"config.best: there is no held-out figure {best!r}.{near_miss(best, plain)}")
 
-  def measure(self, weights: Any) -> tuple[dict[str, float], Sequence[np.ndarray]]:
-    """(figures, rows of pictures)."""
+  def figures(self, weights: Any) -> dict[str, float]:
+    """The run's measures over its first `eval_examples` held-out examples."""
+    limit = self._run.config["eval_examples"]
+    return evaluate_split(self._run, self._dataset, weights, limit=limit)
+
+  def preview(self, weights: Any) -> Sequence[np.ndarray]:
+    """Rows of uint8 pictures."""
     run = self._run
-    figures = evaluate_split(run, self._dataset, weights, limit=run.config["eval_examples"])
     batch = jax.device_put(self._examples, sharding.replicated(run.mesh))
     # The same noise at every step shows what training changes.
     key = jax.random.key(run.config["seed"])
     out = jax.device_get(self._preview(weights, batch, key))
-    return figures, run.task.info.pictures(self._examples, out)
+    return run.task.info.pictures(self._examples, out)
 
 
 def evaluate_split(

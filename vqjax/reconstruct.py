@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vqjax import cli
+from vqjax import cli, files
 from vqjax.errors import UserError
 
 
@@ -37,7 +37,7 @@ def names(files: Sequence[pathlib.Path], suffix: str) -> list[pathlib.Path]:
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=pathlib.Path)
+  parser.add_argument("--workdir", required=True, type=files.path)
   parser.add_argument("--input", required=True, type=pathlib.Path, help="a file, or a folder")
   parser.add_argument("--output", required=True, type=pathlib.Path, help="a folder")
   args = parser.parse_args(argv)
@@ -55,12 +55,12 @@ def main(argv: Sequence[str]) -> None:
   signal, axes = info.signal, info.signal.axes
   listed = pictures.list_files(args.input) if args.input.is_dir() else []
   found = [args.input / name for name in listed if name.lower().endswith(signal.suffixes)]
-  files = found if args.input.is_dir() else [args.input]
-  if not files:
+  inputs = found if args.input.is_dir() else [args.input]
+  if not inputs:
     raise UserError(f"--input={args.input}: no picture found there.")
   failed = []
-  outputs = names([f.relative_to(base) for f in files], signal.suffix)
-  for file, name in zip(files, outputs):
+  outputs = names([f.relative_to(base) for f in inputs], signal.suffix)
+  for file, name in zip(inputs, outputs):
     try:
       value = signal.open(file, info.shape)
     except UserError as e:
@@ -69,10 +69,10 @@ def main(argv: Sequence[str]) -> None:
       continue
     recon = model.reconstruct(padded(value, info.factors)[None])[0]
     signal.save(args.output / name, recon[tuple(slice(n) for n in value.shape[:axes])])
-  if len(failed) == len(files):
+  if len(failed) == len(inputs):
     raise failed[0]
   left_out = f", {len(failed)} left out" if failed else ""
-  print(f"{len(files) - len(failed)} reconstruction(s) in {args.output}{left_out}")
+  print(f"{len(inputs) - len(failed)} reconstruction(s) in {args.output}{left_out}")
 
 
 if __name__ == "__main__":

@@ -15,17 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from vqjax import build, cli
+from vqjax import cli, files
 from vqjax.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
+  from vqjax.api.prior import condition_fields, scheme_options
+
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=pathlib.Path, help="a trained prior")
+  parser.add_argument("--workdir", required=True, type=files.path, help="a trained prior")
   parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("samples.png"))
   parser.add_argument("--num", type=int, default=16)
   parser.add_argument("--seed", type=int, default=0)
-  conditions, options = _conditions(), _options()
+  conditions, options = condition_fields(), scheme_options()
   for name, condition in conditions.items():
     parser.add_argument(f"--{name}", help=condition.help)
   for name in ("image", "mask", "gif"):
@@ -53,20 +55,6 @@ def main(argv: Sequence[str]) -> None:
     sheets = [pictures.sheet([f[i : i + 4] for i in range(0, len(f), 4)]) for f in frames]
     pictures.save_gif(args.gif, sheets)
     print(f"{len(frames)} steps in {args.gif}")
-
-
-def _conditions() -> dict[str, Any]:
-  """{flag: the class} of all conditions that can be given."""
-  classes = [build.member("conditions", name) for name in build.names("conditions")]
-  return {cls.field: cls for cls in classes if cls.given}
-
-
-def _options() -> dict[str, type]:
-  """{flag: its type} of the options of all schemes."""
-  from vqjax.sampler import COMMON
-
-  schemes = [build.member("schemes", name) for name in build.names("schemes")]
-  return COMMON | {k: kind for scheme in schemes for k, kind in scheme.options.items()}
 
 
 def _chosen(args: Any, options: Sequence[str]) -> dict[str, Any]:
@@ -131,8 +119,9 @@ def _draw(model: Any, args: Any, given: dict[str, Any]) -> tuple[list[np.ndarray
   if args.keep is not None:
     ids, conditions = model.held_out(args.num)
     known = {"ids": ids, "keep": args.keep}
+    shown = model.shown(**known)
     drawn = show(model.complete_codes(**known, **conditions | given))
-    return [*model.shown(**known), drawn], known | {"given": conditions}
+    return [*shown, drawn], known | {"given": conditions}
   drawn = show(model.sample(args.num, height=args.height, width=args.width, **given))
   groups = [
     value for value in given.values() if np.ndim(value) and len(np.unique(value, axis=0)) > 1

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from vqjax import cli
+from vqjax import cli, files
 from vqjax.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
   parser.add_argument(
-    "--workdir", required=True, type=pathlib.Path, help="a trained or converted tokenizer"
+    "--workdir", required=True, type=files.path, help="a trained or converted tokenizer"
   )
   parser.add_argument("--output", required=True, type=pathlib.Path)
   parser.add_argument("--data", metavar="PATH")

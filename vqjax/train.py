@@ -179,8 +179,10 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
       if due or stop:
         journal.flush()
       if due:
-        figures, rows = held_out.measure(weights_of(state, frozen))
-        journal.held_out(step, figures, rows)
+        weights = weights_of(state, frozen)
+        figures = held_out.figures(weights)
+        journal.held_out(step, figures)
+        journal.preview(step, held_out.preview(weights))
       if due or stop:
         journal.written()
         held.check()  # nothing is written where another process took over meanwhile
@@ -203,7 +205,6 @@ def _claim(workdir: files.Path, config: Any) -> Iterator[holder.Holder]:
   start_up = preemption.start_up()
   held = holder.Holder(workdir, jax.process_index(), jax.process_count())
   if start_up:
-    start_up.begins(workdir)
     start_up.leave(held.release)
   with held:
     if (workdir / "config.json").exists() and (steps := files.saved_steps(workdir)):

@@ -4,7 +4,7 @@ Prior, which samples, completes and tells how probable codes are.
 
 from __future__ import annotations
 
-import pathlib
+import os
 
 from vqjax.api._loaded import Loaded, open_run
 from vqjax.api.prior import Prior
@@ -13,7 +13,7 @@ from vqjax.api.tokenizer import Tokenizer
 __all__ = ["Loaded", "Prior", "Tokenizer", "load", "open_run"]
 
 
-def load(workdir: str | pathlib.Path) -> Tokenizer | Prior:
+def load(workdir: str | os.PathLike[str]) -> Tokenizer | Prior:
   """Opens the run in `workdir`, trained or converted."""
   loaded = open_run(workdir)
   return {"autoencode": Tokenizer.of, "prior": Prior}[loaded.config.task](loaded)

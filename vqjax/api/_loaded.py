@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pathlib
+import os
 from typing import Any, NamedTuple
 
-from vqjax import checkpoint, config as configuration, lineage, sharding, train
+from vqjax import checkpoint, config as configuration, files, lineage, sharding, train
 from vqjax.data import Dataset
 from vqjax.errors import UserError
 from vqjax.tasks import Weights
@@ -14,7 +14,7 @@ from vqjax.tasks import Weights
 class Loaded(NamedTuple):
   """A run and its newest weights, averaged ones where an average was kept, on the devices."""
 
-  workdir: pathlib.Path
+  workdir: files.Path
   config: Any
   run: train.Run
   weights: Weights
@@ -24,9 +24,9 @@ class Loaded(NamedTuple):
     return Dataset(self.config.data, self.config.ops)
 
 
-def open_run(workdir: str | pathlib.Path) -> Loaded:
+def open_run(workdir: str | os.PathLike[str]) -> Loaded:
   """Reads the run in `workdir`. Raises UserError where there is none, or nothing of it was saved."""
-  workdir = pathlib.Path(workdir)
+  workdir = files.path(workdir)
   config = configuration.of_run(workdir)
   spec = configuration.read_spec(workdir)
   if spec is None:

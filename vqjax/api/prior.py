@@ -14,14 +14,12 @@ from vqjax import build
 from vqjax.api._loaded import Loaded, open_run
 from vqjax.api.tokenizer import Tokenizer
 from vqjax.errors import UserError, near_miss
-from vqjax.sampler import Given, Sampler
+from vqjax.sampler import COMMON, Given, Sampler
 from vqjax.tasks._first_stage import joined
 
 
 class Prior:
   """A trained prior, with the tokenizer whose codes it models.
-
-  `encode`, `decode` and `reconstruct` are the tokenizer's.
 
   Attributes:
     tokenizer: the Tokenizer.
@@ -38,8 +36,18 @@ class Prior:
     self.tokenizer = Tokenizer(stage.workdir, stage.config, stage.task, frozen, mesh)
     self.info = self.tokenizer.info
     self.sampler = Sampler(self.modules, loaded.weights, mesh)
-    self.encode, self.decode = self.tokenizer.encode, self.tokenizer.decode
-    self.reconstruct = self.tokenizer.reconstruct
+
+  def encode(self, values: Any) -> Any:
+    """As Tokenizer.encode."""
+    return self.tokenizer.encode(values)
+
+  def decode(self, ids: Any) -> np.ndarray:
+    """As Tokenizer.decode."""
+    return self.tokenizer.decode(ids)
+
+  def reconstruct(self, values: Any) -> np.ndarray:
+    """As Tokenizer.reconstruct."""
+    return self.tokenizer.reconstruct(values)
 
   def sample(
     self,
@@ -263,10 +271,12 @@ class Prior:
     options = self._options
     named = {name: value for name, value in given.items() if value is not None}
     conditions = {}
-    for name in named.keys() - options:
+    # Options of other schemes go on to the sampler, which says whose they are not.
+    elsewhere = scheme_options().keys()
+    for name in named.keys() - options - elsewhere:
       self.condition(name)
       conditions[name] = self._fields[name].lead.given(named[name], num)
-    return conditions, {k: v for k, v in named.items() if k in options}
+    return conditions, {k: v for k, v in named.items() if k not in conditions}
 
   def _check_finest(self) -> None:
     level, total = self.modules.level, len(self.info.levels)
@@ -295,6 +305,13 @@ def condition_fields() -> dict[str, Any]:
   """{name by which callers give it: the class} of all conditions that can be given."""
   classes = [build.member("conditions", name) for name in build.names("conditions")]
   return {cls.field: cls for cls in classes if cls.given}
+
+
+@functools.cache
+def scheme_options() -> dict[str, type]:
+  """{name: type} of what all schemes let callers choose when they sample."""
+  schemes = [build.member("schemes", name) for name in build.names("schemes")]
+  return COMMON | {k: kind for scheme in schemes for k, kind in scheme.options.items()}
 
 
 def _greyed(pictures: np.ndarray, hidden_BL: np.ndarray, latent: Any) -> np.ndarray:

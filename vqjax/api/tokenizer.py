@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
-from vqjax import sharding
+from vqjax import files, sharding
 from vqjax.api._loaded import Loaded
 from vqjax.errors import UserError
 from vqjax.tasks import Task, Weights
@@ -28,7 +27,7 @@ class Tokenizer:
     info: what it encodes and into what, see vqjax.tasks.Info.
   """
 
-  def __init__(self, workdir: pathlib.Path, config: Any, task: Task, weights: Weights, mesh: Any):
+  def __init__(self, workdir: files.Path, config: Any, task: Task, weights: Weights, mesh: Any):
     self.workdir, self.config, self.task, self.weights = workdir, config, task, weights
     self.info, self._mesh = task.info, mesh
     self._compiled: dict[str, Any] = {}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from vqjax import checkpoint, config as configuration
+from vqjax import checkpoint, config as configuration, files
 from vqjax.errors import UserError
 from vqjax.tasks import Info, Weights, autoencode
 
@@ -31,7 +30,7 @@ class FirstStage:
   """
 
   def __init__(self, workdir: str, spec: Mapping[str, Any], option: str, field: str | None = None):
-    self.workdir, self.option = pathlib.Path(workdir), option
+    self.workdir, self.option = files.path(workdir), option
     self.config = configuration.of_run(self.workdir)
     if self.config.task != "autoencode":
       raise UserError(f"{option}: {workdir} is no tokenizer; give the workdir of one.")
