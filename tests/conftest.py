@@ -3,6 +3,7 @@ shared by all runs.
 """
 
 import contextlib
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -17,9 +18,8 @@ flags = os.environ.get("XLA_FLAGS", "")
 if "host_platform_device_count" not in flags:
   # Tests compile far more than they compute: optimised code would double the suite.
   flags += " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-  if importlib.metadata.version("jaxlib").startswith(
-    "0.10."
-  ):  # XLA stops at a flag that a version does not know
+  # XLA stops at a flag that a version does not know.
+  if importlib.metadata.version("jaxlib").startswith("0.10."):
     flags += " --xla_cpu_use_fusion_emitters=false"
   os.environ["XLA_FLAGS"] = flags.strip()
 
@@ -35,6 +35,14 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 _SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_module():
+  """Drops what a module compiled: kept until the end, a worker would hold several gigabytes."""
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture(scope="session")
