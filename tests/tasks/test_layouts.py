@@ -268,7 +268,10 @@ def test_what_does_not_fit_is_one_line(runs, prior, of_maps, of_prior, tmp_path,
       lambda: make(("image", "label")),
       "config.signal.name: 'layout' learns the data's layout, but they yield image, label",
     ),
-    (lambda: make(("layout",), signal=dict(name="layout")), r"config.signal\(layout\): needs classes"),
+    (
+      lambda: make(("layout",), signal=dict(name="layout")),
+      r"config.signal\(layout\): needs classes",
+    ),
     (
       lambda: make(("layout",), loss=dict(reconstruction="l1")),
       "config.loss.reconstruction: 'l1' is no loss of the signal 'layout'",

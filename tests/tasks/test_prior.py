@@ -247,9 +247,12 @@ def test_bad_requests_are_one_line(tokenizer, priors, tmp_path):
       lambda: model.sample(1, layout=np.zeros((16, 16), int)),
       "layout: this prior was trained without one",
     ),
-    (lambda: model.sample(1, top_k=0), "top_k: 0 is outside 1 to 8"),
+    (lambda: model.sample(1, top_k=0), "top_k: 0 is no whole number from 1 up"),
     (lambda: model.sample(1, top_k=9), "top_k: 9 is outside 1 to 8"),
-    (lambda: model.sample(1, steps=4), "steps: the scheme autoregressive has no such option"),
+    (
+      lambda: model.sample(1, steps=4),
+      "steps: this prior has no such condition or option. Known: .*label",
+    ),
     (lambda: model.complete(images, keep=1.5), "keep: 1.5 is outside 0 to 1"),
     (
       lambda: model.complete(images, mask=np.ones((16, 16))),
@@ -276,10 +279,13 @@ def test_bad_requests_are_one_line(tokenizer, priors, tmp_path):
       "guidance_schedule: 'cosin' is none of constant, linear",
     ),
     (lambda: model.sample(1, temperature=float("inf")), "temperature: inf"),
-    (lambda: model.sample(1, prefix=3), "prefix: the scheme autoregressive has no such option"),
+    (
+      lambda: model.sample(1, prefix=3),
+      "prefix: this prior has no such condition or option. Known: .*label",
+    ),
     (
       lambda: model.complete(images, height=24),
-      "height: the scheme autoregressive has no such option",
+      "height: this prior has no such condition or option. Known: .*label",
     ),
     (lambda: model.complete_codes(np.zeros((1, 5, 5), int)), "over grids of 4 x 4 codes"),
     (lambda: model.log_prob(np.full((1, 4, 4), 99)), "ids: 99 to 99 is not within 0 to 7"),
