@@ -20,7 +20,6 @@ from vqjax import build, config as configuration, data, sharding, train
 from vqjax.data import ops
 from vqjax.errors import UserError
 from vqjax.latents import Codes
-from vqjax.tasks import autoencode
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 if str(CONFIGS.parent) not in sys.path:  # as it is for `python -m vqjax.main` in the repository
@@ -76,14 +75,11 @@ def test_the_source_and_the_ops_know_the_fields(name):
 
 def spec_of(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
   """The shapes of a batch of this config's data."""
-  shape = (config.batch_size, config.ops.size, config.ops.size, config.ops.get("channels") or 3)
-  labelled = config.condition and config.condition.get("labels")
-  label = {"label": jax.ShapeDtypeStruct(shape[:1], "int32")} if labelled else {}
-  mapped = autoencode.reads(config) == "layout" or (
-    config.condition and config.condition.get("layout_tokenizer")
-  )
-  layout = {"layout": jax.ShapeDtypeStruct(shape[:3], "uint8")} if mapped else {}
-  return {"image": jax.ShapeDtypeStruct(shape, "uint8")} | label | layout
+  example = build.module("tasks", config.task).spec(config)
+  return {
+    k: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
+    for k, (shape, dtype) in example.items()
+  }
 
 
 def abstract_run(config: ConfigDict) -> tuple[train.Run, dict[str, jax.ShapeDtypeStruct]]:
@@ -91,7 +87,7 @@ def abstract_run(config: ConfigDict) -> tuple[train.Run, dict[str, jax.ShapeDtyp
   spec = spec_of(config)
   run = train.Run(config, spec)
   sharding.local_batch_size(config.batch_size, run.mesh)
-  state, metrics = jax.eval_shape(run._step, run.abstract, run.task.frozen_shapes(), spec)
+  state, metrics = jax.eval_shape(run._step, run.abstract, run.task.frozen.shapes(), spec)
   types = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert types(state) == types(run.abstract)
   return run, metrics
@@ -108,14 +104,16 @@ def with_tokenizer(config: ConfigDict, suffix: str, folder: pathlib.Path) -> Con
   """The prior's config, pointed at workdirs that have its tokenizers' configs and shapes, but no
   weights.
   """
-  for place, name in ((config, "tokenizer"), (config.condition or {}, "layout_tokenizer")):
+  maps = config.condition.get("layout_codes") or {}
+  for place, folder in ((config, folder / "tokenizer"), (maps, folder / "maps")):
+    name = "tokenizer"
     if not place.get(name):
       continue
     tokenizer = load(pathlib.Path(place[name]).name.removesuffix("_debug") + suffix)
-    (folder / name).mkdir()
-    configuration.save(tokenizer, folder / name)
-    configuration.save_spec(spec_of(tokenizer), folder / name)
-    place[name] = str(folder / name)
+    folder.mkdir()
+    configuration.save(tokenizer, folder)
+    configuration.save_spec(spec_of(tokenizer), folder)
+    place[name] = str(folder)
   return config
 
 
@@ -186,7 +184,7 @@ def test_debug_variant_takes_two_steps(name, tmp_path):
   state = zeros.replace(
     params=params, stats=ones, ema=None if zeros.ema is None else params["model"]
   )
-  frozen = values(run.task.frozen_shapes(), 0.05)
+  frozen = values(run.task.frozen.shapes(), 0.05)
   for _ in range(2):
     state, metrics = run.step(state, frozen, sharding.to_global(run.task.prepare(batch), run.mesh))
   assert int(state.step) == 2
