@@ -143,7 +143,7 @@ def test_the_discriminator_may_wait_for_its_start():
 
 
 def test_a_discriminator_sees_what_the_output_stands_for():
-  """Two output channels for each of the image: the mean of the likelihood has those of the image."""
+  """The likelihood has two output channels for each of the image, its mean as many as the image."""
   task = make(loss=dict(reconstruction="logit_laplace", perceptual_weight=0.0))
   run = task.info.modules
   batch = {"image": jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)}
