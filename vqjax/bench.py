@@ -102,7 +102,8 @@ def bench_config(config: Any, repeats: int) -> list[tuple[str, str]]:
     ("compile time", f"{compile_seconds:.1f} s"),
     (
       "step time",
-      f"{1e3 * median:.1f} ms (from {1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f}, {repeats} repeats)",
+      f"{1e3 * median:.1f} ms (from {1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f}, "
+      f"{repeats} repeats)",
     ),
     ("step", f"{config.batch_size / median:.1f} examples/s"),
     ("input pipeline", f"{4 * config.batch_size / statistics.median(pipeline):.1f} examples/s"),
