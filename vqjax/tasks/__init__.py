@@ -79,6 +79,9 @@ class Task(NamedTuple):
   predict: {name: fn(weights, batch, key) -> dict of arrays}, for measures, previews and the API;
     `weights` is a `Weights`.
   prepare(batch) -> batch: on the host; picks and checks the fields that the task reads.
+  restart(average, params, before, after) -> average: of params["model"], with the entries that mean
+    something else since the step which began with `params` and led from the stats `before` to
+    `after`: they take the value in `params`, from which they are averaged anew.
   """
 
   init: Callable[..., Any]
@@ -87,3 +90,4 @@ class Task(NamedTuple):
   prepare: Callable[[dict[str, Any]], dict[str, Any]]
   info: Info
   frozen: Frozen = Frozen()
+  restart: Callable[[Any, Any, Any, Any], Any] = lambda average, params, before, after: average
