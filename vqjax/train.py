@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -102,13 +103,14 @@ class Run:
 
   def _init(self, key: jax.Array, params: Any = None, stats: Any = None) -> State:
     batch = {k: jnp.zeros((1, *v.shape[1:]), v.dtype) for k, v in self.spec.items()}
-    drawn_params, drawn_stats = self.task.init(key, batch)
+    drawn_params, drawn_stats = self.task.init(_stream(key, "init"), batch)
     params, stats = drawn_params | (params or {}), drawn_stats | (stats or {})
     ema = jax.tree.map(jnp.copy, params["model"]) if self.config["ema_decay"] else None
     return State(jnp.zeros((), jnp.int32), params, stats, self.tx.init(params), ema)
 
   def _step(self, state: State, frozen: Any, batch: Any) -> tuple[State, dict[str, jax.Array]]:
-    key = jax.random.fold_in(jax.random.key(self.config["seed"]), state.step)
+    key = _stream(jax.random.key(self.config["seed"]), "steps")
+    key = jax.random.fold_in(key, state.step)
     grad = jax.value_and_grad(self.task.loss, has_aux=True)
     (total, (stats, metrics)), grads = grad(
       state.params, state.stats, frozen, batch, key, state.step
@@ -118,15 +120,30 @@ class Run:
     metrics |= {"loss/total": total} | {
       f"grad_norm/{k}": optax.tree.norm(v) for k, v in grads.items()
     }
-    return State(state.step + 1, params, stats, opt, self._average(state, params)), metrics
+    return State(state.step + 1, params, stats, opt, self._average(state, params, stats)), metrics
 
-  def _average(self, state: State, params: Any) -> Any:
+  def _average(self, state: State, params: Any, stats: Any) -> Any:
+    """The average after a step that led from `state` to `params` and `stats`: it moves when the
+    parameters do, once per update.
+    """
     if state.ema is None:
       return None
-    # Early on the average follows closely, or the first thousand steps would show the
+    ema = self.task.restart(state.ema, state.params, state.stats, stats)
+    steps, accumulate = state.step + 1, self.config["accumulate"]
+    updates = steps // accumulate
+    # Early on the average follows closely, or the first thousand updates would show the
     # initialisation.
-    decay = jnp.minimum(self.config["ema_decay"], (1.0 + state.step) / (10.0 + state.step))
-    return jax.tree.map(lambda e, p: e * decay + p * (1 - decay), state.ema, params["model"])
+    decay = jnp.minimum(self.config["ema_decay"], updates / (9.0 + updates))
+    decay = jnp.where(steps % accumulate == 0, decay, 1.0)
+    return jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params["model"])
+
+
+def _stream(key: jax.Array, name: str) -> jax.Array:
+  """The key of one use of a run's seed.
+
+  Folds of small numbers into the seed itself would meet each other: split(key)[i] is fold_in(key, i).
+  """
+  return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def weights_of(state: State, frozen: Any) -> Weights:

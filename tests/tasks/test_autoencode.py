@@ -82,12 +82,14 @@ def test_gradients_equal_those_of_the_plain_loss():
         )
 
 
-@pytest.mark.parametrize("model", ["vqvae", "vit"])
-def test_adaptive_weight_is_the_ratio_at_the_last_layer(model):
+@pytest.mark.parametrize(
+  "model, reconstruction", [("vqvae", "l2"), ("vit", "l2"), ("vqvae", "logit_laplace")]
+)
+def test_adaptive_weight_is_the_ratio_at_the_last_layer(model, reconstruction):
   """VQGAN's lambda from gradients of whole losses at the last kernel, taken through the whole
   model.
   """
-  task = make(model, loss=dict(reconstruction="l2", adversarial_weight=1.0))
+  task = make(model, loss=dict(reconstruction=reconstruction, adversarial_weight=1.0))
   params, stats, batch = setup(task)
   _, (_, metrics) = jax.jit(task.loss)(params, stats, {}, batch, jax.random.key(2), jnp.int32(0))
   run = task.info.modules
@@ -103,8 +105,10 @@ def test_adaptive_weight_is_the_ratio_at_the_last_layer(model):
         mutable=list(stats["model"]),
         rngs={"codes": jax.random.fold_in(jax.random.key(2), 0)},
       )
+      laplace = reconstruction == "logit_laplace"
       if name == "nll":
-        return jnp.square(recon - x).mean()
+        return losses.logit_laplace(recon, x) if laplace else jnp.square(recon - x).mean()
+      recon = losses.logit_laplace_mean(recon) if laplace else recon
       (logits, _), _ = run.disc.apply(
         {"params": params["disc"], **stats["disc"]}, recon, train=True, mutable=["batch_stats"]
       )
@@ -122,15 +126,18 @@ def test_adaptive_weight_is_the_ratio_at_the_last_layer(model):
 
 def test_every_term_is_logged_weighted_and_not():
   task = make(loss=dict(feature_weight=0.5, lecam_weight=0.1, r1_weight=0.2, r1_every=2))
-  params, stats, batch = setup(task)
-  _, (stats, metrics) = jax.jit(task.loss)(
-    params, stats, {}, batch, jax.random.key(2), jnp.int32(2)
-  )
+  params, begun, batch = setup(task)
+  loss = jax.jit(task.loss)
+  _, (stats, metrics) = loss(params, begun, {}, batch, jax.random.key(2), jnp.int32(2))
   for term in ("reconstruction", "features", "adversarial", "discriminator", "lecam", "r1"):
     assert {f"loss/{term}", f"raw/{term}"} <= metrics.keys()
   assert {"codes/usage", "codes/perplexity"} <= metrics.keys()
   np.testing.assert_allclose(metrics["loss/r1"], 0.2 * 2 * metrics["raw/r1"], rtol=1e-5)
-  assert float(stats["lecam"]["real"]) != 0
+  # Left out of every other step, R1 counts as if it were taken at its weight in all.
+  _, (_, between) = loss(params, begun, {}, batch, jax.random.key(2), jnp.int32(3))
+  taken = [float(m["loss/r1"]) for m in (metrics, between)]
+  np.testing.assert_allclose(np.mean(taken), 0.2 * metrics["raw/r1"], rtol=1e-5)
+  assert taken[1] == 0 and float(stats["lecam"]["real"]) != 0
 
 
 def test_the_discriminator_may_wait_for_its_start():

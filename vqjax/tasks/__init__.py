@@ -47,6 +47,7 @@ class Info(NamedTuple):
   levels: the latents of its tokenizer, coarse first, see vqjax.latents; () without codes.
   evaluators: the measures that it is judged by, unless its config names others.
   pictures(batch, out) -> rows of uint8 pictures [N, H, W, 1 or 3] of the prediction "preview".
+  exact: whether the prediction "likelihood" is -log p itself, or else a bound on it.
   modules: the record behind the task's functions, for what serves this task alone (the sampler).
   """
 
@@ -57,6 +58,7 @@ class Info(NamedTuple):
   evaluators: tuple[Any, ...]
   pictures: Callable[[Any, Any], Sequence[Any]]
   modules: Any
+  exact: bool = False
 
   @property
   def size(self) -> tuple[int, ...]:
@@ -66,7 +68,8 @@ class Info(NamedTuple):
   @property
   def measured(self) -> dict[str, Any]:
     """Values for the fields of measures that the program sets."""
-    return {"signal": self.signal, "levels": self.levels, "values": math.prod(self.shape)}
+    values = math.prod(self.shape)
+    return {"signal": self.signal, "levels": self.levels, "values": values, "exact": self.exact}
 
 
 class Task(NamedTuple):
@@ -79,6 +82,9 @@ class Task(NamedTuple):
   predict: {name: fn(weights, batch, key) -> dict of arrays}, for measures, previews and the API;
     `weights` is a `Weights`.
   prepare(batch) -> batch: on the host; picks and checks the fields that the task reads.
+  restart(average, params, before, after) -> average: of params["model"], with the entries that mean
+    something else since the step which began with `params` and led from the stats `before` to
+    `after`: they take the value in `params`, from which they are averaged anew.
   """
 
   init: Callable[..., Any]
@@ -87,3 +93,4 @@ class Task(NamedTuple):
   prepare: Callable[[dict[str, Any]], dict[str, Any]]
   info: Info
   frozen: Frozen = Frozen()
+  restart: Callable[[Any, Any, Any, Any], Any] = lambda average, params, before, after: average

@@ -15,7 +15,7 @@ from vqjax import fields
 from vqjax.build import build, make as make_record
 from vqjax.errors import UserError, near_miss
 from vqjax.latents import Codes
-from vqjax.nn import losses, perceptual
+from vqjax.nn import book, losses, perceptual
 from vqjax.signals import Likelihood
 from vqjax.tasks import Frozen, Info, Task, Weights, _loss_terms as loss_terms
 
@@ -87,6 +87,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
       modules=run,
     ),
     frozen=Frozen(run.frozen, run.frozen_shapes),
+    restart=lambda average, *step: book.restart(average, *(tree["model"] for tree in step)),
   )
 
 

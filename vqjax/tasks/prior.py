@@ -89,7 +89,10 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     predict=predict | ({"likelihood": run.likelihood} if measured else {}),
     prepare=run.prepare,
     info=tokenizer.info._replace(
-      evaluators=("likelihood",) if measured else (), pictures=run.pictures, modules=run
+      evaluators=("likelihood",) if measured else (),
+      pictures=run.pictures,
+      modules=run,
+      exact=measured and scheme.exact,
     ),
     frozen=Frozen(run.frozen, run.frozen_shapes, run.identity),
   )
