@@ -47,7 +47,7 @@ def within(
   for field in fields:
     value = getattr(module, field)
     fits = (
-      math.isfinite(value)
+      abs(value) < math.inf  # math.isfinite takes no large int
       and (at_least is None or value >= at_least)
       and (above is None or value > above)
       and (at_most is None or value <= at_most)
