@@ -25,5 +25,6 @@ def debug(size: int = 32, **overrides: Any) -> dict[str, Any]:
   A prior's debug run reads the debug run of its tokenizer, from runs/<tokenizer>_debug.
   """
   return dict(
-      data=dict(name="shapes", size=size), ops=dict(size=size), batch_size=8, total_steps=2, log_every=1, save_every=2,
-      eval_examples=8, preview=4, **overrides)
+    data=dict(name="shapes", size=size), ops=dict(size=size), batch_size=8, total_steps=2,
+    log_every=1, save_every=2,
+    eval_examples=8, preview=4, **overrides)

@@ -17,19 +17,20 @@ from configs import common
 
 def get_config():
   return dict(
-      data=common.IMAGENET,
-      ops=dict(size=256, channels=3, crop="random_resized", min_area=0.79, flip=True),
-      model=dict(
-          name="dvae", dtype="bfloat16",
-          quantizer=dict(
-              name="gumbel", codebook_size=8_192, dim=128, projection="none", mode="soft",
-              temperature=(1.0, 1 / 16, 150_000, "cosine"), kl_weight=(0.0, 6.6 / 192, 5_000, "linear"))),
-      loss=dict(reconstruction="logit_laplace"),
-      batch_size=512,
-      total_steps=1_200_000,
-      optim=dict(lr=1e-4, end_lr=1.25e-6, b1=0.9, b2=0.999, weight_decay=1e-4),
-      ema_decay=0.999,
-      save_every=5_000,
-      debug=common.debug(
-          16, model=dict(hidden=8, groups=2, blocks_per_group=1, quantizer=dict(codebook_size=64, dim=16))),
+    data=common.IMAGENET,
+    ops=dict(size=256, channels=3, crop="random_resized", min_area=0.79, flip=True),
+    model=dict(
+      name="dvae", dtype="bfloat16",
+      quantizer=dict(
+        name="gumbel", codebook_size=8_192, dim=128, projection="none", mode="soft",
+        temperature=(1.0, 1 / 16, 150_000, "cosine"), kl_weight=(0.0, 6.6 / 192, 5_000, "linear"))),
+    loss=dict(reconstruction="logit_laplace"),
+    batch_size=512,
+    total_steps=1_200_000,
+    optim=dict(lr=1e-4, end_lr=1.25e-6, b1=0.9, b2=0.999, weight_decay=1e-4),
+    ema_decay=0.999,
+    save_every=5_000,
+    debug=common.debug(
+      16,
+      model=dict(hidden=8, groups=2, blocks_per_group=1, quantizer=dict(codebook_size=64, dim=16))),
   )

@@ -13,8 +13,9 @@ from configs import common, maskgit_tokenizer
 
 def get_config():
   return maskgit_tokenizer.get_config() | dict(
-      model=dict(
-          name="resnet", attn_resolutions=(), mid_attention=False, quantizer=dict(name="fsq", levels=(8, 5, 5, 5))),
-      debug=common.debug(
-          16, model=common.TINY_RESNET, disc=common.TINY_STYLEGAN, loss=dict(perceptual_weight=0.0)),
+    model=dict(
+      name="resnet", attn_resolutions=(), mid_attention=False,
+      quantizer=dict(name="fsq", levels=(8, 5, 5, 5))),
+    debug=common.debug(
+      16, model=common.TINY_RESNET, disc=common.TINY_STYLEGAN, loss=dict(perceptual_weight=0.0)),
   )

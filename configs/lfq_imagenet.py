@@ -14,21 +14,23 @@ from configs import common
 
 def get_config():
   return dict(
-      data=common.IMAGENET,
-      ops=dict(size=256, channels=3, crop="random_resized", min_area=0.8, flip=True),
-      model=dict(
-          name="resnet", num_res_blocks=4, attn_resolutions=(), mid_attention=False, dtype="bfloat16",
-          quantizer=dict(name="lfq", dim=18, entropy_weight=0.1, commitment_weight=0.25, temperature=0.01)),
-      disc=dict(name="stylegan", dtype="bfloat16"),
-      loss=dict(
-          reconstruction="l2", perceptual_weight=0.1, perceptual_weights=common.LPIPS, adversarial="non_saturating",
-          adversarial_weight=0.1, adaptive="none", lecam_weight=0.01),
-      batch_size=256,
-      total_steps=1_350_000,
-      optim=dict(lr=1e-4, warmup=10_000, b1=0.0, b2=0.99),
-      ema_decay=0.999,
-      save_every=5_000,
-      debug=common.debug(
-          16, model=dict(common.TINY_RESNET, quantizer=dict(dim=6)), disc=common.TINY_STYLEGAN,
-          loss=dict(perceptual_weight=0.0)),
+    data=common.IMAGENET,
+    ops=dict(size=256, channels=3, crop="random_resized", min_area=0.8, flip=True),
+    model=dict(
+      name="resnet", num_res_blocks=4, attn_resolutions=(), mid_attention=False, dtype="bfloat16",
+      quantizer=dict(
+        name="lfq", dim=18, entropy_weight=0.1, commitment_weight=0.25, temperature=0.01)),
+    disc=dict(name="stylegan", dtype="bfloat16"),
+    loss=dict(
+      reconstruction="l2", perceptual_weight=0.1, perceptual_weights=common.LPIPS,
+      adversarial="non_saturating",
+      adversarial_weight=0.1, adaptive="none", lecam_weight=0.01),
+    batch_size=256,
+    total_steps=1_350_000,
+    optim=dict(lr=1e-4, warmup=10_000, b1=0.0, b2=0.99),
+    ema_decay=0.999,
+    save_every=5_000,
+    debug=common.debug(
+      16, model=dict(common.TINY_RESNET, quantizer=dict(dim=6)), disc=common.TINY_STYLEGAN,
+      loss=dict(perceptual_weight=0.0)),
   )

@@ -15,21 +15,23 @@ from configs import common
 
 def get_config():
   return dict(
-      data=common.IMAGENET,
-      ops=dict(size=256, channels=3, crop="random_resized", min_area=0.8, flip=True),
-      model=dict(
-          name="resnet", attn_resolutions=(), mid_attention=False,
-          quantizer=dict(name="vq", codebook_size=1_024, dim=256, entropy_weight=0.1, entropy_temperature=0.01)),
-      disc=dict(name="stylegan"),
-      loss=dict(
-          reconstruction="l2", perceptual_weight=0.1, perceptual_weights=common.LPIPS, adversarial="non_saturating",
-          adversarial_weight=0.1, adaptive="none", r1_weight=10.0, r1_every=1),
-      batch_size=256,
-      total_steps=1_000_000,
-      optim=dict(lr=1e-4, schedule="constant", b1=0.0, b2=0.99),
-      ema_decay=0.9999,
-      save_every=5_000,
-      debug=common.debug(
-          16, model=dict(common.TINY_RESNET, quantizer=dict(codebook_size=64, dim=8)),
-          disc=common.TINY_STYLEGAN, loss=dict(perceptual_weight=0.0)),
+    data=common.IMAGENET,
+    ops=dict(size=256, channels=3, crop="random_resized", min_area=0.8, flip=True),
+    model=dict(
+      name="resnet", attn_resolutions=(), mid_attention=False,
+      quantizer=dict(
+        name="vq", codebook_size=1_024, dim=256, entropy_weight=0.1, entropy_temperature=0.01)),
+    disc=dict(name="stylegan"),
+    loss=dict(
+      reconstruction="l2", perceptual_weight=0.1, perceptual_weights=common.LPIPS,
+      adversarial="non_saturating",
+      adversarial_weight=0.1, adaptive="none", r1_weight=10.0, r1_every=1),
+    batch_size=256,
+    total_steps=1_000_000,
+    optim=dict(lr=1e-4, schedule="constant", b1=0.0, b2=0.99),
+    ema_decay=0.9999,
+    save_every=5_000,
+    debug=common.debug(
+      16, model=dict(common.TINY_RESNET, quantizer=dict(codebook_size=64, dim=8)),
+      disc=common.TINY_STYLEGAN, loss=dict(perceptual_weight=0.0)),
   )

@@ -1,6 +1,7 @@
 """Discrete diffusion over Fashion-MNIST codes, given the class (arXiv 2107.03006, 2111.14822).
 
-  python -m vqjax.main --config=configs/prior_fashion_mnist_diffusion.py --workdir=runs/prior_fashion_mnist_diffusion
+  python -m vqjax.main --config=configs/prior_fashion_mnist_diffusion.py \
+      --workdir=runs/prior_fashion_mnist_diffusion
 
 Needs runs/vqvae_fashion_mnist. One of four priors with the same data, batch and steps:
   autoregressive, masked,

@@ -1,7 +1,8 @@
 """Masked generation of Fashion-MNIST codes, many at a time, given the class (MaskGIT, arXiv
 2202.04200).
 
-  python -m vqjax.main --config=configs/prior_fashion_mnist_masked.py --workdir=runs/prior_fashion_mnist_masked
+  python -m vqjax.main --config=configs/prior_fashion_mnist_masked.py \
+      --workdir=runs/prior_fashion_mnist_masked
 
 Needs runs/vqvae_fashion_mnist. One of four priors with the same data, batch and steps:
   autoregressive, masked,

@@ -1,7 +1,8 @@
 """A gated PixelCNN over Fashion-MNIST codes, given the class (arXiv 1606.05328), as VQ-VAE's prior
 was.
 
-  python -m vqjax.main --config=configs/prior_fashion_mnist_pixelcnn.py --workdir=runs/prior_fashion_mnist_pixelcnn
+  python -m vqjax.main --config=configs/prior_fashion_mnist_pixelcnn.py \
+      --workdir=runs/prior_fashion_mnist_pixelcnn
 
 Needs runs/vqvae_fashion_mnist. One of four priors with the same data, batch and steps:
   autoregressive, masked,

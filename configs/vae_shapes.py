@@ -14,8 +14,8 @@ from configs import common, vqvae_shapes
 
 def get_config():
   return vqvae_shapes.get_config() | dict(
-      model=dict(
-          name="vqvae", hidden=64, residual_hidden=32, residual_blocks=2, downsamples=2,
-          quantizer=dict(name="gaussian", dim=4, kl_weight=1e-3)),
-      debug=common.debug(model=common.TINY_VQVAE),
+    model=dict(
+      name="vqvae", hidden=64, residual_hidden=32, residual_blocks=2, downsamples=2,
+      quantizer=dict(name="gaussian", dim=4, kl_weight=1e-3)),
+    debug=common.debug(model=common.TINY_VQVAE),
   )

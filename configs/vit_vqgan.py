@@ -13,18 +13,22 @@ from configs import common
 
 def get_config():
   return dict(
-      data=common.IMAGENET,
-      ops=dict(size=256, channels=3, crop="random_resized", min_area=0.5, flip=True),
-      model=dict(name="vit", dtype="bfloat16", quantizer=dict(name="vq", codebook_size=8_192, dim=32, normalize="l2")),
-      disc=dict(name="stylegan", dtype="bfloat16"),
-      loss=dict(
-          reconstruction="l2", perceptual_weight=0.1, perceptual_weights=common.LPIPS, adversarial="non_saturating",
-          adversarial_weight=0.1, adaptive="none"),
-      batch_size=256,
-      total_steps=500_000,
-      optim=dict(lr=1e-4, end_lr=5e-5, warmup=25_000, b1=0.9, b2=0.99, weight_decay=1e-4),
-      save_every=5_000,
-      debug=common.debug(
-          16, model=dict(width=32, depth=1, heads=2, mlp_width=64, quantizer=dict(codebook_size=64, dim=8)),
-          disc=common.TINY_STYLEGAN, loss=dict(perceptual_weight=0.0)),
+    data=common.IMAGENET,
+    ops=dict(size=256, channels=3, crop="random_resized", min_area=0.5, flip=True),
+    model=dict(
+      name="vit", dtype="bfloat16",
+      quantizer=dict(name="vq", codebook_size=8_192, dim=32, normalize="l2")),
+    disc=dict(name="stylegan", dtype="bfloat16"),
+    loss=dict(
+      reconstruction="l2", perceptual_weight=0.1, perceptual_weights=common.LPIPS,
+      adversarial="non_saturating",
+      adversarial_weight=0.1, adaptive="none"),
+    batch_size=256,
+    total_steps=500_000,
+    optim=dict(lr=1e-4, end_lr=5e-5, warmup=25_000, b1=0.9, b2=0.99, weight_decay=1e-4),
+    save_every=5_000,
+    debug=common.debug(
+      16,
+      model=dict(width=32, depth=1, heads=2, mlp_width=64, quantizer=dict(codebook_size=64, dim=8)),
+      disc=common.TINY_STYLEGAN, loss=dict(perceptual_weight=0.0)),
   )

@@ -1,7 +1,8 @@
 """VQGAN on ImageNet at 256 pixels, f = 16, 16,384 codes, as taming-transformers trained it (arXiv
 2012.09841).
 
-  python -m vqjax.main --config=configs/vqgan_imagenet_f16_16384.py --workdir=runs/vqgan_imagenet_f16_16384
+  python -m vqjax.main --config=configs/vqgan_imagenet_f16_16384.py \
+      --workdir=runs/vqgan_imagenet_f16_16384
 
 The release reports a reconstruction FID of 4.98 against the validation images. The discriminator is
 there from the start. Data: ImageNet through TFDS, see configs/common.py. The perceptual loss needs

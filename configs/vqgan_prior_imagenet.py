@@ -16,17 +16,19 @@ BATCH = 64
 
 def get_config():
   return dict(
-      task="prior",
-      tokenizer="runs/vqgan_imagenet_f16_16384",
-      data=common.IMAGENET,
-      ops=dict(size=256, channels=3, crop="random_resized", min_area=0.5, flip=True),
-      model=dict(name="transformer", layers=48, width=1_536, heads=24, remat="block", dtype="bfloat16"),
-      scheme=dict(name="autoregressive"),
-      condition=dict(label=dict(classes=1_000)),
-      mesh=dict(data=1, fsdp=-1),
-      batch_size=BATCH,
-      total_steps=1_000_000,
-      optim=dict(lr=4.5e-6 * BATCH, schedule="constant", b1=0.9, b2=0.95, weight_decay=0.01),
-      save_every=5_000,
-      debug=common.debug(16, tokenizer="runs/vqgan_imagenet_f16_16384_debug", model=common.TINY_TRANSFORMER),
+    task="prior",
+    tokenizer="runs/vqgan_imagenet_f16_16384",
+    data=common.IMAGENET,
+    ops=dict(size=256, channels=3, crop="random_resized", min_area=0.5, flip=True),
+    model=dict(
+      name="transformer", layers=48, width=1_536, heads=24, remat="block", dtype="bfloat16"),
+    scheme=dict(name="autoregressive"),
+    condition=dict(label=dict(classes=1_000)),
+    mesh=dict(data=1, fsdp=-1),
+    batch_size=BATCH,
+    total_steps=1_000_000,
+    optim=dict(lr=4.5e-6 * BATCH, schedule="constant", b1=0.9, b2=0.95, weight_decay=0.01),
+    save_every=5_000,
+    debug=common.debug(
+      16, tokenizer="runs/vqgan_imagenet_f16_16384_debug", model=common.TINY_TRANSFORMER),
   )

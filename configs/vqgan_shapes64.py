@@ -14,6 +14,7 @@ def get_config():
   config = vqvae_shapes64.get_config()
   config["debug"] |= dict(disc=dict(channels=8), loss=dict(adversarial_start=1))
   return config | dict(
-      disc=dict(name="patchgan", channels=16, n_layers=2, norm="group"),
-      loss=dict(feature_weight=0.5, adversarial="hinge", adversarial_weight=0.3, adversarial_start=150),
+    disc=dict(name="patchgan", channels=16, n_layers=2, norm="group"),
+    loss=dict(
+      feature_weight=0.5, adversarial="hinge", adversarial_weight=0.3, adversarial_start=150),
   )

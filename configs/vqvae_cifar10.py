@@ -15,18 +15,19 @@ from configs import common
 
 def get_config():
   return dict(
-      data=dict(name="tfds", dataset="cifar10"),
-      ops=dict(size=32, channels=3, crop="none"),
-      model=dict(
-          name="vqvae", hidden=256, residual_hidden=256, residual_blocks=2, downsamples=2,
-          quantizer=dict(
-              name="grouped", groups=10, codebooks="shared", quantizer=dict(
-                  name="vq", codebook_size=512, dim=64, codebook_weight=1.0, commitment_weight=0.25,
-                  codebook_init="normal", revive=0.0))),
-      batch_size=128,
-      total_steps=250_000,
-      optim=dict(lr=2e-4, schedule="constant", b2=0.999),
-      save_every=5_000,
-      debug=common.debug(
-          model=common.TINY_VQVAE | dict(quantizer=dict(groups=2, quantizer=dict(codebook_size=32, dim=8)))),
+    data=dict(name="tfds", dataset="cifar10"),
+    ops=dict(size=32, channels=3, crop="none"),
+    model=dict(
+      name="vqvae", hidden=256, residual_hidden=256, residual_blocks=2, downsamples=2,
+      quantizer=dict(
+        name="grouped", groups=10, codebooks="shared", quantizer=dict(
+          name="vq", codebook_size=512, dim=64, codebook_weight=1.0, commitment_weight=0.25,
+          codebook_init="normal", revive=0.0))),
+    batch_size=128,
+    total_steps=250_000,
+    optim=dict(lr=2e-4, schedule="constant", b2=0.999),
+    save_every=5_000,
+    debug=common.debug(
+      model=common.TINY_VQVAE | dict(
+        quantizer=dict(groups=2, quantizer=dict(codebook_size=32, dim=8)))),
   )

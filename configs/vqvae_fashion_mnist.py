@@ -13,14 +13,14 @@ from configs import common
 
 def get_config():
   return dict(
-      data=common.FASHION_MNIST,
-      ops=dict(size=28, channels=1, crop="none"),
-      model=dict(
-          name="vqvae", hidden=64, residual_hidden=32, residual_blocks=2, downsamples=2,
-          quantizer=dict(name="ema", codebook_size=512, dim=64)),
-      batch_size=128,
-      total_steps=2_000,
-      optim=dict(lr=1e-3, warmup=100),
-      save_every=500,
-      debug=common.debug(28, model=common.TINY_VQVAE | dict(quantizer=dict(codebook_size=32, dim=8))),
+    data=common.FASHION_MNIST,
+    ops=dict(size=28, channels=1, crop="none"),
+    model=dict(
+      name="vqvae", hidden=64, residual_hidden=32, residual_blocks=2, downsamples=2,
+      quantizer=dict(name="ema", codebook_size=512, dim=64)),
+    batch_size=128,
+    total_steps=2_000,
+    optim=dict(lr=1e-3, warmup=100),
+    save_every=500,
+    debug=common.debug(28, model=common.TINY_VQVAE | dict(quantizer=dict(codebook_size=32, dim=8))),
   )

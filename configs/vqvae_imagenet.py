@@ -15,16 +15,16 @@ from configs import common
 
 def get_config():
   return dict(
-      data=common.IMAGENET,
-      ops=dict(size=128, channels=3),
-      model=dict(
-          name="vqvae", hidden=256, residual_hidden=256, residual_blocks=2, downsamples=2,
-          quantizer=dict(
-              name="vq", codebook_size=512, dim=64, codebook_weight=1.0, commitment_weight=0.25,
-              codebook_init="normal", revive=0.0)),
-      batch_size=128,
-      total_steps=250_000,
-      optim=dict(lr=2e-4, schedule="constant", b2=0.999),
-      save_every=5_000,
-      debug=common.debug(model=common.TINY_VQVAE | dict(quantizer=dict(codebook_size=32, dim=8))),
+    data=common.IMAGENET,
+    ops=dict(size=128, channels=3),
+    model=dict(
+      name="vqvae", hidden=256, residual_hidden=256, residual_blocks=2, downsamples=2,
+      quantizer=dict(
+        name="vq", codebook_size=512, dim=64, codebook_weight=1.0, commitment_weight=0.25,
+        codebook_init="normal", revive=0.0)),
+    batch_size=128,
+    total_steps=250_000,
+    optim=dict(lr=2e-4, schedule="constant", b2=0.999),
+    save_every=5_000,
+    debug=common.debug(model=common.TINY_VQVAE | dict(quantizer=dict(codebook_size=32, dim=8))),
   )

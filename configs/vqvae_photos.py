@@ -13,14 +13,14 @@ from configs import common
 
 def get_config():
   return dict(
-      data=dict(name="folder", path="data/photos"),
-      ops=dict(size=64, channels=3, crop="random", flip=True),
-      model=dict(
-          name="vqvae", hidden=64, residual_hidden=32, residual_blocks=2, downsamples=2,
-          quantizer=dict(name="ema", codebook_size=512, dim=64)),
-      batch_size=16,
-      total_steps=600,
-      optim=dict(lr=1e-3, warmup=100),
-      save_every=300,
-      debug=common.debug(model=common.TINY_VQVAE | dict(quantizer=dict(codebook_size=32, dim=8))),
+    data=dict(name="folder", path="data/photos"),
+    ops=dict(size=64, channels=3, crop="random", flip=True),
+    model=dict(
+      name="vqvae", hidden=64, residual_hidden=32, residual_blocks=2, downsamples=2,
+      quantizer=dict(name="ema", codebook_size=512, dim=64)),
+    batch_size=16,
+    total_steps=600,
+    optim=dict(lr=1e-3, warmup=100),
+    save_every=300,
+    debug=common.debug(model=common.TINY_VQVAE | dict(quantizer=dict(codebook_size=32, dim=8))),
   )

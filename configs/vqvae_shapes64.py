@@ -13,15 +13,15 @@ from configs import common
 
 def get_config():
   return dict(
-      data=dict(name="shapes", size=64),
-      ops=dict(size=64, channels=3),
-      model=dict(
-          name="vqvae", hidden=64, residual_hidden=32, residual_blocks=2, downsamples=3,
-          quantizer=dict(name="ema", codebook_size=512, dim=64)),
-      batch_size=16,
-      total_steps=600,
-      optim=dict(lr=6e-4, warmup=100, b1=0.5),
-      save_every=300,
-      evaluators=("distortion", "ssim", "codes", "sharpness"),
-      debug=common.debug(model=common.TINY_VQVAE | dict(quantizer=dict(codebook_size=32, dim=8))),
+    data=dict(name="shapes", size=64),
+    ops=dict(size=64, channels=3),
+    model=dict(
+      name="vqvae", hidden=64, residual_hidden=32, residual_blocks=2, downsamples=3,
+      quantizer=dict(name="ema", codebook_size=512, dim=64)),
+    batch_size=16,
+    total_steps=600,
+    optim=dict(lr=6e-4, warmup=100, b1=0.5),
+    save_every=300,
+    evaluators=("distortion", "ssim", "codes", "sharpness"),
+    debug=common.debug(model=common.TINY_VQVAE | dict(quantizer=dict(codebook_size=32, dim=8))),
   )

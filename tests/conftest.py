@@ -3,6 +3,7 @@ shared by all runs.
 """
 
 import contextlib
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -17,9 +18,8 @@ flags = os.environ.get("XLA_FLAGS", "")
 if "host_platform_device_count" not in flags:
   # Tests compile far more than they compute: optimised code would double the suite.
   flags += " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-  if importlib.metadata.version("jaxlib").startswith(
-    "0.10."
-  ):  # XLA stops at a flag that a version does not know
+  # XLA stops at a flag that a version does not know.
+  if importlib.metadata.version("jaxlib").startswith("0.10."):
     flags += " --xla_cpu_use_fusion_emitters=false"
   os.environ["XLA_FLAGS"] = flags.strip()
 
@@ -35,6 +35,14 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 _SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_module():
+  """Drops what a module compiled: kept until the end, a worker would hold several gigabytes."""
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -92,3 +100,37 @@ def disk(tmp_path):
     pytest.skip("no small file system can be mounted here: needs root")
   yield Disk(path)
   subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@pytest.fixture
+def untrained(tmp_path):
+  """untrained(tokenizer, prior) -> Loaded: a prior over the codes of a tokenizer, configs of both
+  without their data, on images of 16 x 16 with the labels and maps of shapes. Its weights are
+  random and nothing is compiled: for what does not depend on learning.
+  """
+  import jax.numpy as jnp
+
+  from vqjax import api, config as configuration, train
+  from vqjax.tasks import Weights
+
+  data = dict(data=dict(name="shapes", size=16, num_train=32, num_eval=10), ops=dict(size=16))
+  arrays = {"image": ((16, 16, 3), "uint8"), "layout": ((16, 16), "uint8"), "label": ((), "int32")}
+  spec = {k: jax.ShapeDtypeStruct((8, *shape), dtype) for k, (shape, dtype) in arrays.items()}
+
+  def random(path, x):
+    key = jax.random.key(len(jax.tree_util.keystr(path)) + x.size)
+    floats = jnp.issubdtype(x.dtype, jnp.floating)
+    return jax.random.normal(key, x.shape, x.dtype) * 0.3 if floats else jnp.zeros(x.shape, x.dtype)
+
+  def make(tokenizer, prior):
+    workdir = tmp_path / "tokenizer"
+    workdir.mkdir(exist_ok=True)
+    configuration.save(configuration.complete(data | tokenizer), workdir)
+    configuration.save_spec(spec, workdir)
+    config = configuration.complete(data | prior | dict(task="prior", tokenizer=str(workdir)))
+    run = train.Run(config, spec)
+    weights = (run.abstract.params, run.abstract.stats, run.task.frozen.shapes())
+    weights = Weights(*jax.tree_util.tree_map_with_path(random, weights))
+    return api.Loaded(tmp_path / "prior", config, run, weights)
+
+  return make

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 
-from vqjax import bench, build, compile as compile_, config as configuration, tokenize, train
+from vqjax import bench, build, compile as compile_, config as configuration, data, tokenize, train
 from vqjax.errors import UserError
 from vqjax.nn import codebook, target
 
@@ -142,7 +142,7 @@ def test_bench_quantizers(arrays, tmp_path, capsys, monkeypatch):
 
 def test_the_classifier_of_bench_priors_is_judged_on_held_out_pictures(arrays):
   predict, accuracy = build.module("suites", "priors").train_classifier(
-    dict(name="arrays", path=arrays), 8, steps=2, batch_size=16
+    data.Dataset(dict(name="arrays", path=arrays)), 8, steps=2, batch_size=16
   )
   images, labels = (np.load(arrays)[name][160:] for name in ("images", "labels"))
   assert accuracy == pytest.approx((np.asarray(predict(images)) == labels).mean())
@@ -162,7 +162,7 @@ def prior(tmp_path_factory):
     data=dict(name="codes", path=str(folder / "codes")),
     model=dict(name="transformer", layers=1, width=16, heads=2),
     scheme=dict(name="autoregressive"),
-    condition=dict(labels=10),
+    condition=dict(label=dict(classes=10)),
   )
 
 
@@ -178,7 +178,7 @@ def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
   # A classifier that knows the classes that were asked for, but calls every odd one 0.
   judged = np.repeat(np.arange(8) * (np.arange(8) % 2 == 0), 4)
   monkeypatch.setattr(
-    suite, "train_classifier", lambda source, classes: (lambda images: judged, 0.75)
+    suite, "train_classifier", lambda dataset, classes: (lambda images: judged, 0.75)
   )
   monkeypatch.setattr(suite, "judge", functools.partial(suite.judge, each=4))
   bench.main(

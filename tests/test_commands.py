@@ -408,7 +408,8 @@ def test_continuing_needs_only_the_workdir_and_refuses_codes_of_other_weights(ru
   hashes = load(runs["tokenizer"]).identity, load(str(other)).identity
   with pytest.raises(
     UserError,
-    match=f"config.data.path: .* made by tokenizer {hashes[0]}, config.tokenizer={other} is {hashes[1]}",
+    match=f"config.data.path: .* made by tokenizer {hashes[0]}, config.tokenizer={other} is "
+    f"{hashes[1]}",
   ):
     main.main(
       [

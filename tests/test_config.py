@@ -357,7 +357,7 @@ def test_continuing_with_another_model_names_the_field():
   new.model.quantizer.codebook_size = 9
   with pytest.raises(
     UserError,
-    match="config.model.quantizer.codebook_size: this workdir was trained with 8, the config says 9",
+    match="config.model.quantizer.codebook_size: this workdir was trained with 8, the config",
   ):
     configuration.check_same(old, new)
 

@@ -1,4 +1,4 @@
-"""Metrics on their way to the log: one step late, one line for every few, bad values in one line."""
+"""Metrics on their way to the log: one step late, one line for a few, bad values in one line."""
 
 import json
 

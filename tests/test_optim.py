@@ -55,7 +55,7 @@ def test_adafactor_without_decay_is_the_one_of_optax():
 
 
 def test_the_learning_rate_goes_by_steps_however_many_make_an_update():
-  """With a constant gradient, Adam's updates are -lr: they show it at the last step of each group."""
+  """With a constant gradient Adam's updates are -lr: they show it at each group's last step."""
   fields = {"lr": 1.0, "warmup": 8, "schedule": "linear", "end_lr": 0.5, "eps": 1e-12}
   grads, shown = jax.tree.map(jnp.ones_like, PARAMS), {}
   for accumulate in (1, 4):

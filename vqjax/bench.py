@@ -102,7 +102,8 @@ def bench_config(config: Any, repeats: int) -> list[tuple[str, str]]:
     ("compile time", f"{compile_seconds:.1f} s"),
     (
       "step time",
-      f"{1e3 * median:.1f} ms (from {1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f}, {repeats} repeats)",
+      f"{1e3 * median:.1f} ms (from {1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f}, "
+      f"{repeats} repeats)",
     ),
     ("step", f"{config.batch_size / median:.1f} examples/s"),
     ("input pipeline", f"{4 * config.batch_size / statistics.median(pipeline):.1f} examples/s"),
@@ -120,8 +121,6 @@ def _flop_rows(
       ("share of the device's bf16 peak", f"{total / seconds / (peak * jax.device_count()):.1%}")
     )
   if "disc" in state.params:
-    from vqjax.suites._passes import passes
-
     once = 0.0
     for fn in passes(run.task.info.modules).values():
       grad = jax.jit(jax.grad(fn, argnums=0))
@@ -129,6 +128,48 @@ def _flop_rows(
       once += flops(compiled) * jax.device_count()
     rows.append(("FLOPs over the players' passes counted once", f"{total / once:.3f}"))
   return rows
+
+
+def passes(run: Any) -> dict[str, Callable[..., jax.Array]]:
+  """Each player's forward and backward pass and no more: what a step's FLOPs are compared with.
+
+  Args:
+    run: a vqjax.tasks.autoencode.Autoencode.
+
+  Returns:
+    {player: fn(params, stats, frozen, batch) -> scalar}, whose gradients are the passes.
+  """
+  import jax.numpy as jnp
+
+  from vqjax.nn import losses
+
+  def model(params: Any, stats: Any, frozen: Any, batch: Any) -> jax.Array:
+    """The model's own terms, the adversarial one through a discriminator that stands still."""
+    x = run.input(batch)
+    (recon, quantized), _ = run.model.apply(
+      {"params": params["model"], **stats["model"]},
+      x,
+      train=True,
+      step=jnp.zeros((), jnp.int32),
+      rngs={"codes": jax.random.key(0), "dropout": jax.random.key(1)},
+      mutable=list(stats["model"]),
+    )
+    total = run.distortion(recon, x, frozen)[0] + quantized.loss
+    if run.disc is None:
+      return total
+    still = jax.lax.stop_gradient(params["disc"])
+    (logits, _), _ = run.judge(still, stats["disc"], run.judged(recon))
+    return total + losses.generator_loss(run.weights.adversarial, logits)
+
+  def disc(params: Any, stats: Any, frozen: Any, batch: Any) -> jax.Array:
+    """Both images judged, with gradients for the discriminator."""
+    del frozen
+    x = run.input(batch)
+    (real, _), after = run.judge(params["disc"], stats["disc"], x)
+    (fake, _), _ = run.judge(params["disc"], after, x[::-1])
+    return losses.discriminator_loss(run.weights.adversarial, real, fake)
+
+  return {"model": model} if run.disc is None else {"model": model, "disc": disc}
 
 
 def _memory_rows(step: Any) -> list[tuple[str, str]]:

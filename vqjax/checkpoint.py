@@ -152,7 +152,8 @@ def _check_shapes(saved: Any, abstract: Any, where: str, whole: bool) -> None:
     old, new = there.get(path, describe(None)), wanted.get(path, describe(None))
     if old != new:
       raise UserError(
-        f"{where}: holds {old} as {path}, the config makes it {new}; give it the values that this was trained with."
+        f"{where}: holds {old} as {path}, the config makes it {new}; give it the values that "
+        "this was trained with."
       )
 
 
@@ -328,7 +329,8 @@ class Checkpoints:
         self._set_aside(step)
     if trained and not self.steps():
       raise UserError(
-        f"--workdir: none of the checkpoints in {self.directory} can be read; they are kept in damaged_checkpoints."
+        f"--workdir: none of the checkpoints in {self.directory} can be read; they are kept in "
+        "damaged_checkpoints."
       )
     return None
 

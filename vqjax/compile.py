@@ -21,7 +21,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 
 
 def collectives(text: str) -> dict[str, int]:
-  """How often each collective stands in a compiled module's text (asynchronous pairs count once)."""
+  """How often each collective stands in a compiled module (asynchronous pairs count once)."""
   found = collections.Counter(re.findall(rf"\b({'|'.join(COLLECTIVES)})(?:-start)?\(", text))
   return {name: found[name] for name in COLLECTIVES if found[name]}
 
@@ -46,7 +46,8 @@ def main(argv: Sequence[str]) -> None:
   except Exception as e:
     reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
     raise UserError(
-      f"--topology={args.topology}: cannot be described ({reason}); pip install libtpu, and name e.g. v5e:4x4."
+      f"--topology={args.topology}: cannot be described ({reason}); pip install libtpu, and name "
+      "e.g. v5e:4x4."
     ) from None
   config = configuration.load(args.config)
   configuration.override(config, overrides)

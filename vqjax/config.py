@@ -92,7 +92,8 @@ def load(path: str) -> ConfigDict:
   known = ["debug"] if config.get("debug") else []
   if arg and arg not in known and (arg == "debug" or not takes_argument):
     raise UserError(
-      f"--config={path}: {file} takes no argument {arg!r}.{near_miss(arg, known) if known else ' It takes none.'}"
+      f"--config={path}: {file} takes no argument "
+      f"{arg!r}.{near_miss(arg, known) if known else ' It takes none.'}"
     )
   if arg == "debug":
     for name, value in config.debug.items():
@@ -127,7 +128,7 @@ def _nested(value: Any) -> bool:
 
 
 def _merge(config: ConfigDict, name: str, value: Any) -> None:
-  """Sets config[name]; a mapping that names no other callable is merged into the one that is there."""
+  """Sets config[name]; a mapping that names no other callable is merged into the one there."""
   present = config.get(name)
   if (
     _nested(value)
@@ -177,7 +178,8 @@ def _assign(config: ConfigDict, path: Sequence[str], value: Any) -> None:
       node[key] = ConfigDict()
     if not _nested(node[key]):
       raise UserError(
-        f"--config.{'.'.join(path)}: config.{'.'.join(path[: i + 1])} is {node[key]!r}, which has no fields."
+        f"--config.{'.'.join(path)}: config.{'.'.join(path[: i + 1])} is {node[key]!r}, which "
+        "has no fields."
       )
     node = node[key]
   if leaf == "name" and node.get("name") not in (None, value):
@@ -188,7 +190,7 @@ def _assign(config: ConfigDict, path: Sequence[str], value: Any) -> None:
 
 
 def _literal(text: str) -> Any:
-  """A Python literal where the text is one (also true, false, none and null), else the text itself."""
+  """A Python literal where the text is one (also true, false, none and null), else the text."""
   words = {"true": True, "false": False, "none": None, "null": None}
   if text.lower() in words:
     return words[text.lower()]
@@ -288,7 +290,8 @@ def check_same(saved: ConfigDict, new: ConfigDict, within: Sequence[str] = ("",)
       and not any(path == f or path.startswith(f + ".") for f in _FREE)
     ):
       raise UserError(
-        f"config.{path}: this workdir was trained with {old.get(path)!r}, the config says {now.get(path)!r}. "
+        f"config.{path}: this workdir was trained with {old.get(path)!r}, the config says "
+        f"{now.get(path)!r}. "
         "Restore the value, or start in a new --workdir."
       )
 

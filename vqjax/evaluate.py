@@ -83,7 +83,8 @@ def _pictures(
     heat, low, high = heat_map(nats.reshape(*modules.latent.shape, -1).mean(-1))
     _write(workdir / "positions.png", pictures.sheet([heat[None]], enlarge=256))
     print(
-      f"positions.png: nats per position of the grid, from {low:.2f} (black) over red and yellow to "
+      f"positions.png: nats per position of the grid, from {low:.2f} (black) over red and yellow "
+      "to "
       f"{high:.2f} and more (white)"
     )
   coarser = model.config.condition.get("coarser")

@@ -1,10 +1,10 @@
 """One holder of a workdir at a time: who trains there, and what a process that died leaves behind.
 
-Two signs of life. The kernel's lock (flock) on WORKDIR/.holder, which a process that ends in any way
-gives back; it speaks for the processes of one kernel, in whichever containers, and on NFS mostly for
-other hosts too. And the beat: the holder writes the file anew every few seconds. Who finds a record
-of another kernel, or a file system without locks (buckets, some network file systems), watches it
-and takes over where no beat comes. No clocks are compared.
+Two signs of life. The kernel's lock (flock) on WORKDIR/.holder, which a process that ends in any
+way gives back; it speaks for the processes of one kernel, in whichever containers, and on NFS
+mostly for other hosts too. And the beat: the holder writes the file anew every few seconds. Who
+finds a record of another kernel, or a file system without locks (buckets, some network file
+systems), watches it and takes over where no beat comes. No clocks are compared.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ class Journal:
     return {k: [m[k] for m in self._window] for k in self._window[-1]} if self._window else {}
 
   def add(self, step: int, metrics: Any) -> None:
-    """Takes a step's metrics, on the device. A line that is due is written one step late: the device
-    already works on this step while the host waits for the one before.
+    """Takes a step's metrics, on the device. A line that is due is written one step late: the
+    device already works on this step while the host waits for the one before.
     """
     if self._pending and self._pending[-1][0] % self._every == 0:
       self.flush()

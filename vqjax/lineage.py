@@ -1,5 +1,5 @@
-"""Which tokenizer belongs to a run: the frozen one it began with, and the one that made the codes it
-reads.
+"""Which tokenizer belongs to a run: the frozen one it began with, and the one that made the codes
+it reads.
 """
 
 from __future__ import annotations

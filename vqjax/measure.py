@@ -45,8 +45,8 @@ class Measurement:
   def one_batch(
     self, frozen: Any, batch: Any, mask: jax.Array, index: jax.Array, weights: Any
   ) -> tuple[dict[str, Any], jax.Array]:
-    """(what each measure takes of one batch, the whole batch's mask). Noise differs from batch to batch, and is the same
-    whenever the split is measured.
+    """(what each measure takes of one batch, the whole batch's mask). Noise differs from batch to
+    batch, and is the same whenever the split is measured.
     """
     key = jax.random.fold_in(jax.random.key(0), index)
     needs = sorted({m.needs for m in self.made.values()})

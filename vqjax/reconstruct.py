@@ -1,9 +1,9 @@
 """Reconstruct: python -m vqjax.reconstruct --workdir=RUN --input=FILE_OR_FOLDER --output=DIR
 
 Encodes and decodes what the tokenizer learned, of any size: a side that is not a multiple of the
-model's factor is padded by its own edge and cut again. Writes each reconstruction under its own name
-as PNG; where two files differ by their suffix alone, a.png and a.jpg, as a.png.png and a.jpg.png. A
-prior's workdir stands for its tokenizer's.
+model's factor is padded by its own edge and cut again. Writes each reconstruction under its own
+name as PNG; where two files differ by their suffix alone, a.png and a.jpg, as a.png.png and
+a.jpg.png. A prior's workdir stands for its tokenizer's.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Sample: python -m vqjax.sample --workdir=PRIOR --num=64 --output=samples.png [--label=3] …
 
 Conditions are given by name: --label=3, --layout=MAP.png (a pixel's value is its class).
---image=A.png --keep=0.5 completes a picture from its first codes (--keep alone: held-out pictures of
-the run's data, above what the prior was shown, above the completions); --mask=M.png draws anew what
-is white (masked and diffusion priors); --height and --width go beyond the training size by a sliding
-window; --gif=FILE shows the steps. Options of the scheme: --temperature, --guidance, --steps, …
+--image=A.png --keep=0.5 completes a picture from its first codes (--keep alone: held-out pictures
+of the run's data, above what the prior was shown, above the completions); --mask=M.png draws anew
+what is white (masked and diffusion priors); --height and --width go beyond the training size by a
+sliding window; --gif=FILE shows the steps. Options of the scheme: --temperature, --guidance,
+--steps, …
 """
 
 from __future__ import annotations

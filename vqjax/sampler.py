@@ -1,4 +1,4 @@
-"""Requests to a trained prior: draw, complete, fill in, go on beyond the training size, tell nats."""
+"""Requests to a trained prior: draw, complete, fill in, exceed the training size, tell nats."""
 
 from __future__ import annotations
 
@@ -246,7 +246,8 @@ class Sampler:
     spatial = [part.spatial for b in prior.prefix.bound for part in b.lead.parts]
     if any(p.shape[1] % grid[0] or p.shape[2] % grid[1] for p, s in zip(parts, spatial) if s):
       raise UserError(
-        f"height, width: the layout's grid is no multiple of the codes' {shape[0]} x {shape[1]}, so "
+        f"height, width: the layout's grid is no multiple of the codes' {shape[0]} x {shape[1]}, "
+        "so "
         "no window fits both."
       )
     check_options(options, ("guidance", *_DRAW), "sliding window")

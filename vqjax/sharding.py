@@ -46,7 +46,8 @@ def make_mesh(
     sizes[sizes.index(-1)] = len(devices) // given
   if math.prod(sizes) != len(devices) or min(sizes) < 1:
     raise UserError(
-      f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not make {len(devices)} devices; use -1 for one of them."
+      f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not make {len(devices)} "
+      "devices; use -1 for one of them."
     )
   # Auto axes: under the default (explicit) ones linen's initialisers and the codebook gather do not
   # trace.
@@ -103,7 +104,8 @@ def _spec(axes: Any, shape: tuple[int, ...], mesh: Mesh, name: str) -> Partition
     AXES
   ):
     raise UserError(
-      f"config.sharding: {unknown.pop()!r} (for {name}) is not a mesh axis. Known: {', '.join(AXES)}."
+      f"config.sharding: {unknown.pop()!r} (for {name}) is not a mesh axis. Known: "
+      f"{', '.join(AXES)}."
     )
   if isinstance(axes, str):
     size = mesh.shape[axes]
@@ -138,13 +140,15 @@ def local_batch_size(batch_size: int, mesh: Mesh) -> int:
   ways = mesh.shape["data"] * mesh.shape["fsdp"]
   if ways % jax.process_count():
     raise UserError(
-      f"config.mesh: data*fsdp={ways} does not split over {jax.process_count()} processes; lower tensor."
+      f"config.mesh: data*fsdp={ways} does not split over {jax.process_count()} processes; lower "
+      "tensor."
     )
   if batch_size % ways or batch_size % jax.process_count():
     down = batch_size // ways * ways
     choices = f"{down} or {down + ways}" if down else f"{ways}"
     raise UserError(
-      f"config.batch_size: {batch_size} is not divisible by the {ways} devices that share it; take {choices}."
+      f"config.batch_size: {batch_size} is not divisible by the {ways} devices that share it; "
+      f"take {choices}."
     )
   return batch_size // jax.process_count()
 

@@ -49,7 +49,8 @@ def main(argv: Sequence[str]) -> None:
   for split in ("train", "eval"):
     splits[split] = list(_write(model, dataset, split, args))
     print(
-      f"{split}: {sum(s['examples'] for s in splits[split])} examples in {len(splits[split])} shard(s)"
+      f"{split}: {sum(s['examples'] for s in splits[split])} examples in {len(splits[split])} "
+      "shard(s)"
     )
   manifest = {
     "tokenizer": model.identity,

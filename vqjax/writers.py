@@ -1,4 +1,4 @@
-"""What a run leaves to read: JSON lines, TensorBoard events, tables, the progress on the terminal."""
+"""What a run leaves to read: JSON lines, TensorBoard events, tables, progress."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import pytest
 from vqjax import evaluators
 from vqjax.errors import UserError
 from vqjax.evaluators import codes
+from vqjax.latents import Codes
 
 
 def figures(measure, *ids, mask=None):
@@ -21,7 +22,7 @@ def figures(measure, *ids, mask=None):
 def test_one_codebook():
   # Over both batches: code 0 four times, code 1 twice, code 5 twice.
   a, b = np.array([[[0, 0], [1, 5]]], np.int32), np.array([[[0, 1], [0, 5]]], np.int32)
-  got = figures(codes.Measure(codebook_sizes=(8,)), a, b)
+  got = figures(codes.Measure(levels=(Codes((2, 2), 8),)), a, b)
   assert got.keys() == {"usage", "perplexity", "bits_per_image", "entropy_bits_per_image"}
   np.testing.assert_allclose(got["usage"], 3 / 8)
   np.testing.assert_allclose(got["perplexity"], 2**1.5)
@@ -31,7 +32,7 @@ def test_one_codebook():
 
 def test_padding_is_not_counted():
   ids = np.array([[0, 1], [2, 2]], np.int32)
-  got = figures(codes.Measure(codebook_sizes=(4,)), ids, mask=np.array([1.0, 0.0], np.float32))
+  got = figures(codes.Measure(levels=(Codes((2,), 4),)), ids, mask=np.array([1.0, 0.0], np.float32))
   np.testing.assert_allclose([got["usage"], got["perplexity"], got["bits_per_image"]], [0.5, 2, 4])
 
 
@@ -39,7 +40,7 @@ def test_hierarchy_with_several_codebooks():
   rng = np.random.default_rng(0)
   coarse = rng.integers(0, 4, size=(3, 2, 2, 2)).astype(np.int32)
   fine = rng.integers(0, 16, size=(3, 4, 4)).astype(np.int32)
-  got = figures(codes.Measure(codebook_sizes=(4, 16), num_codebooks=(2, 1)), (coarse, fine))
+  got = figures(codes.Measure(levels=(Codes((2, 2), 4, 2), Codes((4, 4), 16))), (coarse, fine))
   books = {"0.0": (coarse[..., 0], 4), "0.1": (coarse[..., 1], 4), "1.0": (fine, 16)}
   perplexities, bits = [], 0.0
   for name, (ids, size) in books.items():
@@ -58,4 +59,4 @@ def test_no_codes_and_too_many_are_told():
   with pytest.raises(UserError, match="no codes to count"):
     codes.Measure().update((), {}, {"ids": None}, np.ones(1))
   with pytest.raises(UserError, match="at most 16777216"):
-    codes.Measure(codebook_sizes=(2**30,))
+    codes.Measure(levels=(Codes((2, 2), 2**30),))

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from vqjax import build, evaluators
+from vqjax.latents import Codes
 from vqjax.nn import perceptual
+from vqjax.signals.layout import Signal
 
-NEEDS = {"codes": {"codebook_sizes": (7,)}, "layouts": {"classes": 4}}
+GIVEN = {"codes": {"levels": (Codes((2, 3), 7),)}, "layouts": {"signal": Signal(classes=4)}}
 RECONSTRUCTION = [
   name
   for name in build.names("evaluators")
@@ -34,8 +36,8 @@ def lpips_path(tmp_path_factory):
 
 
 def measure_of(name, lpips_path):
-  fields = NEEDS.get(name, {}) | ({"weights": lpips_path} if name == "lpips" else {})
-  return build.build("evaluators", {"name": name, **fields})
+  fields = {"weights": lpips_path} if name == "lpips" else {}
+  return build.build("evaluators", {"name": name, **fields}, **GIVEN.get(name, {}))
 
 
 def data(count):

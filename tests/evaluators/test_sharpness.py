@@ -1,4 +1,4 @@
-"""Sharpness: energies against known spectra, and that blur, noise and detail order as they should."""
+"""Sharpness: energies against known spectra, and the order of blur, noise and detail."""
 
 import numpy as np
 import pytest

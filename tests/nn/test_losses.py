@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from vqjax.errors import UserError
@@ -47,7 +48,7 @@ def test_non_saturating_is_cross_entropy(rng):
 def test_pixel_map_and_image_match_dalle(golden):
   values = np.load(golden / "openai_dvae.npz")
   np.testing.assert_allclose(losses.map_pixels(values["x01"]), values["mapped"], rtol=1e-5)
-  image = losses.to_image("logit_laplace", values["stats"])
+  image = losses.logit_laplace_mean(values["stats"])
   np.testing.assert_allclose((image + 1) / 2, values["recon"], rtol=1e-4, atol=1e-6)
 
 
@@ -59,7 +60,7 @@ def test_logit_laplace_is_a_density(rng):
   mapped = np.linspace(0.1, 0.9, 4001, dtype=np.float32)
   x = (mapped - 0.1) / 0.8 * 2 - 1
   recon = jnp.broadcast_to(jnp.array([mu, log_b]), (4001, 1, 1, 2))
-  term = jax.vmap(lambda recon, x: losses.reconstruction("logit_laplace", recon, x))
+  term = jax.vmap(losses.logit_laplace)
   loss = term(recon[:, None], x[:, None, None, None, None])
   integral = np.trapezoid(np.exp(-np.asarray(loss, np.float64)), mapped.astype(np.float64))
   # The mass outside [0.1, 0.9] is a Laplace tail: half of exp(-distance / b) on either side.
@@ -70,21 +71,27 @@ def test_logit_laplace_is_a_density(rng):
 
 def test_plain_reconstruction(rng):
   recon, x = rng.uniform(-1.5, 1.5, size=(2, 2, 3, 4, 3)).astype(np.float32)
-  np.testing.assert_allclose(
-    losses.reconstruction("l1", recon, x), np.abs(recon - x).mean(), rtol=1e-6
-  )
-  np.testing.assert_allclose(
-    losses.reconstruction("l2", recon, x), ((recon - x) ** 2).mean(), rtol=1e-6
-  )
-  np.testing.assert_array_equal(losses.to_image("l1", recon), np.clip(recon, -1, 1))
-  assert [losses.out_channels(name, 3) for name in losses.RECONSTRUCTIONS] == [3, 3, 6, 3]
+  np.testing.assert_allclose(losses.l1(recon, x), np.abs(recon - x).mean(), rtol=1e-6)
+  np.testing.assert_allclose(losses.l2(recon, x), ((recon - x) ** 2).mean(), rtol=1e-6)
 
 
-def test_wrong_names_and_channels_are_told():
-  with pytest.raises(UserError, match="'l2'"):
-    losses.reconstruction("l22", jnp.zeros((1, 1, 1, 3)), jnp.zeros((1, 1, 1, 3)))
-  with pytest.raises(UserError, match="out_channels=6"):
-    losses.reconstruction("logit_laplace", jnp.zeros((1, 1, 1, 3)), jnp.zeros((1, 1, 1, 3)))
+def test_cross_entropies_are_those_of_optax(rng):
+  logits = jnp.asarray(rng.normal(size=(2, 3, 3, 4)) * 20, jnp.float32)
+  classes = rng.integers(0, 4, (2, 3, 3))
+  x = jax.nn.one_hot(classes, 4)
+  np.testing.assert_allclose(
+    losses.binary_cross_entropy(logits, x),
+    optax.sigmoid_binary_cross_entropy(logits, x).mean(),
+    rtol=1e-5,
+  )
+  np.testing.assert_allclose(
+    losses.cross_entropy(logits, x),
+    optax.softmax_cross_entropy_with_integer_labels(logits, classes).mean(),
+    rtol=1e-5,
+  )
+
+
+def test_an_unknown_adversarial_loss_is_told():
   with pytest.raises(UserError, match="'hinge'"):
     losses.generator_loss("hinged", jnp.zeros(()))
 

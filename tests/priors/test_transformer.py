@@ -35,9 +35,17 @@ def apply(model, params, *args, **kwargs):
 CLASS, HOLES = [[8], [9], [-1]], [[8, 10, -1], [-1, -1, -1], [9, 9, 11]]
 
 
-@pytest.mark.parametrize("style, layout, prefix", [
-    ("mingpt", "keys_last", None), ("mingpt", "fused", CLASS), ("mingpt", "heads", HOLES),
-    ("llama", "fused", None), ("llama", "heads", CLASS), ("llama_qk", "keys_last", HOLES)])  # yapf: disable
+@pytest.mark.parametrize(
+  "style, layout, prefix",
+  [
+    ("mingpt", "keys_last", None),
+    ("mingpt", "fused", CLASS),
+    ("mingpt", "heads", HOLES),
+    ("llama", "fused", None),
+    ("llama", "heads", CLASS),
+    ("llama_qk", "keys_last", HOLES),
+  ],
+)
 def test_cached_logits_equal_uncached(style, layout, prefix):
   model = SMALL(max_prefix=3, cache_layout=layout, **STYLES[style])
   prefix = None if prefix is None else jnp.asarray(prefix)
@@ -156,14 +164,17 @@ def test_sizes_of_24_layers():
   assert out.shape == (2, 256, 16_384) and out.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("fields, call, message", [
+@pytest.mark.parametrize(
+  "fields, call, message",
+  [
     (dict(heads=3), {}, "heads: 3 does not divide width 16"),
     (dict(heads=8, positions="rotary"), {}, "heads: rotary positions"),
     (dict(modulation="adaln"), {}, "modulation: 'adaln'"),
     (dict(modulation="adaln", causal=False), {}, "modulation: 'adaln' needs a scheme"),
     (dict(max_prefix=1), dict(prefix_BP=jnp.zeros((3, 2), int)), "max_prefix: 1 is shorter"),
     (dict(latent=Codes((3, 3), 8)), {}, "grid: "),
-])  # yapf: disable
+  ],
+)
 def test_refuses_in_one_line(fields, call, message):
   with pytest.raises(UserError, match=message) as e:
     jax.eval_shape(lambda: SMALL(**fields).init(jax.random.key(0), IDS, **call, train=False))

@@ -10,7 +10,7 @@ import pytest
 from vqjax import config as configuration
 from vqjax.errors import UserError
 from vqjax.nn import losses
-from vqjax.tasks import autoencode
+from vqjax.tasks import Weights, autoencode
 
 SPEC = {"image": jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)}
 
@@ -33,18 +33,13 @@ def setup(task):
   return params, stats, batch
 
 
-@pytest.mark.parametrize("step", [0, 7])
-def test_gradients_equal_those_of_the_plain_loss(step):
+def test_gradients_equal_those_of_the_plain_loss():
   task = make()
   params, stats, batch = setup(task)
-  key, step = jax.random.key(2), jnp.int32(step)
-  grads, (_, metrics) = jax.jit(jax.grad(task.loss, has_aux=True))(
-    params, stats, {}, batch, key, step
-  )
-  run = task.predict["reconstruct"].__self__
-  x = autoencode.to_float(batch["image"])
+  key, run = jax.random.key(2), task.info.modules
+  x = run.input(batch)
 
-  def plain(params):
+  def plain(params, step, scale):
     (recon, q), _ = run.model.apply(
       {"params": params["model"], **stats["model"]},
       x,
@@ -63,23 +58,28 @@ def test_gradients_equal_those_of_the_plain_loss(step):
     model_loss = (
       q.loss + jnp.abs(recon - x).mean() + on * 0.5 * losses.feature_matching(real, features)
     )
-    model_loss += metrics["adversarial/scale"] * -logits.mean()
+    model_loss += scale * -logits.mean()
     disc_loss = losses.discriminator_loss(
       "hinge", judge(params["disc"], x)[0], judge(params["disc"], jax.lax.stop_gradient(recon))[0]
     )
     return model_loss + disc_loss
 
-  value, expected = jax.jit(jax.value_and_grad(plain))(params)
-  np.testing.assert_allclose(
-    sum(v for k, v in metrics.items() if k.startswith("loss/")), value, rtol=1e-5
-  )
-  for player in ("model", "disc"):
-    for (path, a), b in zip(
-      jax.tree_util.tree_leaves_with_path(grads[player]), jax.tree.leaves(expected[player])
-    ):
-      np.testing.assert_allclose(
-        a, b, rtol=2e-3, atol=1e-6, err_msg=player + jax.tree_util.keystr(path)
-      )
+  ours = jax.jit(jax.grad(task.loss, has_aux=True))
+  theirs = jax.jit(jax.value_and_grad(plain))
+  for step in (jnp.int32(0), jnp.int32(7)):
+    grads, (_, metrics) = ours(params, stats, {}, batch, key, step)
+    assert (metrics["adversarial/scale"] > 0) == (step >= 5)
+    value, expected = theirs(params, step, metrics["adversarial/scale"])
+    np.testing.assert_allclose(
+      sum(v for k, v in metrics.items() if k.startswith("loss/")), value, rtol=1e-5
+    )
+    for player in ("model", "disc"):
+      for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(grads[player]), jax.tree.leaves(expected[player])
+      ):
+        np.testing.assert_allclose(
+          a, b, rtol=2e-3, atol=1e-6, err_msg=player + jax.tree_util.keystr(path)
+        )
 
 
 @pytest.mark.parametrize("model", ["vqvae", "vit"])
@@ -90,7 +90,8 @@ def test_adaptive_weight_is_the_ratio_at_the_last_layer(model):
   task = make(model, loss=dict(reconstruction="l2", adversarial_weight=1.0))
   params, stats, batch = setup(task)
   _, (_, metrics) = jax.jit(task.loss)(params, stats, {}, batch, jax.random.key(2), jnp.int32(0))
-  run, x = task.predict["reconstruct"].__self__, autoencode.to_float(batch["image"])
+  run = task.info.modules
+  x = run.input(batch)
 
   def term(name):
     def loss(model_params):
@@ -135,14 +136,25 @@ def test_every_term_is_logged_weighted_and_not():
 def test_the_discriminator_may_wait_for_its_start():
   task = make(loss=dict(adversarial_start=5, disc_from="adversarial_start"))
   params, stats, batch = setup(task)
-  grads, _ = jax.jit(jax.grad(task.loss, has_aux=True))(
-    params, stats, {}, batch, jax.random.key(2), jnp.int32(4)
-  )
-  assert all(not np.any(g) for g in jax.tree.leaves(grads["disc"]))
-  grads, _ = jax.jit(jax.grad(task.loss, has_aux=True))(
-    params, stats, {}, batch, jax.random.key(2), jnp.int32(5)
-  )
-  assert any(np.any(g) for g in jax.tree.leaves(grads["disc"]))
+  grad = jax.jit(jax.grad(task.loss, has_aux=True))
+  for step in (4, 5):
+    grads, _ = grad(params, stats, {}, batch, jax.random.key(2), jnp.int32(step))
+    assert any(np.any(g) for g in jax.tree.leaves(grads["disc"])) == (step == 5)
+
+
+def test_a_discriminator_sees_what_the_output_stands_for():
+  """The likelihood has two output channels for each of the image, its mean as many as the image."""
+  task = make(loss=dict(reconstruction="logit_laplace", perceptual_weight=0.0))
+  run = task.info.modules
+  batch = {"image": jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)}
+  params, stats = jax.eval_shape(task.init, jax.random.key(0), batch)
+  weights = Weights(params, stats, {})
+  out = jax.eval_shape(task.predict["reconstruct"], weights, batch, jax.random.key(0))
+  assert out["image"].shape == (4, 16, 16, 3) and run.model.out_channels == 6
+  loss, _ = jax.eval_shape(task.loss, params, stats, {}, batch, jax.random.key(0), jnp.int32(0))
+  assert loss.shape == ()
+  recon = jnp.zeros((1, 2, 2, 6)) + 0.3
+  np.testing.assert_allclose(run.judged(recon), losses.logit_laplace_mean(recon))
 
 
 @pytest.mark.parametrize(

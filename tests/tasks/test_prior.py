@@ -11,56 +11,12 @@ import numpy as np
 import pytest
 
 import vqjax
-from vqjax import checkpoint, config as configuration, data, tokenize, train
+from vqjax import api, checkpoint, config as configuration, data, tokenize, train
 from vqjax.errors import UserError
-from vqjax.tasks import _conditions as conditions, prior
+from vqjax.sampler import Given
 
 SHAPES = dict(name="shapes", size=16, num_train=32, num_eval=8)
-SMALL = dict(hidden=8, residual_hidden=8, residual_blocks=1)
-
-
-def train_tokenizer(workdir, model, **values):
-  train.train(
-    dict(
-      model=model,
-      data=SHAPES,
-      ops=dict(size=16, channels=3),
-      batch_size=8,
-      total_steps=2,
-      save_every=2,
-      eval_examples=8,
-      preview=4,
-      **values,
-    ),
-    workdir,
-  )
-  return str(workdir)
-
-
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("tokenizers")
-  return {
-    "plain": train_tokenizer(
-      folder / "plain",
-      dict(name="vqvae", **SMALL, quantizer=dict(name="ema", codebook_size=8, dim=4)),
-      ema_decay=0.5,
-    ),
-    "residual": train_tokenizer(
-      folder / "residual",
-      dict(
-        name="vqvae",
-        **SMALL,
-        quantizer=dict(
-          name="residual", depth=2, quantizer=dict(name="ema", codebook_size=8, dim=4)
-        ),
-      ),
-    ),
-    "vqvae2": train_tokenizer(
-      folder / "vqvae2",
-      dict(name="vqvae2", **SMALL, quantizer=dict(name="ema", codebook_size=8, dim=4)),
-    ),
-  }
+LABELS = dict(label=dict(classes=8))
 
 
 def config_of(tokenizer, scheme="autoregressive", model=None, **values):
@@ -83,13 +39,13 @@ def config_of(tokenizer, scheme="autoregressive", model=None, **values):
 
 
 @pytest.fixture(scope="module")
-def priors(tokenizers, tmp_path_factory):
+def priors(tokenizer, tmp_path_factory):
   """A class-conditional prior of a scheme, trained when a test first asks for it."""
 
   @functools.cache
   def trained(scheme):
     workdir = tmp_path_factory.mktemp(scheme)
-    train.train(config_of(tokenizers["plain"], scheme, condition=dict(labels=8)), workdir)
+    train.train(config_of(tokenizer, scheme, condition=LABELS), workdir)
     return vqjax.load(workdir)
 
   return trained
@@ -102,92 +58,94 @@ def test_train_sample_complete(scheme, priors):
   drawn = model.sample(3, label=[0, 1, 7], seed=1, guidance=2.0)
   assert drawn.shape == (3, 16, 16, 3) and drawn.dtype == np.uint8
   np.testing.assert_array_equal(drawn, model.sample(3, label=[0, 1, 7], seed=1, guidance=2.0))
-  many = model.sample(
-    8, label=1, seed=1, guidance=3e3
-  )  # eight rows are split over the devices, three are not
+  # Eight rows are split over the devices, three are not.
+  many = model.sample(8, label=1, seed=1, guidance=3e3)
   np.testing.assert_array_equal(many, model.sample(8, label=1, seed=1, guidance=3e3, batch_size=3))
-  if scheme in (
-    "autoregressive",
-    "masked",
-  ):  # a diffusion's blocks hardly open in so few steps; the last step of replace has nearly all
-    assert (
-      many != model.sample(8, label=1, seed=1, guidance=3e3, guidance_schedule="linear")
-    ).any()
+  # A diffusion's blocks hardly open in so few steps; the last step of replace has nearly all.
+  if scheme in ("autoregressive", "masked"):
+    linear = model.sample(8, label=1, seed=1, guidance=3e3, guidance_schedule="linear")
+    assert (many != linear).any()
   images = data.Dataset(SHAPES).sample(3)["image"]
-  ids = np.asarray(model.encode(images)).reshape(3, -1)
-  request = model.sampler.request(
-    3, [0, 1, 2], levels=(model.encode(images),), known=model.sampler.keep_first(0.5)
-  )
+  ids = model.encode(images)
+  request = model.sampler.request(Given(3, {"label": np.arange(3)}, (ids,)))
   completed = np.asarray(model.sampler.draw(request, 0)).reshape(3, -1)
-  np.testing.assert_array_equal(completed[:, :8], ids[:, :8])
+  np.testing.assert_array_equal(completed[:, :8], np.asarray(ids).reshape(3, -1)[:, :8])
   assert model.complete(images, keep=0.5, label=[0, 1, 2]).shape == images.shape
   if scheme != "replace":
-    assert model.log_prob(model.encode(images), label=[0, 1, 2]).shape == (3,)
+    assert model.log_prob(ids, label=[0, 1, 2]).shape == (3,)
   if scheme != "autoregressive":
     mask = np.zeros((16, 16))
     mask[:4, :8] = 1
-    known = model.sampler.keep_outside(mask)
-    assert (~known).sum() == 2 and not known[0] and not known[1]
+    request = model.sampler.request(Given(3, {"label": np.arange(3)}, (ids,), mask=mask))
+    np.testing.assert_array_equal(~request.known_BL, [[True] * 2 + [False] * 14] * 3)
     assert model.frames(2, label=0, steps=2).shape == (2, 2, 16, 16, 3)
 
 
 def test_log_prob_is_the_sum_of_conditionals(priors):
   model = priors("autoregressive")
-  ids = model.encode(data.Dataset(SHAPES).sample(2)["image"])
-  task = model.run.task.extra
-  logits = task._logits(
-    model.state[0], ids.reshape(2, -1), task.prefix.tokens({"label": jnp.array([3, 5])}, ()), None
-  )
-  log_probs = jax.nn.log_softmax(logits)
-  expected = [
-    sum(float(log_probs[b, i, int(ids.reshape(2, -1)[b, i])]) for i in range(16)) for b in range(2)
-  ]
-  np.testing.assert_allclose(model.log_prob(ids, label=[3, 5]), expected, rtol=1e-4)
+  ids = np.asarray(model.encode(data.Dataset(SHAPES).sample(2)["image"]))
+  prior = model.modules
+  prefix = prior.prefix.tokens({"label": jnp.array([3, 5])}, {}, 2)
+  logits = prior.network(model.weights.params, prefix).full(jnp.asarray(ids).reshape(2, -1), None)
+  log_probs = np.asarray(jax.nn.log_softmax(logits))
+  each = np.take_along_axis(log_probs, ids.reshape(2, -1, 1), -1)[..., 0]
+  np.testing.assert_allclose(model.log_prob(ids, label=[3, 5]), each.sum(-1), rtol=1e-4)
   np.testing.assert_allclose(
-    model.log_prob(ids, label=[3, 5], per_code=True).sum(-1), expected, rtol=1e-4
+    model.log_prob(ids, label=[3, 5], per_code=True), each, rtol=1e-3, atol=1e-4
   )
 
 
 def test_a_bound_is_measured_with_noise_of_each_batch(priors):
   """A nearly uniform network over 8 codes is unsure of all positions alike, whatever the batch."""
   model, rng = priors("masked"), np.random.default_rng(0)
-  batches = [rng.integers(0, 8, (8, 4, 4)) for _ in range(60)]
-  nats = np.mean(
-    [model.predict("likelihood", ids=ids, label=np.arange(8))["nats"].mean(0) for ids in batches], 0
-  )
+  ids = [rng.integers(0, 8, (8, 4, 4)).astype(np.int32) for _ in range(60)]
+  rows = ({"ids": each, "label": np.arange(8, dtype=np.int32)} for each in ids)
+  batches = ((batch, np.ones(8, np.float32)) for batch in rows)
+  figures = model.loaded.run.measurement.over(batches, model.weights)
+  nats = np.array([figures[f"nats_at/{i}"] for i in range(16)])
   assert np.abs(nats - np.log(8)).max() < 0.7
-  ids = np.concatenate(batches[:1])
+  # The row of an example does not matter.
   np.testing.assert_allclose(
-    model.log_prob(ids[::-1], label=1, draws=4)[::-1],
-    model.log_prob(ids, label=1, draws=4),
+    model.log_prob(ids[0][::-1], label=1, draws=4)[::-1],
+    model.log_prob(ids[0], label=1, draws=4),
     rtol=1e-4,
-  )  # the row does not matter
-  np.testing.assert_allclose(model.log_prob(ids, label=1, draws=64) / 16, -np.log(8), atol=0.15)
-
-
-@pytest.mark.parametrize("scheme", ["masked", "replace", "diffusion"])
-def test_schemes_keep_to_each_positions_book(scheme, tokenizers, tmp_path):
-  spec = {"image": jax.ShapeDtypeStruct((8, 16, 16, 3), "uint8")}
-  task = prior.make(config_of(tokenizers["residual"], scheme), spec)
-  params, stats = task.init(jax.random.key(0), {"image": jnp.zeros((8, 16, 16, 3), jnp.uint8)})
-  batch = {"ids": jax.random.randint(jax.random.key(1), (8, 4, 4, 2), 0, 8)}
-  loss, _ = jax.jit(task.loss)(params, stats, {}, batch, jax.random.key(2), jnp.int32(0))
-  assert 0 < loss < 3 * np.log(16)
-  blank = jnp.zeros((8, 32), jnp.int32)
-  drawn = jax.jit(task.extra.sampler(steps=3))(
-    params, jax.random.key(3), jnp.zeros((8, 0), jnp.int32), blank, blank.astype(bool)
   )
-  assert ((np.asarray(drawn) // 8) == np.arange(32)[None] % 2).all()
+  np.testing.assert_allclose(model.log_prob(ids[0], label=1, draws=64) / 16, -np.log(8), atol=0.15)
 
 
-def test_a_prior_stays_with_its_tokenizer_and_opens_without_its_codes(tokenizers, tmp_path):
-  own = train_tokenizer(
-    tmp_path / "own",
-    dict(name="vqvae", **SMALL, quantizer=dict(name="ema", codebook_size=8, dim=4)),
-  )
+@pytest.mark.parametrize("scheme", ["autoregressive", "masked", "replace", "diffusion"])
+def test_several_books_keep_to_their_positions(scheme, untrained, small):
+  """Residual codes, from the image to the loss and from the draw to the picture."""
+  inner = dict(name="ema", codebook_size=8, dim=4)
+  quantizer = dict(name="residual", depth=2, quantizer=inner)
+  tokenizer = dict(model=dict(name="vqvae", **small, quantizer=quantizer))
+  loaded = untrained(tokenizer, config_of(None, scheme).to_dict())
+  task, weights = loaded.run.task, loaded.weights
+  latent = task.info.modules.latent
+  assert latent.grid == (4, 4, 2) and latent.vocabulary == 16 and latent.length == 32
+  batch = {"image": jax.random.randint(jax.random.key(1), (8, 16, 16, 3), 0, 256).astype("uint8")}
+  loss, _ = jax.jit(task.loss)(*weights, batch, jax.random.key(2), jnp.int32(0))
+  assert 0 < loss < 6 * np.log(16)
+  model = api.Prior(loaded)
+  ids = model.encode(batch["image"])
+  np.testing.assert_array_equal(latent.unflatten(latent.flatten(ids)), ids)
+  seen, decode = [], model.decode
+  model.decode = lambda ids: seen.append(np.asarray(ids)) or decode(ids)
+  options = {} if scheme == "autoregressive" else {"steps": 3}
+  assert model.sample(8, **options).shape == (8, 16, 16, 3)
+  assert seen[0].shape == (8, 4, 4, 2) and seen[0].max() < 8
+  request = model.sampler.request(Given(8))
+  flat, steps = model.sampler.draw(request, 0, trajectory=True, **options)
+  np.testing.assert_array_equal(flat, seen[0])
+  assert ((np.asarray(steps[-1]) // 8) == np.arange(32)[None] % 2).all()
+
+
+def test_a_prior_stays_with_its_tokenizer_and_opens_without_its_codes(tokenizer, tmp_path):
+  own = str(tmp_path / "own")
+  shutil.copytree(tokenizer, own)
   tokenize.main(["--workdir", own, "--output", str(tmp_path / "codes"), "--batch_size", "8"])
-  source = data.resolve(str(tmp_path / "codes"))
-  train.train(config_of(own, data=source, ops={}), tmp_path / "prior")
+  config = config_of(own, data=data.resolve(str(tmp_path / "codes")), ops={})
+  train.train(config, tmp_path / "prior")
   (tmp_path / "codes").rename(tmp_path / "moved")
   assert vqjax.load(tmp_path / "prior").sample(1).shape == (1, 16, 16, 3)
   again = configuration.of_run(own)
@@ -197,73 +155,37 @@ def test_a_prior_stays_with_its_tokenizer_and_opens_without_its_codes(tokenizers
     UserError, match=r"config.tokenizer: its weights have changed since .*prior began"
   ):
     vqjax.load(tmp_path / "prior")
+  config.data.path = str(tmp_path / "moved")
+  with pytest.raises(UserError, match="were made by tokenizer .* write them again"):
+    train.train(config, tmp_path / "another")
 
 
 @pytest.mark.slow
-def test_cached_codes_train_the_same_prior(tokenizers, priors, tmp_path):
-  tokenize.main(
-    [
-      "--workdir",
-      tokenizers["plain"],
-      "--output",
-      str(tmp_path / "codes"),
-      "--shard",
-      "12",
-      "--batch_size",
-      "8",
-    ]
-  )
-  cached = dict(name="codes", path=str(tmp_path / "codes"))
-  train.train(
-    config_of(tokenizers["plain"], condition=dict(labels=8), data=cached, ops={}),
-    tmp_path / "cached",
-  )
+def test_cached_codes_train_the_same_prior(tokenizer, priors, tmp_path):
+  folder = str(tmp_path / "codes")
+  tokenize.main(["--workdir", tokenizer, "--output", folder, "--shard", "12", "--batch_size", "8"])
+  cached = dict(name="codes", path=folder)
+  train.train(config_of(tokenizer, condition=LABELS, data=cached, ops={}), tmp_path / "cached")
   a, b = priors("autoregressive"), vqjax.load(tmp_path / "cached")
   # The two steps are different programs, so sums may round differently.
   jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a.state[0], b.state[0]
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
+    a.weights.params,
+    b.weights.params,
   )
   ids = a.encode(data.Dataset(SHAPES).sample(8)["image"])
-  np.testing.assert_array_equal(
-    ids, [data.Dataset(cached).source.examples("eval")[i]["ids"] for i in range(8)]
-  )
-
-
-def test_codes_of_another_tokenizer_are_refused(tokenizers, tmp_path):
-  tokenize.main(["--workdir", tokenizers["plain"], "--output", str(tmp_path), "--batch_size", "8"])
-  other = train_tokenizer(
-    tmp_path / "other",
-    dict(name="vqvae", **SMALL, quantizer=dict(name="ema", codebook_size=8, dim=4)),
-    seed=5,
-  )
-  with pytest.raises(UserError, match="were made by tokenizer .* write them again"):
-    train.train(
-      config_of(other, data=dict(name="codes", path=str(tmp_path)), ops={}), tmp_path / "run"
-    )
+  np.testing.assert_array_equal(ids, data.Dataset(cached).sample(8)["ids"])
 
 
 @pytest.mark.slow
-def test_residual_codes_stay_in_their_books(tokenizers, tmp_path):
-  train.train(config_of(tokenizers["residual"]), tmp_path)
-  model = vqjax.load(tmp_path)
-  codes = model.run.task.extra.codes
-  assert codes.grid == (4, 4, 2) and codes.vocabulary == 16
-  ids = model.encode(data.Dataset(SHAPES).sample(4)["image"])
-  np.testing.assert_array_equal(codes.unflatten(codes.flatten(ids)), ids)
-  request = model.sampler.request(4)
-  flat = model.run.task.extra.sampler()(model.state[0], jax.random.key(0), *request)
-  assert ((np.asarray(flat) // 8) == np.arange(32)[None] % 2).all()
-  assert model.sample(2).shape == (2, 16, 16, 3)
-
-
-@pytest.mark.slow
-def test_a_hierarchy_samples_coarse_first(tokenizers, tmp_path):
-  train.train(config_of(tokenizers["vqvae2"], condition=dict(level=0)), tmp_path / "top")
-  train.train(
-    config_of(tokenizers["vqvae2"], condition=dict(level=1, coarse=str(tmp_path / "top"))),
-    tmp_path / "bottom",
-  )
-  top, bottom = vqjax.load(tmp_path / "top"), vqjax.load(tmp_path / "bottom")
+def test_a_hierarchy_samples_coarse_first(short, small, tmp_path):
+  model = dict(name="vqvae2", **small, quantizer=dict(name="ema", codebook_size=8, dim=4))
+  train.train(short | dict(model=model), tmp_path / "vqvae2")
+  workdir, top = str(tmp_path / "vqvae2"), str(tmp_path / "top")
+  train.train(config_of(workdir), top)
+  below = config_of(workdir, level=1, condition=dict(coarser=dict(prior=top)))
+  train.train(below, tmp_path / "bottom")
+  top, bottom = vqjax.load(top), vqjax.load(tmp_path / "bottom")
   for name in ("sample", "frames"):
     with pytest.raises(UserError, match="models level 0 of 2"):
       getattr(top, name)(1)
@@ -285,7 +207,7 @@ def test_a_hierarchy_samples_coarse_first(tokenizers, tmp_path):
     assert (drawn[:, half:] != real[:, half:]).any()  # drawn anew at every level
   assert bottom.frames(8).shape == (16, 8, 16, 16, 3)
   shutil.copytree(tmp_path / "bottom", tmp_path / "bottom2")
-  bottom.config.condition.coarse = str(tmp_path / "bottom")
+  bottom.config.condition.coarser.prior = str(tmp_path / "bottom")
   configuration.save(bottom.config, tmp_path / "bottom2")
   for call, message in [
     (lambda: bottom.log_prob(ids[0]), "ids: one array; the tokenizer has 2 levels"),
@@ -293,7 +215,15 @@ def test_a_hierarchy_samples_coarse_first(tokenizers, tmp_path):
     (lambda: bottom.sample(1, height=32), "without levels"),
     (
       lambda: vqjax.load(tmp_path / "bottom2").sample(1),
-      "config.condition.coarse: .* models level 1; give a prior of level 0",
+      "config.condition.coarser.prior: .* is no prior of level 0; give one",
+    ),
+    (
+      lambda: train.train(config_of(workdir, level=1), tmp_path / "x"),
+      "config.level: 1 is drawn given the coarser ones; set config.condition.coarser.prior",
+    ),
+    (
+      lambda: train.train(config_of(workdir, level=2), tmp_path / "x"),
+      r"config.level: 2; the tokenizer has 2 level\(s\)",
     ),
   ]:
     with pytest.raises(UserError, match=message):
@@ -308,7 +238,7 @@ def test_sliding_window_goes_beyond_the_training_size(priors):
     model.sample(1, height=30)
 
 
-def test_bad_requests_are_one_line(tokenizers, priors, tmp_path):
+def test_bad_requests_are_one_line(tokenizer, priors, tmp_path):
   model = priors("autoregressive")
   images = data.Dataset(SHAPES).sample(1)["image"]
   for call, message in [
@@ -317,20 +247,22 @@ def test_bad_requests_are_one_line(tokenizers, priors, tmp_path):
       lambda: model.sample(1, layout=np.zeros((16, 16), int)),
       "layout: this prior was trained without one",
     ),
-    (lambda: model.sample(1, top_k=0), "top_k: 0 is outside 1 to 8"),
+    (lambda: model.sample(1, top_k=0), "top_k: 0 is no whole number from 1 up"),
     (lambda: model.sample(1, top_k=9), "top_k: 9 is outside 1 to 8"),
-    (lambda: model.sample(1, steps=4), "steps: the scheme autoregressive has no such option"),
+    (
+      lambda: model.sample(1, steps=4),
+      "steps: this prior has no such condition or option. Known: .*label",
+    ),
     (lambda: model.complete(images, keep=1.5), "keep: 1.5 is outside 0 to 1"),
     (
       lambda: model.complete(images, mask=np.ones((16, 16))),
       "mask: an autoregressive prior cannot see",
     ),
-    (lambda: vqjax.load(tokenizers["plain"]).sample(1), "sampling needs a prior"),
     (lambda: model.sample(0), "num: 0 in batches of 64; draw at least one"),
     (lambda: model.sample(2, batch_size=0), "num: 2 in batches of 0"),
     (
       lambda: model.sample(4, label=[1, 2]),
-      r"label: 2 given for 4 image\(s\); give one, or one for each",
+      r"label: 2 given for 4 example\(s\); give one, or one for each",
     ),
     (lambda: model.sample(1, label="dress"), "label: <U5 of shape .*; give integers"),
     (lambda: model.sample(1, label=2.7), "label: float64 of shape .*; give integers"),
@@ -347,51 +279,29 @@ def test_bad_requests_are_one_line(tokenizers, priors, tmp_path):
       "guidance_schedule: 'cosin' is none of constant, linear",
     ),
     (lambda: model.sample(1, temperature=float("inf")), "temperature: inf"),
-    (lambda: model.sample(1, prefix=3), "prefix: the scheme autoregressive has no such option"),
+    (
+      lambda: model.sample(1, prefix=3),
+      "prefix: this prior has no such condition or option. Known: .*label",
+    ),
     (
       lambda: model.complete(images, height=24),
-      "height: the scheme autoregressive has no such option",
+      "height: this prior has no such condition or option. Known: .*label",
     ),
     (lambda: model.complete_codes(np.zeros((1, 5, 5), int)), "over grids of 4 x 4 codes"),
     (lambda: model.log_prob(np.full((1, 4, 4), 99)), "ids: 99 to 99 is not within 0 to 7"),
     (lambda: model.decode(np.zeros((1, 4, 4))), "ids: float64 of shape .*; give integers"),
-    (lambda: model.frames(3, ids=np.zeros((2, 4, 4), int)), r"ids: of 2 image\(s\), but num=3"),
+    (lambda: model.frames(3, ids=np.zeros((2, 4, 4), int)), r"ids: of 2 example\(s\), but num=3"),
     (lambda: train.train(config_of(None), tmp_path / "x"), "config.tokenizer: is not set"),
     (
-      lambda: train.train(config_of(tokenizers["plain"], condition=dict(labels=3)), tmp_path / "y"),
+      lambda: train.train(
+        config_of(tokenizer, condition=dict(label=dict(classes=3))), tmp_path / "y"
+      ),
       r"label: \d is outside 0 to 2",
     ),
   ]:
     with pytest.raises(UserError, match=message) as e:
       call()
     assert "\n" not in str(e.value)
-
-
-def test_layouts_reduce_to_the_most_frequent_class():
-  layout = np.array([[[0, 0, 1, 1], [0, 2, 1, 2], [2, 2, 0, 1], [2, 1, 1, 0]]])
-  np.testing.assert_array_equal(conditions.reduce_layout(layout, (2, 2), 3), [[[0, 1], [2, 0]]])
-  with pytest.raises(UserError, match="4 x 4 is not a multiple of config.condition.layout_grid"):
-    conditions.reduce_layout(layout, (3, 3), 3)
-
-
-def test_prefix_order_offsets_and_dropping():
-  class OneLevel:
-    def codes(self, level):
-      return prior.Codes((2, 2), 10, 1)
-
-  spec = {"label": 0, "layout": 0}
-  prefix = conditions.Prefix(
-    conditions.Condition(labels=3, layouts=2, layout_grid=(1, 2), level=1, drop=0.5),
-    11,
-    OneLevel(),
-    spec,
-  )
-  batch = {"label": jnp.array([2]), "layout": jnp.array([[[0, 1]]])}
-  tokens = prefix.tokens(batch, (jnp.array([[[1, 2], [3, 9]]]),))
-  np.testing.assert_array_equal(tokens, [[13, 14, 15, 17, 18, 19, 25]])
-  assert prefix.length == 7 and prefix.rows == 26 and prefix.grid == (2, 2)
-  dropped = np.asarray(prefix.drop(jax.random.key(0), jnp.ones((400, 7), jnp.int32)) == -1)
-  assert (dropped.all(1) == dropped.any(1)).all() and 0.4 < dropped[:, 0].mean() < 0.6
 
 
 def test_identity_tells_weights_apart():

@@ -9,35 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from vqjax import checkpoint, config as configuration, tokenize, train, writers
+from vqjax import checkpoint, config as configuration, journal, tokenize, train, writers
 
-SHAPES = dict(name="shapes", size=16, num_train=24, num_eval=8)
+SHAPES = dict(name="shapes", size=16, num_train=32, num_eval=8)
 TRANSFORMER = dict(name="transformer", layers=1, width=16, heads=2, dropout=0.2)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("tokenizer")
-  train.train(
-    dict(
-      model=dict(
-        name="vqvae",
-        hidden=8,
-        residual_hidden=8,
-        residual_blocks=1,
-        quantizer=dict(name="ema", codebook_size=8, dim=4),
-      ),
-      data=SHAPES,
-      ops=dict(size=16, channels=3),
-      batch_size=8,
-      total_steps=2,
-      save_every=2,
-      eval_examples=8,
-      preview=4,
-    ),
-    workdir,
-  )
-  return str(workdir)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +25,7 @@ def sources(tokenizer, tmp_path_factory):
 
 
 def config_of(tokenizer, source, scheme):
-  # Three batches an epoch: runs stop inside one, between two log lines and two checkpoints.
+  # Four batches an epoch: runs stop inside one, between two log lines and two checkpoints.
   return configuration.complete(
     dict(
       task="prior",
@@ -59,7 +34,7 @@ def config_of(tokenizer, source, scheme):
       ops=dict(size=16, channels=3),
       model=TRANSFORMER,
       scheme=scheme,
-      condition=dict(labels=8, drop=0.3),
+      condition=dict(label=dict(classes=8), drop=0.3),
       batch_size=8,
       total_steps=8,
       log_every=3,
@@ -109,15 +84,14 @@ def crash(patch):
 
 def terminate(patch):
   """Sends SIGTERM in the seventh step, far from any checkpoint."""
-  fetch, seen = train._Loop._fetch, []
+  add = journal.Journal.add
 
-  def asked(self, before=None):
-    seen.append(before)
-    if before == 7:
+  def asked(self, step, metrics):
+    if step == 7:
       os.kill(os.getpid(), signal.SIGTERM)
-    fetch(self, before)
+    add(self, step, metrics)
 
-  patch.setattr(train._Loop, "_fetch", asked)
+  patch.setattr(journal.Journal, "add", asked)
 
 
 @pytest.fixture

@@ -25,7 +25,10 @@ class Loaded(NamedTuple):
 
 
 def open_run(workdir: str | os.PathLike[str]) -> Loaded:
-  """Reads the run in `workdir`. Raises UserError where there is none, or nothing of it was saved."""
+  """Reads the run in `workdir`.
+
+  Raises UserError where there is none, or nothing of it was saved.
+  """
   workdir = files.path(workdir)
   config = configuration.of_run(workdir)
   spec = configuration.read_spec(workdir)

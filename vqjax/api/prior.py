@@ -209,7 +209,8 @@ class Prior:
         f"{name}: this prior was trained without one (config.condition.{name} is not set)."
       )
     raise UserError(
-      f"{name}: this prior has no such condition or option.{near_miss(name, {*fields, *self._options})}"
+      f"{name}: this prior has no such condition or "
+      f"option.{near_miss(name, {*fields, *self._options})}"
     )
 
   def shown(self, ids: Any, keep: float) -> tuple[np.ndarray, np.ndarray]:
@@ -245,7 +246,8 @@ class Prior:
       raise UserError(f"{option}: {path} is no prior of level {level - 1}; give one.")
     if coarse.tokenizer.identity != self.tokenizer.identity:
       raise UserError(
-        f"{option}: {path} models the codes of another tokenizer, {coarse.config.tokenizer}; give a "
+        f"{option}: {path} models the codes of another tokenizer, {coarse.config.tokenizer}; "
+        "give a "
         "prior of this one's."
       )
     return (*coarse._chain, self.sampler)

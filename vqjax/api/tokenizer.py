@@ -88,7 +88,8 @@ class Tokenizer:
   def _check_codes(self) -> None:
     if not self.info.levels:
       raise UserError(
-        f"{self.workdir}: is an autoencoder without codes; use reconstruct, or a run whose quantizer "
+        f"{self.workdir}: is an autoencoder without codes; use reconstruct, or a run whose "
+        "quantizer "
         "has codes."
       )
 

@@ -53,7 +53,8 @@ class Context(NamedTuple):
 class Part(NamedTuple):
   """One run of tokens: `grid` its shape, `rows` how many different ones there are.
 
-  spatial: whether the grid lies over the picture, so that it grows with it and a window sees a part.
+  spatial: whether the grid lies over the picture, so that it grows with it and a window sees a
+    part.
   """
 
   grid: tuple[int, ...]

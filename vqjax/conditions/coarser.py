@@ -1,4 +1,4 @@
-"""The coarser codes of a hierarchy, before those of the level that is learned (arXiv 1906.00446)."""
+"""The coarser codes of a hierarchy, before those of the level learned (arXiv 1906.00446)."""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ def reduced(layout_BHW: np.ndarray, grid: tuple[int, int], classes: int) -> np.n
   (batch, height, width), (h, w) = layout_BHW.shape, grid
   if height % h or width % w:
     raise UserError(
-      f"layout: {height} x {width} is not a multiple of config.condition.layout.grid={grid}; choose "
+      f"layout: {height} x {width} is not a multiple of config.condition.layout.grid={grid}; "
+      "choose "
       "a grid that divides it."
     )
   cells = layout_BHW.reshape(batch, h, height // h, w, width // w).transpose(0, 1, 3, 2, 4)

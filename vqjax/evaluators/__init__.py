@@ -3,8 +3,8 @@
 A file defines a frozen dataclass `Measure` (its fields a config may set) with
 
     measure.frozen() -> pytree     weights of a network the measure uses, on the host; () for none
-    measure.needs: str             which of the task's predictions `out` is: "reconstruct", "sample",
-                                   "likelihood", …
+    measure.needs: str             which of the task's predictions `out` is: "reconstruct",
+                                   "sample", "likelihood", …
     measure.update(frozen, batch, out, mask) -> {name: array}      pure and jittable: of one batch
     measure.reduction: str         what becomes of them over the split: "sum" adds them up, "gather"
                                    strings rows [B, …] together (features, for distances between

@@ -40,7 +40,7 @@ class Measure:
   def update(
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
   ) -> dict[str, jax.Array]:
-    """Counts pixels per class: int32 [N] of the maps, of the reconstructions, and of both at once."""
+    """Counts pixels per class, int32 [N]: of the maps, the reconstructions, and both at once."""
     if "layout" not in out:
       raise UserError(
         "measure 'layouts': this run was not trained on label maps; leave the measure out."

@@ -31,7 +31,8 @@ class Measure:
   needs: ClassVar[str] = "likelihood"
   reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
-    "-log p of the codes of each image, exact for autoregressive priors, else one draw of the variational bound"
+    "-log p of the codes of each image, exact for autoregressive priors, else one draw of the "
+    "variational bound"
   )
 
   def frozen(self) -> tuple[()]:

@@ -66,7 +66,7 @@ def ssim(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _blur(x_BHW: jax.Array) -> jax.Array:
-  """Gaussian means over the windows that lie within the image: two convolutions of one axis each."""
+  """Gaussian means over the windows that lie within the image: two one-axis convolutions."""
   offsets = np.arange(_WINDOW) - _WINDOW // 2
   weights = np.exp(-(offsets**2) / (2 * _SIGMA**2))
   weights = jnp.asarray(weights / weights.sum(), x_BHW.dtype)

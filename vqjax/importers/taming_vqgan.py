@@ -61,7 +61,7 @@ def read(
 
 
 def tokenizer(state: Mapping[str, np.ndarray], options: Mapping[str, Any], size: int) -> Imported:
-  """The autoencoder alone as a run on images, or label maps, of side `size`; otherwise as `read`."""
+  """The autoencoder alone as a run on images or label maps of side `size`; else as `read`."""
   model, variables, channels = _model(state, options)
   if not is_segmentation(state):
     return _reader.tokenizer_run(model, variables, "l1", size, channels)

@@ -30,7 +30,8 @@ def rows(z: jax.Array, width: int) -> jax.Array:
   """Latents [B, ..., D] as positions [N, D] in float32. Raises UserError where D is not `width`."""
   if z.shape[-1] != width:
     raise UserError(
-      f"dim: the quantizer reads {width} channels, not {z.shape[-1]}; set its width or the encoder's."
+      f"dim: the quantizer reads {width} channels, not {z.shape[-1]}; set its width or the "
+      "encoder's."
     )
   return z.reshape(-1, width).astype(jnp.float32)
 

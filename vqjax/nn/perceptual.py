@@ -43,8 +43,8 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def load(path: str | os.PathLike[str]) -> Weights:
-  """Reads weights as `vqjax.importers.lpips.write_file` writes them: {name: float32 array}, names as in
-  `shapes`.
+  """Reads weights as `vqjax.importers.lpips.write_file` writes them: {name: float32 array}, names
+  as in `shapes`.
 
   Raises:
     UserError: no such file, not an .npz, or an array missing, extra or misshapen.

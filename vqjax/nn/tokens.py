@@ -102,7 +102,8 @@ def split_prefix(
   h, w = prefix_grid
   if prefix_BP.shape[1] < h * w:
     raise UserError(
-      f"prefix_grid: {prefix_grid} needs a prefix of at least {h * w} tokens, not {prefix_BP.shape[1]}."
+      f"prefix_grid: {prefix_grid} needs a prefix of at least {h * w} tokens, not "
+      f"{prefix_BP.shape[1]}."
     )
   split = prefix_BP.shape[1] - h * w
   return prefix_BP[:, :split], einops.rearrange(prefix_BP[:, split:], "b (h w) -> b h w", w=w)

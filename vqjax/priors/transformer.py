@@ -1,4 +1,4 @@
-"""Transformer over codes: causal or bidirectional, minGPT's or LlamaGen's block by named options."""
+"""Transformer over codes, causal or bidirectional; minGPT's or LlamaGen's block by name."""
 
 from __future__ import annotations
 
@@ -349,10 +349,12 @@ class Model(nn.Module):
     multiple = 2 * len(self.latent.grid) if self.positions == "rotary" else 1
     if self.width // self.heads % multiple:
       raise UserError(
-        f"heads: rotary positions on {self.latent.grid} need a head width (width / heads) that is a multiple of {multiple}, "
+        f"heads: rotary positions on {self.latent.grid} need a head width (width / heads) that "
+        f"is a multiple of {multiple}, "
         f"not {self.width // self.heads}."
       )
     if self.causal and self.modulation == "adaln":
       raise UserError(
-        "modulation: 'adaln' carries a diffusion time, which causal networks do not get; use 'none'."
+        "modulation: 'adaln' carries a diffusion time, which causal networks do not get; use "
+        "'none'."
       )

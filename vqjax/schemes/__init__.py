@@ -4,7 +4,7 @@ network.
 A file defines a frozen dataclass `Scheme`, whose fields a config may set; the program sets `latent`
 (vqjax.latents.Codes for all schemes here). It has
 
-    extra_ids: int                              ids beyond the codes (1 where there is a mask, else 0)
+    extra_ids: int                              ids beyond the codes (1 with a mask, else 0)
     causal: bool                                which kind of network it needs
     timed: bool                                 whether the network is told the time
     options: {name: type}                       what a user may give `sample` beside a `Draw`

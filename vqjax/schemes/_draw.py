@@ -37,7 +37,8 @@ class Draw:
   def __post_init__(self) -> None:
     if not is_real(self.temperature) or not 0 <= self.temperature < math.inf:
       raise UserError(
-        f"temperature: {self.temperature!r} is no number from 0 up; use 0 for greedy or a positive value."
+        f"temperature: {self.temperature!r} is no number from 0 up; use 0 for greedy or a "
+        "positive value."
       )
     if self.top_k is not None and not (is_whole(self.top_k) and self.top_k >= 1):
       raise UserError(
@@ -58,7 +59,8 @@ class Draw:
     codes = logits.shape[-1]
     if self.top_k is not None and self.top_k > codes:
       raise UserError(
-        f"top_k: {self.top_k} is outside 1 to {codes}, the number of codes; leave it out to keep all."
+        f"top_k: {self.top_k} is outside 1 to {codes}, the number of codes; leave it out to keep "
+        "all."
       )
     logits = logits.astype(jnp.float32)
     if self.temperature == 0:

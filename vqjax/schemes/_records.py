@@ -1,4 +1,4 @@
-"""What passes between schemes, networks and tasks: a training example, its loss, a bound network."""
+"""What passes between schemes, networks and tasks: an example, its loss, a bound network."""
 
 from __future__ import annotations
 

@@ -50,7 +50,8 @@ class Scheme:
       raise UserError(f"timesteps: {self.timesteps} is too few; use at least 1.")
     if not 0 < self.mask_share < 1:
       raise UserError(
-        f"mask_share: {self.mask_share} is outside (0, 1); for 0 and 1 use kernel uniform and absorbing."
+        f"mask_share: {self.mask_share} is outside (0, 1); for 0 and 1 use kernel uniform and "
+        "absorbing."
       )
 
   @property

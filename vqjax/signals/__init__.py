@@ -9,7 +9,7 @@ A file defines a frozen dataclass `Signal`, whose fields a config may set, with
     signal.measures: tuple[str, ...]  measures of vqjax/evaluators that a run of it is judged by
     signal.spec(ops) -> (shape, dtype)    of one example's field under config.ops, where no data are
                                       read. Raises UserError where ops do not tell
-    signal.channels(shape) -> int     channels that the model reads, of a batch's field of this shape
+    signal.channels(shape) -> int     channels that the model reads of a field of this shape
     signal.read(values) -> x          on the device: the field to what the model reads,
                                       float32 [B, *size, channels]
     signal.write(mean) -> values      on the device: a likelihood's mean to values as predictions

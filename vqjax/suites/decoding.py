@@ -111,6 +111,7 @@ def main(argv: Sequence[str]) -> None:
         ]
       )
   print(
-    f"{length} codes, {args.layers} layers, width {args.width}, {args.dtype}, {jax.devices()[0].device_kind}"
+    f"{length} codes, {args.layers} layers, width {args.width}, {args.dtype}, "
+    f"{jax.devices()[0].device_kind}"
   )
   print(writers.table(["batch", "cache", "s", "codes/s", "times uncached", "limit, codes/s"], rows))

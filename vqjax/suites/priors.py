@@ -41,8 +41,8 @@ class Classifier(nn.Module):
 
 
 def train_classifier(dataset: Any, classes: int, steps: int = 1500, batch_size: int = 128) -> Any:
-  """Trains on the real images of a data.Dataset; returns (predict(images uint8) -> classes, accuracy on the held-out
-  images).
+  """Trains on the real images of a data.Dataset; returns (predict(images uint8) -> classes,
+  accuracy on the held-out images).
   """
   model, tx = (
     Classifier(classes),
@@ -116,7 +116,8 @@ def fit(name: str, config: Any, workdir: pathlib.Path, seconds: float) -> None:
   before = json.loads(chosen.read_text())
   if before["seconds"] != seconds:
     raise UserError(
-      f"--seconds={seconds:g}: {workdir} was trained for {before['seconds']:g}; give that, or another --workdir."
+      f"--seconds={seconds:g}: {workdir} was trained for {before['seconds']:g}; give that, or "
+      "another --workdir."
     )
   config.total_steps = before["steps"]
   config.save_every = config.total_steps

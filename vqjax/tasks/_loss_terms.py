@@ -69,7 +69,7 @@ def check(weights: Losses, disc: nn.Module | None, signal: Any) -> None:
 
 
 class Terms:
-  """Collects loss terms under their names, for the log: loss/<term> is weighted, raw/<term> is not."""
+  """Collects loss terms by name for the log: loss/<term> is weighted, raw/<term> is not."""
 
   def __init__(self) -> None:
     self._pieces: dict[str, tuple[Any, Any]] = {}

@@ -1,4 +1,4 @@
-"""A prior's conditions strung together: one prefix of tokens before the codes, dropped as a whole."""
+"""A prior's conditions as one prefix of tokens before the codes, dropped as a whole."""
 
 from __future__ import annotations
 

@@ -50,7 +50,8 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
   signal = build("signals", config["signal"], "config.signal")
   if signal.field not in spec:
     raise UserError(
-      f"config.signal.name: {config['signal']['name']!r} learns the data's {signal.field}, but they "
+      f"config.signal.name: {config['signal']['name']!r} learns the data's {signal.field}, but "
+      "they "
       f"yield {', '.join(spec)}. Use other data, or another signal."
     )
   shape = tuple(spec[signal.field].shape[1:])
@@ -195,7 +196,10 @@ class Autoencode:
     return sum(value * weight for value, weight in pieces.values()), pieces
 
   def judged(self, recon: jax.Array) -> jax.Array:
-    """What the perceptual loss and the discriminator see. Not clipped: all pixels keep a gradient."""
+    """What the perceptual loss and the discriminator see.
+
+    Not clipped: all pixels keep a gradient.
+    """
     return self.likelihood.mean(recon)
 
   def _adversarial_on(self, step: jax.Array) -> jax.Array:

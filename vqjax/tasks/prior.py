@@ -139,7 +139,7 @@ class Prior:
     return {"model": variables["params"]}, {"model": {}}
 
   def frozen(self) -> dict[str, Any]:
-    """Weights of the tokenizer, and of those that conditions read by under the conditions' names."""
+    """Weights of the tokenizer, and under conditions' names of those that they read by."""
     tokenizers = {"tokenizer": self.tokenizer} | self.prefix.tokenizers
     return {name: stage.load() for name, stage in tokenizers.items()}
 
