@@ -436,6 +436,37 @@ def test_tokenize_replaces_a_folder_and_refuses_priors(runs, tmp_path):
   assert not (tmp_path / "manifest.json").exists()
 
 
+@pytest.mark.parametrize(
+  "command, run, source, message",
+  [
+    ("evaluate", "tokenizer", "codes", "yields ids, label, layout, no image, which the run reads"),
+    ("tokenize", "tokenizer", "codes", "yields ids, label, layout, no image, which the run reads"),
+    ("evaluate", "autoregressive", "pictures", "yields image, no label, which the run reads"),
+    ("main", "tokenizer", "codes", "learns the data's image, but they yield ids, label"),
+    ("main", "autoregressive", "pictures", "condition.label: the data have no label"),
+    ("main", "tokenizer", "", "--data=: is empty"),
+    ("evaluate", "tokenizer", "", "--data=: is empty"),
+  ],
+)
+def test_data_without_what_a_run_reads_are_one_line(
+  command, run, source, message, runs, tmp_path, monkeypatch
+):
+  rng = np.random.default_rng(0)
+  np.savez(tmp_path / "pictures.npz", images=rng.integers(0, 255, (40, 16, 16, 3), np.uint8))
+  path = {"codes": runs["codes"], "pictures": str(tmp_path / "pictures.npz"), "": ""}[source]
+  arguments = ["--workdir", runs[run], f"--data={path}"]
+  if command == "main":
+    config = pathlib.Path(runs["tokenizer"]).parent / f"{run}.py"
+    config = config if config.exists() else config.with_name("prior.py")
+    arguments = ["--config", str(config), "--workdir", str(tmp_path / "new"), arguments[-1]]
+    arguments += [f"--config.tokenizer={runs['tokenizer']}"] * (run != "tokenizer")
+  if command == "tokenize":
+    arguments += ["--output", str(tmp_path / "out")]
+  with pytest.raises(UserError, match=message) as e:
+    {"main": main, "evaluate": evaluate, "tokenize": tokenize}[command].main(arguments)
+  assert "\n" not in str(e.value)
+
+
 def test_evaluate_a_tokenizer(runs, capsys):
   evaluate.main(["--workdir", runs["tokenizer"], "--batch_size=4"])
   result = json.loads((pathlib.Path(runs["tokenizer"]) / "evaluation.json").read_text())

@@ -30,11 +30,12 @@ ALLOWED = {
   "schemes": {"nn", "latents", "schemes"},
   "evaluators": {"nn", "latents", "evaluators"},
   "importers": {"importers", "nn", "latents", "build"},
-  "data": {"data", "build"},
+  "data": {"data", "build", "nn"},  # nn.checks alone
   "sharding": set(),
   "checkpoint": {"sharding"},
-  "config": {"build"},
-  "optim": {"build"},
+  "config": {"build", "config_file", "nn"},  # nn.checks alone
+  "config_file": set(),
+  "optim": {"build", "nn"},  # nn.checks alone
   # Families by name, but for the records that cross their borders.
   "tasks": {
     "tasks", "build", "checkpoint", "config", "latents", "nn", "schemes", "conditions", "signals",

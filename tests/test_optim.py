@@ -91,7 +91,7 @@ def test_accumulation_equals_the_mean_gradient():
   "fields, message",
   [
     ({"learning_rate": 1}, "config.optim.learning_rate: unknown field"),
-    ({"lr": 0.0}, "config.optim.lr: 0.0 is not positive"),
+    ({"lr": 0.0}, "config.optim: lr: 0.0 is out of range"),
     ({"name": "adam"}, "config.optim.name: 'adam' is none of adamw"),
     ({"name": "lion", "eps": 1e-6}, "config.optim.eps: 1e-06 is given, but lion does not read it"),
     (

@@ -6,10 +6,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
-import pathlib
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +14,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vqjax import build, fields, files
+from vqjax import build, config_file, fields, files
 from vqjax.errors import UserError, near_miss
+from vqjax.nn import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +49,14 @@ class Common:
 
   debug: dict = dataclasses.field(default_factory=dict)  # overrides applied by --config=FILE:debug
 
+  def __post_init__(self) -> None:
+    checks.within(self, "seed", at_least=0, below=2**32)
+    checks.within(self, "ema_decay", at_least=0, below=1)
+    checks.positive(
+      self, "batch_size", "total_steps", "log_every", "save_every", "eval_examples", "accumulate",
+      "keep", "preview",
+    )  # fmt: skip
+
 
 # What may differ between a checkpoint and the run that continues it.
 _FREE = (
@@ -75,30 +81,14 @@ def load(path: str) -> ConfigDict:
   config's own `debug` overrides.
 
   Raises:
-    UserError: no such file, or an argument that the config does not take.
+    UserError: no such file, one that raises or returns no dict, or an argument that the config
+      does not take.
   """
   file, _, arg = path.partition(":")
-  if not pathlib.Path(file).is_file():
-    raise UserError(
-      f"--config={path}: there is no file {file}. The configs that come with vqjax are in configs/."
-    )
-  root = str(pathlib.Path(file).resolve().parents[1])
-  if (
-    root not in sys.path
-  ):  # so that configs/a.py may import from configs, whatever the current folder
-    sys.path.append(root)
-  spec = importlib.util.spec_from_file_location("vqjax_config", file)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, "get_config"):
-    raise UserError(f"--config={path}: {file} defines no get_config().")
-  takes_argument = module.get_config.__code__.co_argcount > 0
-  values = (
-    module.get_config(None if arg in ("", "debug") else arg)
-    if takes_argument
-    else module.get_config()
-  )
+  values, takes_argument = config_file.values(path, file, None if arg in ("", "debug") else arg)
   config = editable(values)
+  if not _nested(config.get("debug", {})):
+    raise UserError(f"--config={path}: debug is {config.debug!r}, not a dict of fields.")
   known = ["debug"] if config.get("debug") else []
   if arg and arg not in known and (arg == "debug" or not takes_argument):
     raise UserError(
@@ -112,10 +102,25 @@ def load(path: str) -> ConfigDict:
 
 
 def editable(values: Mapping[str, Any]) -> ConfigDict:
-  """A config that `override` may add fields to."""
-  config = ConfigDict(dict(values))
+  """A config that `override` may add fields to. Raises UserError for a field without a name."""
+  config = _config_dict(values)
   config.unlock()
   return config
+
+
+def _config_dict(values: Mapping[str, Any], path: str = "config") -> ConfigDict:
+  _check_names(values, path)
+  return ConfigDict(dict(values))
+
+
+def _check_names(value: Any, path: str) -> None:
+  """Raises UserError for a key that no field can have."""
+  if not _nested(value):
+    return
+  for key, inner in value.items():
+    if not isinstance(key, str) or "." in key or not key:
+      raise UserError(f"{path}: {key!r} is no name of a field; write a word without dots.")
+    _check_names(inner, f"{path}.{key}")
 
 
 def _nested(value: Any) -> bool:
@@ -133,7 +138,7 @@ def _merge(config: ConfigDict, name: str, value: Any) -> None:
     for key, inner in value.items():
       _merge(present, key, inner)
   else:
-    config[name] = ConfigDict(value) if _nested(value) else value
+    config[name] = _config_dict(value, name) if _nested(value) else value
 
 
 def override(config: ConfigDict, assignments: Sequence[str]) -> None:
@@ -181,7 +186,7 @@ def _assign(config: ConfigDict, path: Sequence[str], value: Any) -> None:
     for stale in list(node):
       del node[stale]
   with node.ignore_type():
-    node[leaf] = ConfigDict(value) if isinstance(value, dict) else value
+    node[leaf] = _config_dict(value, f"config.{'.'.join(path)}") if _nested(value) else value
 
 
 def _literal(text: str) -> Any:
@@ -199,9 +204,11 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
   """Fills in the defaults of the top level and of every sub-dict, and checks names, fields, types.
 
   Left out are only the fields that the program sets: a completed config says what was run, whatever
-  the defaults become. Raises UserError with the near miss for an unknown field.
+  the defaults become. Raises UserError with the near miss for an unknown field. What only a part
+  made with the data's shapes can tell (a module's fields) is left to the task.
   """
   values = _plain(config)
+  _check_names(values, "config")
   task = values.get("task", Common.task)
   cls = _fields_of(task)
   if foreign := sorted(known_fields() & values.keys() - {f.name for f in dataclasses.fields(cls)}):
@@ -210,16 +217,7 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
       "config.task."
     )
   values = build.complete(cls, values, "config")
-  for name in (
-    "batch_size", "total_steps", "log_every", "save_every", "eval_examples", "accumulate", "keep",
-    "preview",
-  ):  # fmt: skip
-    if values[name] < 1:
-      raise UserError(f"config.{name}: {values[name]} is not positive.")
-  if not 0 <= values["ema_decay"] < 1:
-    raise UserError(
-      f"config.ema_decay: {values['ema_decay']} is outside [0, 1); 0 keeps no average."
-    )
+  build.checked(cls, values, "config")
   for i, measure in enumerate(values["evaluators"]):
     measure = {"name": measure} if isinstance(measure, str) else measure
     build.filled("evaluators", measure, f"config.evaluators[{i}]")

@@ -36,7 +36,8 @@ def check_frozen(now: Mapping[str, str], workdir: files.Path, begin: bool = Fals
 
 def check_codes(now: Mapping[str, str], made_by: str | None, config: Mapping) -> None:
   """Raises UserError where the run's data are codes that another tokenizer made."""
-  if made_by is None or made_by == (own := now.get("tokenizer")):
+  own = now.get("tokenizer")  # a tokenizer has none, and says itself that it cannot read codes
+  if own is None or made_by in (None, own):
     return
   path, tokenizer = config["data"]["path"], config["tokenizer"]
   raise UserError(

@@ -13,6 +13,7 @@ import optax
 
 from vqjax.build import make as make_record
 from vqjax.errors import UserError
+from vqjax.nn import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Optimizer:
   eps: float = 1e-8
   weight_decay: float = 0.0
   clip: float = 0.0
+
+  def __post_init__(self) -> None:
+    checks.within(self, "lr", "eps", above=0)
+    checks.within(self, "b1", "b2", at_least=0, below=1)
+    checks.within(self, "warmup", "end_lr", "weight_decay", "clip", at_least=0)
 
   def learning_rate(self, total_steps: int) -> optax.Schedule:
     rest = max(1, total_steps - self.warmup)
@@ -105,8 +111,6 @@ def make(
 
 def _one(fields: Mapping[str, Any], path: str) -> Optimizer:
   optimizer = make_record(Optimizer, fields, path)
-  if optimizer.lr <= 0:
-    raise UserError(f"{path}.lr: {optimizer.lr} is not positive.")
   for field in _UNREAD[optimizer.name]:
     if (value := getattr(optimizer, field)) != getattr(Optimizer, field):
       raise UserError(

@@ -83,9 +83,10 @@ def _codes(
   prior may be conditioned on, where the data has it.
   """
   from vqjax.api.prior import condition_fields
+  from vqjax.tasks import need
 
   for batch, mask in dataset.batches(batch_size, split=split):
-    levels = model.checked(model.encode(batch[model.info.signal.field]))
+    levels = model.checked(model.encode(need(batch, model.info.signal.field)))
     fields = {f"ids{i or ''}": ids for i, ids in enumerate(levels)}
     fields |= {k: batch[k] for k in condition_fields() if isinstance(batch.get(k), np.ndarray)}
     yield {k: v[mask > 0] for k, v in fields.items()}

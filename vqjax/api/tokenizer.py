@@ -11,6 +11,7 @@ import numpy as np
 from vqjax import files, sharding
 from vqjax.api._loaded import Loaded
 from vqjax.errors import UserError
+from vqjax.nn import checks
 from vqjax.tasks import Task, Weights
 from vqjax.tasks._first_stage import identity, joined
 
@@ -80,7 +81,9 @@ class Tokenizer:
         f"ids: one array; the tokenizer has {len(latents)} levels, give a tuple as encode returns "
         "it."
       )
-    return tuple(_checked_level(np.asarray(i), codes, whole) for i, codes in zip(levels, latents))
+    return tuple(
+      _checked_level(checks.array("ids", i), codes, whole) for i, codes in zip(levels, latents)
+    )
 
   def _check_codes(self) -> None:
     if not self.info.levels:

@@ -11,6 +11,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vqjax.errors import UserError
+
+
+def need(batch: Mapping[str, Any], field: str) -> Any:
+  """batch[field]. Raises UserError where the data have none."""
+  if field not in batch:
+    raise UserError(
+      f"config.data: yields {', '.join(batch)}, no {field}, which the run reads; use other data."
+    )
+  return batch[field]
+
 
 class Weights(NamedTuple):
   """All that a prediction depends on beside its batch and its key.

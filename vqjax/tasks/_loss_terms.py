@@ -10,6 +10,7 @@ import jax
 from flax import linen as nn
 
 from vqjax.errors import UserError
+from vqjax.nn import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Losses:
   lecam_weight: float = 0.0
   r1_weight: float = 0.0
   r1_every: int = 16
+
+  def __post_init__(self) -> None:
+    weights = (f.name for f in dataclasses.fields(self) if f.name.endswith("_weight"))
+    checks.within(self, *weights, "adversarial_start", at_least=0)
+    checks.positive(self, "r1_every")
 
 
 def check(weights: Losses, disc: nn.Module | None, signal: Any) -> None:

@@ -17,7 +17,7 @@ from vqjax.errors import UserError, near_miss
 from vqjax.latents import Codes
 from vqjax.nn import book, losses, perceptual
 from vqjax.signals import Likelihood
-from vqjax.tasks import Frozen, Info, Task, Weights, _loss_terms as loss_terms
+from vqjax.tasks import Frozen, Info, Task, Weights, _loss_terms as loss_terms, need
 
 # A histogram of more codes is too large to count them all.
 _COUNTABLE = 2**24
@@ -120,7 +120,7 @@ class Autoencode:
   weights: loss_terms.Losses
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {self.signal.field: self.signal.prepare(batch[self.signal.field])}
+    return {self.signal.field: self.signal.prepare(need(batch, self.signal.field))}
 
   def input(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """What the model reads, float32 [B, *size, channels]."""

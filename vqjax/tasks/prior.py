@@ -18,7 +18,7 @@ from vqjax.conditions import Context
 from vqjax.errors import UserError
 from vqjax.latents import Codes, Floats
 from vqjax.schemes import Draw, Guidance, Network, _guidance, autoregressive
-from vqjax.tasks import Frozen, Task, Weights, autoencode
+from vqjax.tasks import Frozen, Task, Weights, autoencode, need
 from vqjax.tasks._first_stage import FirstStage, joined
 from vqjax.tasks._prefix import Prefix, conditions_of
 
@@ -128,7 +128,9 @@ class Prior:
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The signal, or its codes where they were computed before, and the conditions' fields."""
     kept = {k: v for k, v in batch.items() if k == self.tokenizer.field or k.startswith("ids")}
-    return kept | self.prefix.prepare(batch)
+    return (kept or {self.tokenizer.field: need(batch, self.tokenizer.field)}) | (
+      self.prefix.prepare(batch)
+    )
 
   def init(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
     rows = len(next(iter(batch.values())))
