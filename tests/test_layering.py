@@ -33,7 +33,8 @@ ALLOWED = {
   "data": {"data", "build"},
   "sharding": set(),
   "checkpoint": {"sharding"},
-  "config": {"build"},
+  "places": {"build"},
+  "config": {"build", "places"},
   "optim": {"build"},
   # Families by name, but for the records that cross their borders.
   "tasks": {
@@ -44,7 +45,7 @@ ALLOWED = {
   "journal": {"writers"},
   "preemption": set(),
   "holder": set(),
-  "lineage": set(),
+  "lineage": {"places"},
   "train": {
     "build", "checkpoint", "config", "data", "holder", "journal", "lineage", "measure", "optim",
     "preemption", "sharding", "tasks",
