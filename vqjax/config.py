@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vqjax import build, config_file, fields, files
+from vqjax import build, checks, config_file, fields, files, places
 from vqjax.errors import UserError, near_miss
-from vqjax.nn import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Common:
   ema_decay: float = 0.0  # moving average of the parameters; 0 keeps none
   mesh: dict = fields.record("sharding.Axes")
   sharding: Sequence = ((".*", "fsdp"),)  # vqjax.sharding.shardings
-  init_from: str | None = None  # workdir whose parameters this run starts from
+  init_from: str | None = fields.place(None)  # workdir whose parameters this run starts from
   evaluators: Sequence = ()  # measures of vqjax/evaluators; empty means the task's own
   log_every: int = 50
   save_every: int = 1_000  # also evaluates and draws previews
@@ -233,18 +233,90 @@ def _plain(value: Any) -> Any:
   return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
+def _places(config: Mapping[str, Any]) -> list[places.Place]:
+  """The places that a config names."""
+  return list(places.listed(_fields_of(config.get("task", Common.task)), config))
+
+
+def _relocated(config: ConfigDict, move: Callable[[places.Place], str]) -> ConfigDict:
+  """A copy of the config with `move(place)` for each place."""
+  config = config.copy_and_resolve_references()
+  for place in _places(config):
+    *parents, leaf = place.field.split(".")
+    functools.reduce(lambda node, key: node[key], parents, config)[leaf] = move(place)
+  return config
+
+
 def save(config: ConfigDict, workdir: files.Path) -> None:
-  files.write_json(workdir / "config.json", _plain(config))
+  """Writes the config into `workdir`, with the places that it names absolute, and says where the
+  workdir is, which tells how far from it they lie.
+  """
+  config = _relocated(config, lambda place: places.absolute(place.value))
+  own = {"workdir": places.absolute(str(workdir))}
+  files.write_json(workdir / "config.json", own | _plain(config))
 
 
-def of_run(workdir: files.Path) -> ConfigDict:
-  """The resolved config of a run. Raises UserError where `workdir` holds none."""
-  file = files.path(workdir) / "config.json"
-  if not file.exists():
+def of_run(workdir: files.Path, option: str = "--workdir") -> ConfigDict:
+  """The resolved config of a run, with the places that it names where they lie now: as far from
+  `workdir` as when it was saved, else where they were.
+
+  Raises UserError, which begins with `option`, where `workdir` holds no run.
+  """
+  workdir = files.path(workdir)
+  if not (workdir / "config.json").exists():
     raise UserError(
-      f"--workdir={workdir}: holds no run (no config.json). Train one with python -m vqjax.main."
+      f"{option}={workdir}: holds no run (no config.json). Train one with python -m vqjax.main."
     )
-  return complete(files.read_json(file))
+  config, begun_in = _saved(workdir)
+  return _relocated(config, lambda place: places.found(place.value, begun_in, workdir))
+
+
+def _saved(workdir: files.Path) -> tuple[ConfigDict, str | None]:
+  """(completed config as it lies in `workdir`, where that was when it was saved)."""
+  values = files.read_json(workdir / "config.json")
+  begun_in = values.pop("workdir", None)
+  return complete(values), begun_in
+
+
+def located(config: ConfigDict, workdir: files.Path) -> ConfigDict:
+  """The completed config for the run in `workdir` with absolute places.
+
+  A relative one that does not lie in the current folder is the one that the run began with, where
+  it has the same spelling. Raises UserError where a run is not there without which this one is
+  never opened.
+  """
+  known = {}
+  if (workdir / "config.json").exists():
+    known = {place.field: place.value for place in _places(of_run(workdir))}
+
+  def move(place: places.Place) -> str:
+    here, then = places.absolute(place.value), known.get(place.field)
+    if then and not places.exists(here) and places.same_spelling(place.value, then):
+      return then
+    return here
+
+  config = _relocated(config, move)
+  for place in _places(config):
+    if place.needed and not places.exists(place.value, run=True):
+      raise _missing(place, workdir)
+  return config
+
+
+def check_there(config: ConfigDict, workdir: files.Path, within: str) -> None:
+  """Raises UserError where a place of config.<within> is not there."""
+  for place in _places(config):
+    if f"{place.field}.".startswith(f"{within}.") and not places.exists(place.value):
+      raise _missing(place, workdir)
+
+
+def _missing(place: places.Place, workdir: files.Path) -> UserError:
+  tried = (place.value,)
+  if (workdir / "config.json").exists():
+    config, begun_in = _saved(workdir)
+    then = {p.field: p.value for p in _places(config)}.get(place.field)
+    if then == place.value:
+      tried = places.candidates(then, begun_in, workdir)
+  return places.missing(place, tried, workdir)
 
 
 def spec_of(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -277,8 +349,10 @@ def check_same(saved: ConfigDict, new: ConfigDict, within: Sequence[str] = ("",)
   """Raises UserError naming the first field in which a continued run would differ from what its
   checkpoints were made with.
 
-  `within` holds the beginnings of the paths that matter.
+  `within` holds the beginnings of the paths that matter. Places may differ: what lies there is
+  compared, by vqjax.lineage.
   """
+  free = (*_FREE, *(place.field for config in (saved, new) for place in _places(config)))
   old, now = flatten(complete(saved)), flatten(complete(new))
   # Outer fields and names first: another model differs in all the rest.
   for path in sorted(
@@ -287,7 +361,7 @@ def check_same(saved: ConfigDict, new: ConfigDict, within: Sequence[str] = ("",)
     if (
       old.get(path) != now.get(path)
       and path.startswith(tuple(within))
-      and not any(path == f or path.startswith(f + ".") for f in _FREE)
+      and not any(path == f or path.startswith(f + ".") for f in free)
     ):
       raise UserError(
         f"config.{path}: this workdir was trained with {old.get(path)!r}, the config says "

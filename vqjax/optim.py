@@ -11,9 +11,9 @@ from typing import Any, Literal
 import jax
 import optax
 
+from vqjax import checks
 from vqjax.build import make as make_record
 from vqjax.errors import UserError
-from vqjax.nn import checks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import sharding
+from vqjax import checks, sharding
 from vqjax.errors import UserError, near_miss
-from vqjax.nn import checks
 from vqjax.schemes import Draw, Guidance, autoregressive
 from vqjax.schemes._options import is_real
 from vqjax.tasks import Weights

@@ -159,9 +159,11 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     UserError: bad input, a loss that is not finite, a save that fails, or another process that
       trains in the workdir; in one line.
   """
-  config, workdir = configuration.complete(config), files.path(workdir)
+  workdir = files.path(workdir)
+  config = configuration.located(configuration.complete(config), workdir)
   with contextlib.ExitStack() as stack:
     held = stack.enter_context(_claim(workdir, config))
+    configuration.check_there(config, workdir, "data")
     dataset = data.Dataset(config.data, config.ops)
     lineage.check_data(dataset, workdir)
     checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, config.keep, config.best))
@@ -169,11 +171,16 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     stack.callback(batches.close)
     frozen = run.load_frozen()
     tokenizers = run.task.frozen.identity(frozen)
-    lineage.check_frozen(tokenizers, workdir, begin=True)
+    lineage.check_frozen(tokenizers, config, workdir, begin=True)
     lineage.check_codes(tokenizers, dataset.made_by, config)
+    if jax.process_index() == 0:
+      configuration.save(config, workdir)  # what it names is what the run began with
+      lineage.leave_notes(tokenizers, config, workdir)
     held_out = measure.HeldOut(run, dataset, weights_of(run.abstract, frozen))
     start, total = int(state.step), config.total_steps
-    if start >= total:
+    if start < total:
+      lineage.warn_dependents(workdir)
+    else:
       log.info("%s: nothing is left to do, all %d steps are taken", workdir, total)
     journal = Journal(
       workdir,
@@ -215,8 +222,8 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
 
 @contextlib.contextmanager
 def _claim(workdir: files.Path, config: Any) -> Iterator[holder.Holder]:
-  """Holds `workdir` against other processes that train, and saves the config there, after comparing
-  it with the one that is there.
+  """Holds `workdir` against other processes that train. Compares the config with the one that is
+  there, or saves it where nothing was trained yet.
   """
   files.make_workdir(workdir)
   start_up = preemption.start_up()
@@ -229,7 +236,7 @@ def _claim(workdir: files.Path, config: Any) -> Iterator[holder.Holder]:
       weights = ("model", "disc", "task", "tokenizer", "signal", "condition.layout_codes")
       within = weights if max(steps) == 0 else ("",)
       configuration.check_same(configuration.of_run(workdir), config, within)
-    if jax.process_index() == 0:
+    elif jax.process_index() == 0:
       configuration.save(config, workdir)
     yield held
 
@@ -276,7 +283,7 @@ def _start(run: Run, source: str | os.PathLike[str] | None) -> State:
   if source:
     # A discriminator comes along where both runs have the same one; else it starts afresh, with
     # what belongs to it.
-    same = configuration.of_run(source).get("disc") == run.config.get("disc")
+    same = configuration.of_run(source, "config.init_from").get("disc") == run.config.get("disc")
     wanted = lambda tree: dict(tree) if same else {"model": tree["model"]}
     abstract = {"params": wanted(run.abstract.params), "stats": wanted(run.abstract.stats)}
     parts = checkpoint.restore_params(source, abstract)

@@ -21,6 +21,7 @@ class Loaded(NamedTuple):
 
   def dataset(self) -> Dataset:
     """The data that the run was trained on."""
+    configuration.check_there(self.config, self.workdir, "data")
     return Dataset(self.config.data, self.config.ops)
 
 
@@ -30,7 +31,7 @@ def open_run(workdir: str | os.PathLike[str]) -> Loaded:
   Raises UserError where there is none, or nothing of it was saved.
   """
   workdir = files.path(workdir)
-  config = configuration.of_run(workdir)
+  config = configuration.located(configuration.of_run(workdir), workdir)
   spec = configuration.read_spec(workdir)
   if spec is None:
     raise UserError(f"--workdir={workdir}: holds no batch.json; the run has not started yet.")
@@ -44,7 +45,7 @@ def open_run(workdir: str | os.PathLike[str]) -> Loaded:
   parts = checkpoint.restore_params(workdir, {k: v for k, v in wanted.items() if v})
   params = parts.get("params", {}) | ({"model": parts["ema"]} if "ema" in parts else {})
   weights = Weights(params, parts.get("stats", abstract.stats), run.load_frozen())
-  lineage.check_frozen(run.task.frozen.identity(weights.frozen), workdir)
+  lineage.check_frozen(run.task.frozen.identity(weights.frozen), config, workdir)
   return Loaded(workdir, config, run, weights)
 
 

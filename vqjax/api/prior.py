@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import build
+from vqjax import build, checks, config as configuration
 from vqjax.api._loaded import Loaded, open_run
 from vqjax.api.tokenizer import Tokenizer
 from vqjax.errors import UserError, near_miss
-from vqjax.nn import checks
 from vqjax.sampler import COMMON, Given, Sampler
 from vqjax.schemes._options import check_whole, is_whole
 from vqjax.tasks import need
@@ -240,6 +239,7 @@ class Prior:
     option = f"{self.workdir}: config.condition.coarser.prior"
     if not (path := self.config.condition.coarser.prior):
       raise UserError(f"{option}: is not set; give the workdir of the prior of the coarser level.")
+    configuration.check_there(self.config, self.workdir, "condition.coarser")
     coarser = open_run(path)
     coarse = Prior(coarser) if coarser.config.task == "prior" else None
     if coarse is None or coarse.modules.level != level - 1:

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from vqjax import files, sharding
+from vqjax import checks, files, sharding
 from vqjax.api._loaded import Loaded
 from vqjax.errors import UserError
-from vqjax.nn import checks
 from vqjax.tasks import Task, Weights
 from vqjax.tasks._first_stage import identity, joined
 

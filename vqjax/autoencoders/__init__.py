@@ -10,7 +10,7 @@ A file defines `class Model(nn.Module)` with the fields
     dtype: str = "float32"              compute dtype; parameters are float32
 
 `x` is `[B, ..., C]` in [-1, 1], with `axes` axes between batch and channels. A file that is made
-for some numbers of axes only raises UserError for the others (`nn.checks.axes`). Then
+for some numbers of axes only raises UserError for the others (`checks.axes`). Then
 
     model(x, *, train, step=None) -> (recon, Quantized)
     model.encode(x, *, train=False) -> z        latents before the quantizer
@@ -35,5 +35,5 @@ functions, which a class takes as its methods.
   "batch_stats".
 - Random streams: "codes" (quantizer), "dropout".
 - A size that does not fit raises `UserError` naming the size, the factors and the remedy; a field
-  out of range raises one when the model is made (`nn.checks`).
+  out of range raises one when the model is made (`checks`).
 """

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.autoencoders import _composite as composite
-from vqjax.nn import checks, layers, patches
+from vqjax.nn import layers, patches
 from vqjax.nn.losses import map_pixels
 
 

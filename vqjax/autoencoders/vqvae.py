@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 from flax import linen as nn
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.autoencoders import _composite as composite
-from vqjax.nn import checks, layers
+from vqjax.nn import layers
 
 
 class Encoder(nn.Module):

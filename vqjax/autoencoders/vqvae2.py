@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.autoencoders import _composite as composite
 from vqjax.errors import UserError
-from vqjax.nn import checks, layers
+from vqjax.nn import layers
 from vqjax.quantizers import Quantized
 
 # Coarse first.

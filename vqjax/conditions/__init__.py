@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vqjax import checks
 from vqjax.errors import UserError
 from vqjax.latents import Codes
-from vqjax.nn import checks
 
 MEMBER = "Condition"
 

@@ -14,9 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from vqjax import pictures
+from vqjax import checks, pictures
 from vqjax.errors import UserError
-from vqjax.nn import checks
 from vqjax.pictures import Box
 
 # The fields that are cut and resized, the leading one first, and how they are resampled.

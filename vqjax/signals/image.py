@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import pictures
+from vqjax import checks, pictures
 from vqjax.errors import UserError
-from vqjax.nn import checks, losses
+from vqjax.nn import losses
 from vqjax.signals import Likelihood, sized
 
 

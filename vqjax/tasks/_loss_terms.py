@@ -9,8 +9,8 @@ from typing import Any, Literal
 import jax
 from flax import linen as nn
 
+from vqjax import checks, fields
 from vqjax.errors import UserError
-from vqjax.nn import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Losses:
   reconstruction: str = "l2"
   reconstruction_weight: float = 1.0
   perceptual_weight: float = 0.0
-  perceptual_weights: str | None = None
+  perceptual_weights: str | None = fields.place(None)
   feature_weight: float = 0.0
   adversarial: Literal["hinge", "vanilla", "non_saturating"] = "hinge"
   adversarial_weight: float = 0.8

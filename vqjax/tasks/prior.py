@@ -27,7 +27,7 @@ from vqjax.tasks._prefix import Prefix, conditions_of
 class Fields:
   """What a config of this task holds beside vqjax.config.Common."""
 
-  tokenizer: str | None = None  # workdir of the run whose codes are learned
+  tokenizer: str | None = fields.workdir(None)  # of the run whose codes are learned
   level: int = 0  # which level of a hierarchy is learned, coarse first
   model: dict = fields.member("priors", {})
   scheme: dict | None = fields.member("schemes", None)
@@ -36,7 +36,7 @@ class Fields:
 
 def spec(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
   """{field: (shape, dtype)} of one example, as config.ops make it."""
-  first_stage = configuration.of_run(config["tokenizer"])
+  first_stage = configuration.of_run(config["tokenizer"], "config.tokenizer")
   conditions = conditions_of(config["condition"])
   given = {c.field: c.spec(config["ops"]) for _, c in conditions if c.given}
   return autoencode.spec({"signal": first_stage.signal, "ops": config["ops"]}) | given
