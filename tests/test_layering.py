@@ -54,7 +54,7 @@ ALLOWED = {
   },
   "sampler": {"sharding", "schemes", "tasks"},
   "api": {
-    "api", "build", "checkpoint", "config", "data", "lineage", "sampler", "sharding", "tasks",
+    "api", "build", "checkpoint", "config", "data", "lineage", "sampler", "schemes", "sharding", "tasks",
     "train",
   },
 }  # fmt: skip
