@@ -38,13 +38,9 @@ class Common:
   evaluators: Sequence = ()  # measures of vqjax/evaluators; empty means the task's own
   log_every: int = 50
   save_every: int = 1_000  # also evaluates and draws previews
-  eval_examples: int = (
-    1_024  # held-out examples measured at each save; commands use the whole split
-  )
+  eval_examples: int = 1_024  # held-out examples measured at each save; evaluate takes all
   keep: int = 2  # newest checkpoints kept, besides the best
-  best: str = (
-    ""  # held-out figure that names the best checkpoint, "-" before it where less is better
-  )
+  best: str = ""  # held-out figure of the best checkpoint, "-" before it where less is better
   preview: int = 8  # examples per preview
 
   debug: dict = dataclasses.field(default_factory=dict)  # overrides applied by --config=FILE:debug

@@ -101,7 +101,8 @@ def check_data(dataset: Any, workdir: files.Path) -> None:
     if then.get(name) != now.get(name):
       raise UserError(
         f"config.data: has changed since {workdir} began: {name} was {then.get(name)}, is "
-        f"{now.get(name)}; bring the data back, or start in a new --workdir."
+        f"{now.get(name)}; bring the data back, or start in a new --workdir "
+        f"with --config.init_from={workdir}."
       )
   if jax.process_index() == 0 and not file.exists():
     files.write_json(file, now)
