@@ -493,7 +493,10 @@ def test_evaluate_a_tokenizer(runs, capsys):
 def test_evaluate_a_prior(runs, capsys):
   workdir, model = pathlib.Path(runs["autoregressive"]), load(runs["autoregressive"])
   evaluate.main(["--workdir", str(workdir)])
-  figures = json.loads((workdir / "evaluation.json").read_text())["figures"]
+  result = json.loads((workdir / "evaluation.json").read_text())
+  figures = result["figures"]
+  assert result["protocol"]["likelihood"].endswith("exact")
+  assert 0 < figures["bits_per_dim_standard_error"] < figures["bits_per_dim"]
   ids, labels = (
     np.load(pathlib.Path(runs["codes"]) / f"eval-00000-{name}.npy").astype(np.int32)
     for name in ("ids", "label")

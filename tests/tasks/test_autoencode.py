@@ -34,7 +34,8 @@ def setup(task):
 
 
 def test_gradients_equal_those_of_the_plain_loss():
-  task = make()
+  more = dict(lecam_weight=0.1, r1_weight=0.2, r1_every=7)
+  task = make(loss=dict(reconstruction="l1", feature_weight=0.5, adversarial_start=5) | more)
   params, stats, batch = setup(task)
   key, run = jax.random.key(2), task.info.modules
   x = run.input(batch)
@@ -59,9 +60,13 @@ def test_gradients_equal_those_of_the_plain_loss():
       q.loss + jnp.abs(recon - x).mean() + on * 0.5 * losses.feature_matching(real, features)
     )
     model_loss += scale * -logits.mean()
-    disc_loss = losses.discriminator_loss(
-      "hinge", judge(params["disc"], x)[0], judge(params["disc"], jax.lax.stop_gradient(recon))[0]
-    )
+    on_real = lambda image: judge(params["disc"], image)[0]
+    real, fake = on_real(x), on_real(jax.lax.stop_gradient(recon))
+    disc_loss = losses.discriminator_loss("hinge", real, fake)
+    means = jax.lax.stop_gradient((0.01 * real.mean(), 0.01 * fake.mean()))  # after one step from 0
+    disc_loss += 0.1 * (jnp.square(real - means[1]).mean() + jnp.square(fake - means[0]).mean())
+    slope = jax.grad(lambda image: on_real(image).sum())(x)
+    disc_loss += 0.2 * 7 * jnp.square(slope).sum((1, 2, 3)).mean()
     return model_loss + disc_loss
 
   ours = jax.jit(jax.grad(task.loss, has_aux=True))
