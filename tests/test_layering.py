@@ -50,10 +50,10 @@ ALLOWED = {
     "build", "checkpoint", "config", "data", "holder", "journal", "lineage", "measure", "optim",
     "preemption", "sharding", "tasks",
   },
-  "sampler": {"sharding", "schemes", "tasks"},
+  "sampler": {"sharding", "schemes", "tasks", "nn"},
   "api": {
-    "api", "build", "checkpoint", "config", "data", "lineage", "sampler", "sharding", "tasks",
-    "train",
+    "api", "build", "checkpoint", "config", "data", "lineage", "measure", "sampler", "schemes",
+    "sharding", "tasks", "nn",
   },
 }  # fmt: skip
 TENSORFLOW = {"vqjax/data/pipeline.py", "vqjax/data/sources/tfds.py"}
