@@ -54,8 +54,8 @@ ALLOWED = {
   },
   "sampler": {"sharding", "schemes", "tasks"},
   "api": {
-    "api", "build", "checkpoint", "config", "data", "lineage", "sampler", "schemes", "sharding", "tasks",
-    "train",
+    "api", "build", "checkpoint", "config", "data", "lineage", "measure", "sampler", "schemes",
+    "sharding", "tasks", "train",
   },
 }  # fmt: skip
 TENSORFLOW = {"vqjax/data/pipeline.py", "vqjax/data/sources/tfds.py"}

@@ -93,9 +93,7 @@ class Run:
   @functools.cached_property
   def measurement(self) -> measure.Measurement:
     """The config's measures, or the task's own."""
-    info = self.task.info
-    made = measure.measures(self.config["evaluators"] or info.evaluators, **info.measured)
-    return measure.Measurement(made, self.task.predict, self.mesh)
+    return measure.of_run(self.config, self.task, self.mesh)
 
   def load_frozen(self) -> Any:
     """The weights that the loss reads and nobody trains, on the devices."""

@@ -83,7 +83,8 @@ class Model(nn.Module):
 
   def __post_init__(self):
     checks.axes(self, "vqvae", 1, 2, 3)
-    checks.positive(self, "hidden", "residual_hidden", "downsamples", "channels", "out_channels")
+    checks.positive(self, "hidden", "residual_hidden", "channels", "out_channels")
+    checks.within(self, "downsamples", at_least=1, at_most=30)
     checks.at_least(self, 0, "residual_blocks")
     super().__post_init__()
 

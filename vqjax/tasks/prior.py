@@ -36,6 +36,7 @@ class Fields:
 
 def spec(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
   """{field: (shape, dtype)} of one example, as config.ops make it."""
+  _check_set(config)
   first_stage = configuration.of_run(config["tokenizer"], "config.tokenizer")
   conditions = conditions_of(config["condition"])
   given = {c.field: c.spec(config["ops"]) for _, c in conditions if c.given}
@@ -49,12 +50,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     UserError: no tokenizer, or anything in config.model, config.scheme or config.condition that
       does not fit it.
   """
-  if not config["tokenizer"]:
-    raise UserError(
-      "config.tokenizer: is not set; give the workdir of a trained or converted tokenizer."
-    )
-  if not config["scheme"]:
-    raise UserError("config.scheme: is not set; for example config.scheme.name=autoregressive.")
+  _check_set(config)
   tokenizer = FirstStage(config["tokenizer"], spec, "config.tokenizer")
   latent = _level(config, tokenizer)
   scheme = build("schemes", config["scheme"], "config.scheme", latent=latent)
@@ -96,6 +92,15 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     ),
     frozen=Frozen(run.frozen, run.frozen_shapes, run.identity),
   )
+
+
+def _check_set(config: Mapping[str, Any]) -> None:
+  if not config["tokenizer"]:
+    raise UserError(
+      "config.tokenizer: is not set; give the workdir of a trained or converted tokenizer."
+    )
+  if not config["scheme"]:
+    raise UserError("config.scheme: is not set; for example config.scheme.name=autoregressive.")
 
 
 def _level(config: Mapping[str, Any], tokenizer: FirstStage) -> Codes:
