@@ -51,9 +51,10 @@ ALLOWED = {
     "preemption", "sharding", "tasks",
   },
   "sampler": {"sharding", "schemes", "tasks"},
+  "tiles": set(),
   "api": {
     "api", "build", "checkpoint", "config", "data", "lineage", "sampler", "sharding", "tasks",
-    "train",
+    "tiles", "train",
   },
 }  # fmt: skip
 TENSORFLOW = {"vqjax/data/pipeline.py", "vqjax/data/sources/tfds.py"}
