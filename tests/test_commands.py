@@ -201,6 +201,15 @@ def test_sample_completes_a_picture(runs, tmp_path, decoded):
   assert (ids[:, 2:] != ids[:1, 2:]).any()
   np.testing.assert_array_equal(shown[0, 0], image)
   np.testing.assert_array_equal(shown[0, 1:], load(runs["tokenizer"]).decode(ids))
+  # Of any size: cut and resized as evaluation data are.
+  large = np.random.default_rng(0).integers(0, 256, (331, 509, 3), np.uint8)
+  pictures.save(tmp_path / "large.png", large)
+  shown = tiles(
+    draw(
+      runs["autoregressive"], tmp_path / "out.png", f"--image={tmp_path / 'large.png'}", "--num=1"
+    )
+  )
+  np.testing.assert_array_equal(shown[0, 0], pictures.fit(large, 16, 16))
   with pytest.raises(UserError, match="image: 24 x 16, this prior completes 16 x 16"):
     load(runs["autoregressive"]).complete(np.zeros((1, 24, 16, 3), np.uint8))
 
@@ -294,6 +303,14 @@ def test_sample_follows_a_layout(runs, tmp_path):
   model = load(runs["layout"])
   np.testing.assert_array_equal(shown, model.sample(4, layout=layout[..., 0]))
   assert (shown != model.sample(4)).any()
+  large = np.random.default_rng(0).integers(0, 9, (331, 509, 1), np.uint8)
+  pictures.save(tmp_path / "large.png", large)  # resized with nearest neighbours
+  np.testing.assert_array_equal(
+    tiles(
+      draw(runs["layout"], tmp_path / "out.png", f"--layout={tmp_path / 'large.png'}", "--num=1")
+    ),
+    model.sample(1, layout=pictures.fit(large[..., 0], 16, 16))[None],
+  )
   palette = Image.fromarray(layout[..., 0])
   palette.putpalette([200, 10, 60] * 256)
   palette.save(tmp_path / "palette.png")  # the class is the index, whatever its colour

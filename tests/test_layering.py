@@ -53,9 +53,10 @@ ALLOWED = {
     "preemption", "sharding", "tasks",
   },
   "sampler": {"sharding", "schemes", "tasks"},
+  "tiles": set(),
   "api": {
     "api", "build", "checkpoint", "config", "data", "lineage", "measure", "sampler", "schemes",
-    "sharding", "tasks", "train",
+    "sharding", "tasks", "tiles", "train",
   },
 }  # fmt: skip
 TENSORFLOW = {"vqjax/data/pipeline.py", "vqjax/data/sources/tfds.py"}

@@ -121,6 +121,12 @@ class Model(nn.Module):
   def factors(self) -> tuple[int, ...]:
     return (2 ** (self.groups - 1),) * self.axes
 
+  @property
+  def halo(self) -> int | None:
+    # Three convolutions of size 3 in each block, of encoder and decoder, the first one of 7, and the
+    # rest of a code of which pooling has seen a part.
+    return 3 + 2 * 3 * self.blocks_per_group * (2**self.groups - 1) + 2 ** (self.groups - 1)
+
   def setup(self):
     shared = (self.hidden, self.groups, self.blocks_per_group)
     self.encoder = Encoder(*shared, self.quantizer.input_width, self.dtype)

@@ -119,6 +119,7 @@ class Model(nn.Module):
   out_channels: int | None = fields.program(None)
   dtype: str = "float32"
 
+  halo = None
   last_layer = ("decoder", "conv_out")
 
   def __post_init__(self):

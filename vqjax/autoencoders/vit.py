@@ -138,6 +138,7 @@ class Model(nn.Module):
   out_channels: int | None = fields.program(None)
   dtype: str = "float32"
 
+  halo = None
   last_layer = ("decoder", "out")
 
   def __post_init__(self):

@@ -92,6 +92,12 @@ class Model(nn.Module):
   def factors(self) -> tuple[int, ...]:
     return (2**self.downsamples,) * self.axes
 
+  @property
+  def halo(self) -> int | None:
+    # In codes: 1 of the strided convolutions, 2 of the transposed ones, and of the convolutions of
+    # size 3 one in each block and one besides, in encoder and decoder.
+    return 2**self.downsamples * (2 * self.residual_blocks + 5)
+
   def setup(self):
     shared = (self.hidden, self.residual_hidden, self.residual_blocks, self.downsamples)
     self.encoder = Encoder(*shared, self.quantizer.input_width, self.dtype)

@@ -115,6 +115,13 @@ class Model(nn.Module):
     coarsest = composite.grid(self, *size)
     return tuple(tuple(n * 2**level for n in coarsest) for level in range(self.levels))
 
+  @property
+  def halo(self) -> int | None:
+    # Up the encoders of all levels, down the contexts of all but the finest, and the decoder: per
+    # stage a convolution of size 3 and one in each block, 1 of the resampling, 2 of the decoder's.
+    stages, blocks = 2 ** (self.levels + 1) - 3, self.residual_blocks
+    return 2**self.downsamples * (stages * (blocks + 2) + blocks + 3)
+
   def setup(self):
     names = _LEVELS[self.levels]
     finer = names[1:]
