@@ -97,7 +97,7 @@ def abstract_run(config: ConfigDict) -> tuple[train.Run, dict[str, jax.ShapeDtyp
 def test_tokenizer_at_full_size(name):
   run, metrics = abstract_run(load(name))
   assert metrics["loss/total"].shape == ()
-  assert ("loss/discriminator" in metrics) == (run.config.disc is not None)
+  assert ("loss/discriminator" in metrics) == (run.config.get("disc") is not None)
 
 
 def with_tokenizer(config: ConfigDict, suffix: str, folder: pathlib.Path) -> ConfigDict:

@@ -26,6 +26,7 @@ ALLOWED = {
   "quantizers": {"nn", "quantizers"},
   "autoencoders": {"nn", "autoencoders", "quantizers"},  # the record Quantized alone, see below
   "discriminators": {"nn", "discriminators"},
+  "embedders": {"nn", "embedders"},
   "priors": {"nn", "latents", "priors"},
   "schemes": {"nn", "latents", "schemes"},
   "evaluators": {"nn", "latents", "evaluators"},

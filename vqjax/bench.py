@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -68,13 +69,24 @@ def flops(compiled: Any) -> float:
 
 def bench_config(config: Any, repeats: int) -> list[tuple[str, str]]:
   """Rows (what, figure) for one config's training step and input pipeline."""
-  from vqjax import data, sharding, train
+  from vqjax import data, files, sharding, train
 
   config = configuration.complete(config)
   mesh = sharding.make_mesh(**config.mesh)
   local = sharding.local_batch_size(config.batch_size, mesh)
-  stream = data.Dataset(config.data, config.ops).train(local, seed=config.seed)
+  dataset = data.Dataset(config.data, config.ops)
+  stream = dataset.train(local, seed=config.seed)
   first = next(stream)
+  with tempfile.TemporaryDirectory() as folder:
+    config = train.begun(config, dataset, files.path(folder))
+    rows = _bench(config, first, stream, repeats)
+  stream.close()
+  return rows
+
+
+def _bench(config: Any, first: Any, stream: Any, repeats: int) -> list[tuple[str, str]]:
+  from vqjax import sharding, train
+
   run = train.Run(config, configuration.spec_of(first))
   frozen = run.load_frozen()
   batch = sharding.to_global(run.task.prepare(first), run.mesh)
@@ -92,7 +104,6 @@ def bench_config(config: Any, repeats: int) -> list[tuple[str, str]]:
     {"pipeline": lambda: [next(stream) for _ in range(4)]}, max(3, repeats // 3)
   )["pipeline"]
   seconds = time_calls({"step": one_step}, repeats)["step"]
-  stream.close()
   median = statistics.median(seconds)
   parameters = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in state.params.items()}
   rows = [

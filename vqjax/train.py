@@ -198,8 +198,11 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
   return figures
 
 
-def begun(config: Any, dataset: data.Dataset, workdir: files.Path) -> Any:
-  """The config with what its task makes of the data before all else, and keeps in `workdir`."""
+def begun(config: Any, dataset: data.Dataset | None, workdir: files.Path) -> Any:
+  """The config with what its task makes of the data before all else, and keeps in `workdir`.
+
+  Without a dataset, of converted weights, nothing is made: what the config names is kept.
+  """
   begin = getattr(module("tasks", config.task), "begin", None)
   return begin(config, dataset, workdir) if begin else config
 
@@ -220,7 +223,7 @@ def _settle(config: Any, workdir: files.Path) -> None:
   """Saves the config in `workdir`, after comparing it with the one that is there."""
   if (workdir / "config.json").exists() and (steps := files.saved_steps(workdir)):
     # Step 0 is a conversion: only what its weights belong to is settled.
-    weights = ("model", "disc", "task", "tokenizer", "signal", "condition.layout_codes")
+    weights = ("model", "disc", "task", "tokenizer", "signal", "text", "condition.layout_codes")
     within = weights if max(steps) == 0 else ("",)
     configuration.check_same(configuration.of_run(workdir), config, within)
   if jax.process_index() == 0:

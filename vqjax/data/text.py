@@ -63,7 +63,7 @@ class Bpe:
 
   @classmethod
   def read(cls, file: str | os.PathLike[str], lower: bool = False) -> Bpe:
-    """Reads what `write` wrote, a tokenizer.json, or GPT-2's or CLIP's files; nothing is downloaded.
+    """Reads what `write` wrote, a tokenizer.json, or GPT-2's or CLIP's files; downloads nothing.
 
     Args:
       file: it, vocab.json or merges.txt with the other beside it, or a folder with one of these.
@@ -94,7 +94,8 @@ class Bpe:
   @functools.cached_property
   def size(self) -> int:
     """Ids are 0 … size - 1."""
-    return max(self._tokenizer.get_vocab().values()) + 1
+    marks = (-1 if mark is None else mark for mark in (self.start, self.end))
+    return 1 + max(*self._tokenizer.get_vocab().values(), *marks)
 
   @functools.cached_property
   def identity(self) -> str:
@@ -102,6 +103,11 @@ class Bpe:
     # Read again, so that the library's versions differ by nothing but what they do.
     content = json.dumps([json.loads(self._tokenizer.to_str()), self.start, self.end])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+  def marked(self) -> Bpe:
+    """The same with two more ids as marks around every text, unless it has an end mark."""
+    size = self.size
+    return self if self.end is not None else dataclasses.replace(self, start=size, end=size + 1)
 
   @property
   def marks(self) -> int:
@@ -117,7 +123,9 @@ class Bpe:
       raise UserError(f"length: {length} is too small; a text needs at least {self.marks + 1}.")
     room, cut = length - self.marks, 0
     ids = np.full((len(texts), length), -1, np.int32)
-    for row, found in zip(ids, self._tokenizer.encode_batch(list(texts), add_special_tokens=False)):
+    # Lone surrogates, as of broken arguments, become "?".
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    for row, found in zip(ids, self._tokenizer.encode_batch(texts, add_special_tokens=False)):
       cut += len(found.ids) > room
       before, after = ([] if mark is None else [mark] for mark in (self.start, self.end))
       whole = [*before, *found.ids[:room], *after]
@@ -127,12 +135,12 @@ class Bpe:
   def decode(self, ids: Any) -> list[str]:
     """Texts of ids [B, L]; negative ones and marks are left out.
 
-    CLIP's are lower-cased and spaced between all words, as its files cannot tell.
+    CLIP's are lower-case with spaces between all words: the ids do not tell more.
     """
     marks = (self.start, self.end)
     kept = [[int(i) for i in row if i >= 0 and i not in marks] for row in np.asarray(ids)]
     texts = self._tokenizer.decode_batch(kept, skip_special_tokens=False)
-    return [text.strip() for text in texts] if self.marks else texts
+    return [text.strip() for text in texts] if _SUFFIX in self.content else texts
 
 
 def _byte_level(model: models.BPE, lower: bool) -> tokenizers.Tokenizer:

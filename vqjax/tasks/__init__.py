@@ -7,7 +7,7 @@ vqjax.config.Common. Where it says
     begin(config, dataset, workdir) -> config
 
 training calls it first: it makes what the data decide (a vocabulary), keeps it in the workdir, and
-returns the config that names it.
+returns the config that names it. A conversion calls it without a dataset, to keep what is named.
 """
 
 from __future__ import annotations

@@ -36,13 +36,14 @@ class Text:
   lower: bool = False
 
   def __post_init__(self) -> None:
-    if self.size < 256:
-      raise UserError(f"size: {self.size} is too small; there are 256 bytes.")
-    if self.length < 1:
-      raise UserError(f"length: {self.length} is not positive.")
+    for name in ("size", "length"):
+      if getattr(self, name) < 1:
+        raise UserError(f"{name}: {getattr(self, name)} is not positive.")
 
 
-def keep(text: Text, option: str, dataset: Any, workdir: files.Path) -> str:
+def keep(
+  text: Text, option: str, dataset: Any, workdir: files.Path, marked: bool = False
+) -> str | None:
   """Reads or trains the vocabulary and keeps it as `bpe.json` in the workdir; returns that path.
 
   One that weights in the workdir belong to stays: it is read again.
@@ -50,14 +51,19 @@ def keep(text: Text, option: str, dataset: Any, workdir: files.Path) -> str:
   Args:
     text: what the config says.
     option: how the user spells it, for messages.
-    dataset: whose training captions a new one is made of.
+    dataset: whose training captions a new one is made of. Without one, of a conversion, nothing is
+      made, and None is returned where no file is named.
     workdir: of the run.
+    marked: whether it needs marks around a caption; where it has none, it gets them.
 
   Raises:
     UserError: no captions, a file that cannot be read, or another one than the weights belong to.
   """
   file, kept = workdir / FILE, None
   given = Bpe.read(text.bpe, text.lower) if text.bpe else None
+  given = given.marked() if given and marked else given
+  if dataset is None and not given:
+    return None
   if files.saved_steps(workdir):
     if not given and not file.exists():
       raise UserError(
@@ -70,7 +76,7 @@ def keep(text: Text, option: str, dataset: Any, workdir: files.Path) -> str:
         "start in a new --workdir."
       )
   if kept is None:
-    made = given or _trained(text, option, dataset)
+    made = given or _trained(text, option, dataset, marked)
     if jax.process_index() == 0:
       made.write(file)
     if jax.process_count() > 1:
@@ -80,14 +86,18 @@ def keep(text: Text, option: str, dataset: Any, workdir: files.Path) -> str:
   return str(file)
 
 
-def _trained(text: Text, option: str, dataset: Any) -> Bpe:
+def _trained(text: Text, option: str, dataset: Any, marked: bool) -> Bpe:
   captions = list(dataset.texts())
   if not any(captions):
     raise UserError(
       f"{option}: config.data have no captions to read; give data that do (for folders, "
       "metadata.csv with file_name and text)."
     )
-  made = Bpe.train(captions, text.size, text.lower)
+  least = 256 + 2 * marked  # bytes, and the marks
+  if text.size < least:
+    raise UserError(f"{option}.size: {text.size} is too small; give at least {least}.")
+  made = Bpe.train(captions, text.size - 2 * marked, text.lower)
+  made = made.marked() if marked else made
   log.info("%d ids from %d captions", made.size, len(captions))
   return made
 
