@@ -75,7 +75,7 @@ def bench_config(config: Any, repeats: int) -> list[tuple[str, str]]:
   local = sharding.local_batch_size(config.batch_size, mesh)
   stream = data.Dataset(config.data, config.ops).train(local, seed=config.seed)
   first = next(stream)
-  run = train.Run(config, configuration.spec_of(first))
+  run = train.Run(config, configuration.spec_of(first, config))
   frozen = run.load_frozen()
   batch = sharding.to_global(run.task.prepare(first), run.mesh)
   start = time.perf_counter()
