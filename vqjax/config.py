@@ -235,8 +235,22 @@ def _plain(value: Any) -> Any:
   return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
+# Stands in a saved config for its own workdir, so that a run can be moved with what lies in it.
+_HERE = "{workdir}/"
+
+
 def save(config: ConfigDict, workdir: files.Path) -> None:
-  files.write_json(workdir / "config.json", _plain(config))
+  within = f"{workdir}/"
+  files.write_json(workdir / "config.json", _replaced(_plain(config), within, _HERE))
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+  """The config with another beginning of the texts in it that begin with `old`."""
+  if isinstance(value, dict):
+    return {k: _replaced(v, old, new) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return type(value)(_replaced(v, old, new) for v in value)
+  return new + value[len(old) :] if isinstance(value, str) and value.startswith(old) else value
 
 
 def of_run(workdir: files.Path) -> ConfigDict:
@@ -246,7 +260,7 @@ def of_run(workdir: files.Path) -> ConfigDict:
     raise UserError(
       f"--workdir={workdir}: holds no run (no config.json). Train one with python -m vqjax.main."
     )
-  return complete(files.read_json(file))
+  return complete(_replaced(files.read_json(file), _HERE, f"{files.path(workdir)}/"))
 
 
 def spec_of(

@@ -27,8 +27,8 @@ def check_frozen(now: Mapping[str, str], workdir: files.Path, begin: bool = Fals
   for field, value in now.items():
     if then.get(field) != value:
       raise UserError(
-        f"config.{field}: its weights have changed since {workdir} began ({then.get(field)} then, "
-        f"{value} now); bring them back, or start in a new --workdir."
+        f"config.{field}: has changed since {workdir} began ({then.get(field)} then, {value} now); "
+        "bring it back, or start in a new --workdir."
       )
   if begin and jax.process_index() == 0 and not file.exists():
     files.write_json(file, dict(now))

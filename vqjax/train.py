@@ -144,8 +144,10 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
   """
   config, workdir = configuration.complete(config), files.path(workdir)
   with contextlib.ExitStack() as stack:
-    held = stack.enter_context(_claim(workdir, config))
+    held = stack.enter_context(_claim(workdir))
     dataset = data.Dataset(config.data, config.ops)
+    config = begun(config, dataset, workdir)
+    _settle(config, workdir)
     lineage.check_data(dataset, workdir)
     checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, config.keep, config.best))
     run, state, batches, window = _begin(config, workdir, dataset, checkpoints)
@@ -196,25 +198,33 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
   return figures
 
 
+def begun(config: Any, dataset: data.Dataset, workdir: files.Path) -> Any:
+  """The config with what its task makes of the data before all else, and keeps in `workdir`."""
+  begin = getattr(module("tasks", config.task), "begin", None)
+  return begin(config, dataset, workdir) if begin else config
+
+
 @contextlib.contextmanager
-def _claim(workdir: files.Path, config: Any) -> Iterator[holder.Holder]:
-  """Holds `workdir` against other processes that train, and saves the config there, after comparing
-  it with the one that is there.
-  """
+def _claim(workdir: files.Path) -> Iterator[holder.Holder]:
+  """Holds `workdir` against other processes that train."""
   files.make_workdir(workdir)
   start_up = preemption.start_up()
   held = holder.Holder(workdir, jax.process_index(), jax.process_count())
   if start_up:
     start_up.leave(held.release)
   with held:
-    if (workdir / "config.json").exists() and (steps := files.saved_steps(workdir)):
-      # Step 0 is a conversion: only what its weights belong to is settled.
-      weights = ("model", "disc", "task", "tokenizer", "signal", "condition.layout_codes")
-      within = weights if max(steps) == 0 else ("",)
-      configuration.check_same(configuration.of_run(workdir), config, within)
-    if jax.process_index() == 0:
-      configuration.save(config, workdir)
     yield held
+
+
+def _settle(config: Any, workdir: files.Path) -> None:
+  """Saves the config in `workdir`, after comparing it with the one that is there."""
+  if (workdir / "config.json").exists() and (steps := files.saved_steps(workdir)):
+    # Step 0 is a conversion: only what its weights belong to is settled.
+    weights = ("model", "disc", "task", "tokenizer", "signal", "condition.layout_codes")
+    within = weights if max(steps) == 0 else ("",)
+    configuration.check_same(configuration.of_run(workdir), config, within)
+  if jax.process_index() == 0:
+    configuration.save(config, workdir)
 
 
 def _begin(
