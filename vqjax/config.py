@@ -271,12 +271,12 @@ def spec_of(
   """
   arrays = {k: v for k, v in batch.items() if isinstance(v, np.ndarray)}
   spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in arrays.items()}
-  if config is None or len(arrays) == len(batch):
+  made = getattr(build.module("tasks", config["task"]), "made", None) if config else None
+  if not made or len(arrays) == len(batch):
     return spec
-  declared = build.module("tasks", config["task"]).spec(config)
-  made = {k: declared[k] for k in batch.keys() - arrays.keys() if k in declared}
+  found = {k: v for k, v in made(config).items() if k in batch.keys() - arrays.keys()}
   return spec | {
-    k: jax.ShapeDtypeStruct((len(batch[k]), *shape), dtype) for k, (shape, dtype) in made.items()
+    k: jax.ShapeDtypeStruct((len(batch[k]), *shape), dtype) for k, (shape, dtype) in found.items()
   }
 
 

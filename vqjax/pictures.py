@@ -181,7 +181,7 @@ def sheet(
   largest = max(enlarge, *(side for r in rows for side in r.shape[1:3]))
   rows = [_magnified(r, largest // max(r.shape[1:3])) for r in rows]
   height, width = max(r.shape[1] for r in rows), max(r.shape[2] for r in rows)
-  foot = max((_text_height(t, width) for texts in captions for t in texts), default=0)
+  foot = max((_text_height(t, width) for texts in captions for t in texts if t), default=0)
   columns = max(len(r) for r in rows)
   high = height + foot + gap
   page = np.full((high * len(rows) - gap, (width + gap) * columns - gap, 3), 255, np.uint8)

@@ -50,9 +50,8 @@ def main(argv: Sequence[str]) -> None:
   if not isinstance(model, api.Prior):
     raise UserError(f"--workdir={args.workdir}: is no prior, and nothing else draws samples.")
   given = _given(model, {name: texts for name in conditions if (texts := _texts(name, args))}, args)
-  rows, known = _draw(model, args, given | _chosen(args, options))
-  captions = model.captions(args.num, given | known.get("given", {}))
-  pictures.save(args.output, pictures.sheet(rows, captions=_below(captions, rows)))
+  rows, below, known = _draw(model, args, given, _chosen(args, options))
+  pictures.save(args.output, pictures.sheet(rows, captions=below))
   print(f"{args.num} sample(s) in {args.output}")
   if args.gif:
     given |= known.pop("given", {})
@@ -121,22 +120,12 @@ def _given(model: Any, texts: dict[str, list[str]], args: Any) -> dict[str, np.n
   return given
 
 
-def _below(captions: list[str], rows: list[np.ndarray]) -> list[list[str]]:
-  """The captions of the pictures in rows; where more stand there than were drawn, they are those of
-  the originals, above or at the left.
-  """
-  if not captions:
-    return []
-  drawn = rows[-1:] if len(rows[-1]) == len(captions) else rows
-  texts, below = iter(captions), [[""] * len(row) for row in rows[: len(rows) - len(drawn)]]
-  before = (sum(map(len, drawn)) - len(captions)) // len(drawn)
-  each = [[""] * before + [next(texts) for _ in row[before:]] for row in drawn]
-  return below + each
-
-
-def _draw(model: Any, args: Any, given: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
-  """(rows of pictures, what `frames` needs to draw the same)."""
-  show, given = model.info.signal.pictures, given | {"seed": args.seed}
+def _draw(
+  model: Any, args: Any, given: dict[str, Any], options: dict[str, Any]
+) -> tuple[list[np.ndarray], list[list[str]], dict[str, Any]]:
+  """(rows of pictures, captions below them, what `frames` needs to draw the same)."""
+  show, options = model.info.signal.pictures, options | {"seed": args.seed}
+  captions = lambda given: np.array(model.captions(args.num, given) or [""] * args.num, object)
   if args.image:
     signal, info = model.info.signal, model.info
     value = signal.open(args.image, info.shape, info.size)
@@ -146,23 +135,25 @@ def _draw(model: Any, args: Any, given: dict[str, Any]) -> tuple[list[np.ndarray
 
       white = pictures.read(args.mask, 1)[..., 0] > 127
       known["mask"] = pictures.fit(white.astype(np.uint8), *info.size)
-    drawn = show(model.complete_codes(**known, **given))
-    original = show(value[None])
-    return [np.concatenate([original, drawn[i : i + 8]]) for i in range(0, args.num, 8)], known
+    drawn, texts = show(model.complete_codes(**known, **given, **options)), captions(given)
+    original, rows = show(value[None]), [slice(i, i + 8) for i in range(0, args.num, 8)]
+    pages = [np.concatenate([original, drawn[row]]) for row in rows]
+    return pages, [["", *texts[row]] for row in rows], known
   if args.keep is not None:
     ids, conditions = model.held_out(args.num)
-    known = {"ids": ids, "keep": args.keep}
-    shown = model.shown(**known)
-    drawn = show(model.complete_codes(**known, **conditions | given))
-    return [*shown, drawn], known | {"given": conditions}
-  drawn = show(model.sample(args.num, height=args.height, width=args.width, **given))
+    known, given = {"ids": ids, "keep": args.keep}, conditions | given
+    above, drawn = model.shown(**known), show(model.complete_codes(**known, **given, **options))
+    return [*above, drawn], [[], [], list(captions(given))], known | {"given": conditions}
+  drawn = show(model.sample(args.num, height=args.height, width=args.width, **given, **options))
   groups = [
     value for value in given.values() if np.ndim(value) == 1 and len(dict.fromkeys(value)) > 1
   ]
-  if groups:  # a row per class or caption
-    return [drawn[groups[0] == value] for value in dict.fromkeys(groups[0])], {}
   columns = max(1, round(args.num**0.5))
-  return [drawn[i : i + columns] for i in range(0, args.num, columns)], {}
+  if groups:  # a row per class or caption
+    rows = [np.flatnonzero(groups[0] == value) for value in dict.fromkeys(groups[0])]
+  else:
+    rows = [np.arange(args.num)[i : i + columns] for i in range(0, args.num, columns)]
+  return [drawn[row] for row in rows], [list(captions(given)[row]) for row in rows], {}
 
 
 if __name__ == "__main__":

@@ -59,9 +59,11 @@ def keep(text: Text, option: str, dataset: Any, workdir: files.Path) -> str:
   file, kept = workdir / FILE, None
   given = Bpe.read(text.bpe, text.lower) if text.bpe else None
   if files.saved_steps(workdir):
-    if not file.exists():
-      raise UserError(f"{file}: is missing, but the run's weights belong to it; bring it back.")
-    kept = Bpe.read(file)
+    if not given and not file.exists():
+      raise UserError(
+        f"{option}.bpe: {workdir} has weights but no {FILE}; give the file that they belong to."
+      )
+    kept = Bpe.read(file) if file.exists() else None
     if given and given.identity != kept.identity:
       raise UserError(
         f"{option}.bpe: {text.bpe} is another vocabulary than that of {workdir}; bring it back, or "

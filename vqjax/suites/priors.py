@@ -101,7 +101,7 @@ def fit(name: str, config: Any, workdir: pathlib.Path, seconds: float) -> None:
   chosen = workdir / "steps.json"
   if not chosen.exists():
     batch = data.Dataset(config.data, config.ops).sample(config.batch_size, "train")
-    run = train.Run(config, configuration.spec_of(batch, config))
+    run = train.Run(config, configuration.spec_of(batch))
     state, frozen = run.init(jax.random.key(0)), run.load_frozen()
     placed = sharding.to_global(run.task.prepare(batch), run.mesh)
 

@@ -7,7 +7,12 @@ vqjax.config.Common. Where it says
     begin(config, dataset, workdir) -> config
 
 training calls it first: it makes what the data decide (a vocabulary), keeps it in the workdir, and
-returns the config that names it.
+returns the config that names it. Where it says
+
+    made(config) -> {field: (shape, dtype)}
+
+these are of one example what `prepare` makes of fields that are no arrays (captions), and `spec`
+holds them so.
 """
 
 from __future__ import annotations

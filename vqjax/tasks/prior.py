@@ -37,9 +37,13 @@ class Fields:
 def spec(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
   """{field: (shape, dtype)} of one example, as config.ops make it."""
   first_stage = configuration.of_run(config["tokenizer"])
+  return autoencode.spec({"signal": first_stage.signal, "ops": config["ops"]}) | made(config)
+
+
+def made(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+  """{field: (shape, dtype)} of one example for the conditions, as config.ops make it."""
   conditions = conditions_of(config["condition"])
-  given = {c.field: c.spec(config["ops"]) for _, c in conditions if c.given}
-  return autoencode.spec({"signal": first_stage.signal, "ops": config["ops"]}) | given
+  return {c.field: c.spec(config["ops"]) for _, c in conditions if c.given}
 
 
 def begin(config: Mapping[str, Any], dataset: Any, workdir: files.Path) -> Mapping[str, Any]:
