@@ -132,6 +132,7 @@ def test_prior_at_full_size(name, tmp_path):
     ("llamagen:xxl", 1_411),
     ("llamagen:3b", 3_097),
     ("vqgan_prior_imagenet", 1_400),
+    ("dalle", 12_000),
   ],
 )
 def test_millions_of_parameters_are_those_published(name, published):

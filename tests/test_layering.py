@@ -22,7 +22,7 @@ ALLOWED = {
   "nn": {"nn"},
   "latents": set(),
   "signals": {"nn", "signals"},
-  "conditions": {"nn", "latents", "conditions"},
+  "conditions": {"nn", "latents", "conditions", "data"},  # how captions are written in ids
   "quantizers": {"nn", "quantizers"},
   "autoencoders": {"nn", "autoencoders", "quantizers"},  # the record Quantized alone, see below
   "discriminators": {"nn", "discriminators"},

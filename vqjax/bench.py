@@ -75,19 +75,18 @@ def bench_config(config: Any, repeats: int) -> list[tuple[str, str]]:
   mesh = sharding.make_mesh(**config.mesh)
   local = sharding.local_batch_size(config.batch_size, mesh)
   dataset = data.Dataset(config.data, config.ops)
-  stream = dataset.train(local, seed=config.seed)
-  first = next(stream)
   with tempfile.TemporaryDirectory() as folder:
     config = train.begun(config, dataset, files.path(folder))
-    rows = _bench(config, first, stream, repeats)
-  stream.close()
-  return rows
+    return _bench_run(config, dataset, local, repeats)
 
 
-def _bench(config: Any, first: Any, stream: Any, repeats: int) -> list[tuple[str, str]]:
+def _bench_run(config: Any, dataset: Any, local: int, repeats: int) -> list[tuple[str, str]]:
+  """The same of a config that its task has begun."""
   from vqjax import sharding, train
 
-  run = train.Run(config, configuration.spec_of(first))
+  stream = dataset.train(local, seed=config.seed)
+  first = next(stream)
+  run = train.Run(config, configuration.spec_of(first, config))
   frozen = run.load_frozen()
   batch = sharding.to_global(run.task.prepare(first), run.mesh)
   start = time.perf_counter()
@@ -104,6 +103,7 @@ def _bench(config: Any, first: Any, stream: Any, repeats: int) -> list[tuple[str
     {"pipeline": lambda: [next(stream) for _ in range(4)]}, max(3, repeats // 3)
   )["pipeline"]
   seconds = time_calls({"step": one_step}, repeats)["step"]
+  stream.close()
   median = statistics.median(seconds)
   parameters = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in state.params.items()}
   rows = [

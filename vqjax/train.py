@@ -249,7 +249,7 @@ def _begin(
   if spec is None:
     stream = open_stream(0)
     first = next(stream)
-    spec = configuration.spec_of(first)
+    spec = configuration.spec_of(first, config)
   run = Run(config, spec)
   if jax.process_index() == 0:
     configuration.save_spec(spec, workdir)

@@ -62,7 +62,7 @@ def read(
   return (
     Imported(
       config=config | _reader.images(size, channels),
-      spec={"image": ((size, size, channels), "uint8")},
+      spec={"image": ((size, size, channels), "uint8"), "text": ((length,), "int32")},
       params={"model": params},
       stats={"model": {}},
     ),

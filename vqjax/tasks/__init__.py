@@ -8,6 +8,12 @@ vqjax.config.Common. Where it says
 
 training calls it first: it makes what the data decide (a vocabulary), keeps it in the workdir, and
 returns the config that names it. A conversion calls it without a dataset, to keep what is named.
+Where it says
+
+    made(config) -> {field: (shape, dtype)}
+
+these are of one example what `prepare` makes of fields that are no arrays (captions), and `spec`
+holds them so.
 """
 
 from __future__ import annotations

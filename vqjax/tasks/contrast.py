@@ -52,21 +52,26 @@ def begin(config: Any, dataset: Any, workdir: files.Path) -> Any:
 
 def spec(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
   """{field: (shape, dtype)} of one example, as config.ops and config.text make it."""
-  return {
-    "image": image.Signal().spec(config["ops"]),
-    "text": ((config["text"]["length"],), "int32"),
-  }
+  return {"image": image.Signal().spec(config["ops"])} | made(config)
+
+
+def made(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+  """Captions as ids."""
+  return {"text": ((config["text"]["length"],), "int32")}
 
 
 def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
   """The task for a completed config and a batch's shapes `{name: ShapeDtypeStruct}`.
 
   Raises:
-    UserError: data without images, or anything in config.model, config.text or config.temperature
-      that does not fit.
+    UserError: data without images or captions, or anything in config.model, config.text or
+      config.temperature that does not fit.
   """
-  if "image" not in spec:
-    raise UserError(f"config.data: yield {', '.join(spec)}; this task reads images and captions.")
+  if missing := {"image", "text"} - spec.keys():
+    raise UserError(
+      f"config.data: have no {min(missing)}, but {', '.join(spec)}; this task reads images and "
+      "captions (text)."
+    )
   shape, towers = tuple(spec["image"].shape[1:]), config["model"]
   if towers["features"] < 1:
     raise UserError(f"config.model.features: {towers['features']} is not positive.")
@@ -142,9 +147,7 @@ class Contrast:
     return captions.Captions(bpe, text.length)
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Images, and the ids of captions. Raises UserError where there are no captions."""
-    if "text" not in batch:
-      raise UserError("config.data: have no captions; this task reads images and captions.")
+    """Images, and the ids of captions."""
     return {"image": batch["image"], "text": self.captions(batch["text"])}
 
   def identity(self, frozen: Any) -> dict[str, str]:
@@ -154,10 +157,9 @@ class Contrast:
 
   def init(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
     key_image, key_text = jax.random.split(key)
-    ids = jnp.zeros((1, self.vocabulary.length), jnp.int32)
     params = {
       "image": self.image.init(key_image, self._pixels(batch))["params"],
-      "text": self.text.init(key_text, ids)["params"],
+      "text": self.text.init(key_text, batch["text"])["params"],
       "log_scale": jnp.full((), -math.log(self.temperature)),
     }
     return {"model": params}, {"model": {}}
