@@ -16,6 +16,9 @@ LPIPS = "weights/lpips.npz"
 TINY_VQVAE = dict(hidden=16, residual_hidden=8, residual_blocks=1)
 TINY_RESNET = dict(ch=8, ch_mult=(1, 1), num_res_blocks=1, z_channels=8, resolution=16)
 TINY_STYLEGAN = dict(channels=8, max_channels=8)
+TINY_CLIP = dict(
+  image=dict(patch=8, width=16, depth=1, heads=2, mlp_width=32),
+  text=dict(width=16, depth=1, heads=2, mlp_width=32), features=8)
 TINY_TRANSFORMER = dict(layers=2, width=32, heads=2)
 
 

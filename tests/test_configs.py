@@ -97,7 +97,7 @@ def abstract_run(config: ConfigDict) -> tuple[train.Run, dict[str, jax.ShapeDtyp
 def test_tokenizer_at_full_size(name):
   run, metrics = abstract_run(load(name))
   assert metrics["loss/total"].shape == ()
-  assert ("loss/discriminator" in metrics) == (run.config.disc is not None)
+  assert ("loss/discriminator" in metrics) == (run.config.get("disc") is not None)
 
 
 def with_tokenizer(config: ConfigDict, suffix: str, folder: pathlib.Path) -> ConfigDict:
@@ -132,6 +132,7 @@ def test_prior_at_full_size(name, tmp_path):
     ("llamagen:xxl", 1_411),
     ("llamagen:3b", 3_097),
     ("vqgan_prior_imagenet", 1_400),
+    ("dalle", 12_000),
   ],
 )
 def test_millions_of_parameters_are_those_published(name, published):

@@ -23,10 +23,11 @@ ALLOWED = {
   "nn": {"nn"},
   "latents": set(),
   "signals": {"nn", "signals"},
-  "conditions": {"nn", "latents", "conditions"},
+  "conditions": {"nn", "latents", "conditions", "data"},  # how captions are written in ids
   "quantizers": {"nn", "quantizers"},
   "autoencoders": {"nn", "autoencoders", "quantizers"},  # the record Quantized alone, see below
   "discriminators": {"nn", "discriminators"},
+  "embedders": {"nn", "embedders"},
   "priors": {"nn", "latents", "priors"},
   "schemes": {"nn", "latents", "schemes"},
   "evaluators": {"nn", "latents", "evaluators"},
@@ -40,7 +41,8 @@ ALLOWED = {
   "optim": {"build"},
   # Families by name, but for the records that cross their borders.
   "tasks": {
-    "tasks", "build", "checkpoint", "config", "latents", "nn", "schemes", "conditions", "signals",
+    "tasks", "build", "checkpoint", "config", "data", "latents", "nn", "schemes", "conditions",
+    "signals",
   },
   "measure": {"build", "sharding", "evaluators"},
   "writers": set(),

@@ -156,13 +156,25 @@ def test_pixels_round_trip():
   np.testing.assert_array_equal(pictures.to_uint8(pixels.astype(np.float32) / 127.5 - 1), pixels)
 
 
-def test_grid_places_rows_and_enlarges(tmp_path):
-  rows = [np.full((2, 8, 8, 1), v, np.uint8) for v in (10, 200)]
-  sheet = pictures.grid(rows, gap=2, enlarge=16)
+def test_a_sheet_places_rows_and_enlarges(tmp_path):
+  rows = [np.full((2, side, side, 1), v, np.uint8) for side, v in ((8, 10), (16, 200))]
+  sheet = pictures.sheet(rows, gap=2, enlarge=16)
   assert sheet.shape == (34, 34, 3)
   assert sheet[0, 0, 0] == 10 and sheet[33, 33, 2] == 200 and sheet[16, 16, 0] == 255
   pictures.save(tmp_path / "a" / "b.png", sheet)
   np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / "b.png")), sheet)
+
+
+def test_captions_stand_below_their_pictures():
+  rows = [np.zeros((2, 64, 64, 3), np.uint8)] * 2
+  captions = [["a red circle above a blue square"] * 2, ["", "日本 " + "word " * 3_000]]
+  sheet = pictures.sheet(rows, captions=captions)
+  foot = (sheet.shape[0] - 2 * 64 - 2) // 2
+  assert sheet.shape[1] == 130 and 50 < foot < 90  # five lines
+  dark = (sheet[64 : 64 + foot] < 128).any(-1)
+  assert dark[:, :64].any() and dark[:, 66:].any() and not dark[:, 64:66].any()
+  assert not (sheet[-foot:, :64] < 128).any() and (sheet[-foot:, 66:] < 128).any()
+  np.testing.assert_array_equal(pictures.sheet(rows, captions=[["", ""]] * 2), pictures.sheet(rows))
 
 
 @pytest.mark.parametrize("name", ["a", "a.npz", "a.docx"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -68,14 +69,24 @@ def flops(compiled: Any) -> float:
 
 def bench_config(config: Any, repeats: int) -> list[tuple[str, str]]:
   """Rows (what, figure) for one config's training step and input pipeline."""
-  from vqjax import data, sharding, train
+  from vqjax import data, files, sharding, train
 
   config = configuration.complete(config)
   mesh = sharding.make_mesh(**config.mesh)
   local = sharding.local_batch_size(config.batch_size, mesh)
-  stream = data.Dataset(config.data, config.ops).train(local, seed=config.seed)
+  dataset = data.Dataset(config.data, config.ops)
+  with tempfile.TemporaryDirectory() as folder:
+    config = train.begun(config, dataset, files.path(folder))
+    return _bench_run(config, dataset, local, repeats)
+
+
+def _bench_run(config: Any, dataset: Any, local: int, repeats: int) -> list[tuple[str, str]]:
+  """The same of a config that its task has begun."""
+  from vqjax import sharding, train
+
+  stream = dataset.train(local, seed=config.seed)
   first = next(stream)
-  run = train.Run(config, configuration.spec_of(first))
+  run = train.Run(config, configuration.spec_of(first, config))
   frozen = run.load_frozen()
   batch = sharding.to_global(run.task.prepare(first), run.mesh)
   start = time.perf_counter()

@@ -315,10 +315,20 @@ def _missing(place: places.Place, workdir: files.Path) -> UserError:
   return places.missing(place, tried, workdir)
 
 
-def spec_of(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes and types of a batch's arrays; what is no array (captions) is left out."""
-  return {
-    k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items() if isinstance(v, np.ndarray)
+def spec_of(
+  batch: Mapping[str, Any], config: Mapping[str, Any] | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and types of a batch's arrays. What is no array (captions) has those that the run's task
+  makes of it, as the config says, or is left out.
+  """
+  arrays = {k: v for k, v in batch.items() if isinstance(v, np.ndarray)}
+  spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in arrays.items()}
+  made = getattr(build.module("tasks", config["task"]), "made", None) if config else None
+  if not made or len(arrays) == len(batch):
+    return spec
+  found = {k: v for k, v in made(config).items() if k in batch.keys() - arrays.keys()}
+  return spec | {
+    k: jax.ShapeDtypeStruct((len(batch[k]), *shape), dtype) for k, (shape, dtype) in found.items()
   }
 
 

@@ -129,9 +129,9 @@ def write_run(run: importers.Imported, workdir: pathlib.Path) -> None:
 
   workdir = workdir / run.folder
   _check_free(workdir)
-  config = configuration.complete(run.config)
-  spec = {k: jax.ShapeDtypeStruct((1, *shape), dtype) for k, (shape, dtype) in run.spec.items()}
   workdir.mkdir(parents=True, exist_ok=True)
+  config = train.begun(configuration.complete(run.config), None, workdir)
+  spec = {k: jax.ShapeDtypeStruct((1, *shape), dtype) for k, (shape, dtype) in run.spec.items()}
   configuration.save(config, workdir)
   configuration.save_spec(spec, workdir)
   made = train.Run(config, spec)

@@ -35,8 +35,8 @@ def check_frozen(
   for field, value in now.items():
     if then.get(field) != value:
       raise UserError(
-        f"config.{field}: its weights have changed since {workdir} began ({then.get(field)} then, "
-        f"{value} in {_value(config, field)} now); bring them back, or start in a new --workdir."
+        f"config.{field}: has changed since {workdir} began ({then.get(field)} then, {value} in "
+        f"{_value(config, field)} now); bring it back, or start in a new --workdir."
       )
   if begin and jax.process_index() == 0 and not file.exists():
     files.write_json(file, dict(now))

@@ -4,13 +4,16 @@ written.
 
 from __future__ import annotations
 
+import functools
 import io
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vqjax.errors import UserError
 
@@ -163,23 +166,75 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
   return np.round((np.clip(np.asarray(images, np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def sheet(rows: Sequence[np.ndarray], gap: int = 2, enlarge: int = 64) -> np.ndarray:
+def sheet(
+  rows: Sequence[np.ndarray],
+  gap: int = 2,
+  enlarge: int = 64,
+  captions: Sequence[Sequence[str]] = (),
+) -> np.ndarray:
   """Rows of `[N, H, W, C]` images (uint8 or [-1, 1]) to one uint8 RGB picture; images under
-  `enlarge` pixels are magnified.
+  `enlarge` pixels are magnified, and those of a smaller row to the size of the largest.
+
+  `captions` holds a text for each image of each row, which stands below it.
   """
   rows = [to_uint8(np.asarray(r)) for r in rows]
+  largest = max(enlarge, *(side for r in rows for side in r.shape[1:3]))
+  rows = [_magnified(r, largest // max(r.shape[1:3])) for r in rows]
   height, width = max(r.shape[1] for r in rows), max(r.shape[2] for r in rows)
-  scale = max(1, enlarge // max(height, width))
+  foot = max((_text_height(t, width) for texts in captions for t in texts if t), default=0)
   columns = max(len(r) for r in rows)
-  size = (height * scale + gap) * len(rows) - gap, (width * scale + gap) * columns - gap
-  page = np.full((*size, 3), 255, np.uint8)
+  high = height + foot + gap
+  page = np.full((high * len(rows) - gap, (width + gap) * columns - gap, 3), 255, np.uint8)
   for i, row in enumerate(rows):
     for j, image in enumerate(row):
-      image = np.repeat(np.repeat(image, scale, 0), scale, 1)
-      top, left = i * (height * scale + gap), j * (width * scale + gap)
+      top, left = i * high, j * (width + gap)
       # One channel broadcasts to three.
       page[top : top + image.shape[0], left : left + image.shape[1]] = image
+      if foot and i < len(captions) and j < len(captions[i]):
+        below = page[top + height : top + height + foot, left : left + width]
+        below[:] = text(captions[i][j], foot, width)
   return page
+
+
+def _magnified(images: np.ndarray, scale: int) -> np.ndarray:
+  return np.repeat(np.repeat(images, scale, 1), scale, 2)
+
+
+def text(words: str, height: int, width: int) -> np.ndarray:
+  """The words in black on white, uint8 [height, width, 3], broken into lines; what has no room is
+  left out, and what PIL's own font lacks is a question mark.
+  """
+  page = Image.new("RGB", (width, height), "white")
+  lines = "\n".join(_lines(words, width))
+  ImageDraw.Draw(page).text((1, 1), lines, "black", font=_font(), spacing=2)
+  return np.asarray(page)
+
+
+def _text_height(words: str, width: int, most: int = 5) -> int:
+  """Pixels that `text` needs for these words, for `most` lines at the most."""
+  lines = _lines(words, width)[:most]
+  box = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox(
+    (1, 1), "\n".join(lines), _font(), spacing=2
+  )
+  return math.ceil(box[3]) + 3
+
+
+def _lines(words: str, width: int) -> list[str]:
+  """The words in lines of at most `width` pixels, if they themselves have no more."""
+  lines = [""]
+  # More is never seen.
+  for word in words[:1_000].encode("latin-1", "replace").decode("latin-1").split():
+    longer = f"{lines[-1]} {word}".strip()
+    if lines[-1] and _font().getlength(longer) > width - 2:
+      lines.append(word)
+    else:
+      lines[-1] = longer
+  return lines
+
+
+@functools.cache
+def _font() -> Any:
+  return ImageFont.load_default()
 
 
 def check(path: pathlib.Path) -> None:

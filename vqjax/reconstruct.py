@@ -51,6 +51,8 @@ def main(argv: Sequence[str]) -> None:
   from vqjax import api, pictures
 
   model = api.load(args.workdir)
+  if isinstance(model, api.Ranker):
+    raise UserError(f"--workdir={args.workdir}: embeds images and captions, and decodes nothing.")
   info = model.info
   signal, axes = info.signal, info.signal.axes
   listed = pictures.list_files(args.input) if args.input.is_dir() else []

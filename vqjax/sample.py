@@ -1,6 +1,8 @@
 """Sample: python -m vqjax.sample --workdir=PRIOR --num=64 --output=samples.png [--label=3] …
 
-Conditions are given by name: --label=3, --layout=MAP.png (a pixel's value is its class).
+Conditions are given by name: --label=3, --layout=MAP.png (a pixel's value is its class),
+--text="a red circle". A flag may be given several times, and --text_file=FILE (so for each of them)
+holds one value a line. What can be read stands below the pictures.
 --image=A.png --keep=0.5 completes a picture from its first codes (--keep alone: held-out pictures
 of the run's data, above what the prior was shown, above the completions); --mask=M.png draws anew
 what is white (masked and diffusion priors); --height and --width go beyond the training size by a
@@ -30,7 +32,9 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--seed", type=int, default=0)
   conditions, options = condition_fields(), scheme_options()
   for name, condition in conditions.items():
-    parser.add_argument(f"--{name}", help=condition.help)
+    parser.add_argument(f"--{name}", action="append", default=[], help=condition.help)
+    more = f"as many --{name} as it has lines"
+    parser.add_argument(f"--{name}_file", type=pathlib.Path, metavar="FILE", help=more)
   for name in ("image", "mask", "gif"):
     parser.add_argument(f"--{name}", type=pathlib.Path)
   parser.add_argument("--keep", type=float, help="share of the codes that stays; 0.5 with --image")
@@ -45,10 +49,9 @@ def main(argv: Sequence[str]) -> None:
   model = api.load(args.workdir)
   if not isinstance(model, api.Prior):
     raise UserError(f"--workdir={args.workdir}: is no prior, and nothing else draws samples.")
-  texts = {name: text for name in conditions if (text := getattr(args, name)) is not None}
-  given = _given(model, texts, args)
-  rows, known = _draw(model, args, given | _chosen(args, options))
-  pictures.save(args.output, pictures.sheet(rows))
+  given = _given(model, {name: texts for name in conditions if (texts := _texts(name, args))}, args)
+  rows, below, known = _draw(model, args, given, _chosen(args, options))
+  pictures.save(args.output, pictures.sheet(rows, captions=below))
   print(f"{args.num} sample(s) in {args.output}")
   if args.gif:
     given |= known.pop("given", {})
@@ -87,24 +90,42 @@ def _check(args: Any, options: Sequence[str]) -> None:
   Guidance(**{names[k]: v for k, v in chosen.items() if k in names})
 
 
-def _given(model: Any, texts: dict[str, str], args: Any) -> dict[str, np.ndarray]:
+def _texts(name: str, args: Any) -> list[str]:
+  """What a condition's flags say, those of its file after the others."""
+  texts, file = list(getattr(args, name)), getattr(args, f"{name}_file")
+  if file:
+    try:
+      texts += file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as e:
+      raise UserError(f"--{name}_file={file}: cannot be read ({e}); give a text file.") from None
+    if not texts:
+      raise UserError(f"--{name}_file={file}: is empty; write one value a line.")
+  return texts
+
+
+def _given(model: Any, texts: dict[str, list[str]], args: Any) -> dict[str, np.ndarray]:
   """Conditions from their flags' texts, one value per sample: several in runs of equal length."""
   given = {}
   size = tuple(n or m for n, m in zip((args.height, args.width), model.info.size))
-  for name, text in texts.items():
-    values = model.condition(name).parse(text, size)
+  for name, several in texts.items():
+    condition = model.condition(name)
+    values = np.concatenate([condition.parse(text, size) for text in several])
     if len(values) > args.num:
+      shown = f"{several[0][:40]}{' …' if len(several) > 1 or len(several[0]) > 40 else ''}"
       raise UserError(
-        f"--num={args.num}: is fewer than the {len(values)} values of --{name}={text}; draw at "
+        f"--num={args.num}: is fewer than the {len(values)} values of --{name}={shown}; draw at "
         "least one of each."
       )
     given[name] = values[np.sort(np.arange(args.num) % len(values))]
   return given
 
 
-def _draw(model: Any, args: Any, given: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
-  """(rows of pictures, what `frames` needs to draw the same)."""
-  show, given = model.info.signal.pictures, given | {"seed": args.seed}
+def _draw(
+  model: Any, args: Any, given: dict[str, Any], options: dict[str, Any]
+) -> tuple[list[np.ndarray], list[list[str]], dict[str, Any]]:
+  """(rows of pictures, captions below them, what `frames` needs to draw the same)."""
+  show, options = model.info.signal.pictures, options | {"seed": args.seed}
+  captions = lambda given: np.array(model.captions(args.num, given) or [""] * args.num, object)
   if args.image:
     signal, info = model.info.signal, model.info
     value = signal.open(args.image, info.shape, info.size)
@@ -114,23 +135,25 @@ def _draw(model: Any, args: Any, given: dict[str, Any]) -> tuple[list[np.ndarray
 
       white = pictures.read(args.mask, 1)[..., 0] > 127
       known["mask"] = pictures.fit(white.astype(np.uint8), *info.size)
-    drawn = show(model.complete_codes(**known, **given))
-    original = show(value[None])
-    return [np.concatenate([original, drawn[i : i + 8]]) for i in range(0, args.num, 8)], known
+    drawn, texts = show(model.complete_codes(**known, **given, **options)), captions(given)
+    original, rows = show(value[None]), [slice(i, i + 8) for i in range(0, args.num, 8)]
+    pages = [np.concatenate([original, drawn[row]]) for row in rows]
+    return pages, [["", *texts[row]] for row in rows], known
   if args.keep is not None:
     ids, conditions = model.held_out(args.num)
-    known = {"ids": ids, "keep": args.keep}
-    shown = model.shown(**known)
-    drawn = show(model.complete_codes(**known, **conditions | given))
-    return [*shown, drawn], known | {"given": conditions}
-  drawn = show(model.sample(args.num, height=args.height, width=args.width, **given))
+    known, given = {"ids": ids, "keep": args.keep}, conditions | given
+    above, drawn = model.shown(**known), show(model.complete_codes(**known, **given, **options))
+    return [*above, drawn], [[], [], list(captions(given))], known | {"given": conditions}
+  drawn = show(model.sample(args.num, height=args.height, width=args.width, **given, **options))
   groups = [
-    value for value in given.values() if np.ndim(value) and len(np.unique(value, axis=0)) > 1
+    value for value in given.values() if np.ndim(value) == 1 and len(dict.fromkeys(value)) > 1
   ]
-  if groups and np.ndim(groups[0]) == 1:  # a row per class
-    return [drawn[groups[0] == label] for label in dict.fromkeys(groups[0])], {}
   columns = max(1, round(args.num**0.5))
-  return [drawn[i : i + columns] for i in range(0, args.num, columns)], {}
+  if groups:  # a row per class or caption
+    rows = [np.flatnonzero(groups[0] == value) for value in dict.fromkeys(groups[0])]
+  else:
+    rows = [np.arange(args.num)[i : i + columns] for i in range(0, args.num, columns)]
+  return [drawn[row] for row in rows], [list(captions(given)[row]) for row in rows], {}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Tokenize: python -m vqjax.tokenize --workdir=TOKENIZER --output=DIR [--data=PATH] [--shard=8192]
 
-Writes the codes of both splits of the tokenizer's data (or of --data), with labels and layouts, as
-.npy shards and a manifest that names the tokenizer's weights. A prior reads them with
+Writes the codes of both splits of the tokenizer's data (or of --data), with labels, layouts and
+captions, as .npy shards (captions as .json) and a manifest that names the tokenizer's weights. A prior reads them with
 --config.data.name=codes --config.data.path=DIR, and refuses another's.
 """
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _write(model: Any, dataset: Any, split: str, args: Any) -> Iterator[dict[str, Any]]:
   """Writes the shards of a split; yields what the manifest says of each."""
-  rows: dict[str, list[np.ndarray]] = {}
+  rows: dict[str, list[Any]] = {}
   number = 0
   for fields in _codes(model, dataset, split, args.batch_size):
     for name, value in fields.items():
@@ -76,9 +76,7 @@ def _write(model: Any, dataset: Any, split: str, args: Any) -> Iterator[dict[str
     yield _save(rows, args.output, split, number)
 
 
-def _codes(
-  model: Any, dataset: Any, split: str, batch_size: int
-) -> Iterator[dict[str, np.ndarray]]:
+def _codes(model: Any, dataset: Any, split: str, batch_size: int) -> Iterator[dict[str, list[Any]]]:
   """Fields of the unpadded rows of each batch: ids (ids1, ids2 … for finer levels), and what a
   prior may be conditioned on, where the data has it.
   """
@@ -88,15 +86,19 @@ def _codes(
   for batch, mask in dataset.batches(batch_size, split=split):
     levels = model.checked(model.encode(need(batch, model.info.signal.field)))
     fields = {f"ids{i or ''}": ids for i, ids in enumerate(levels)}
-    fields |= {k: batch[k] for k in condition_fields() if isinstance(batch.get(k), np.ndarray)}
-    yield {k: v[mask > 0] for k, v in fields.items()}
+    fields |= {k: batch[k] for k in condition_fields() if k in batch}
+    yield {k: [row for row, real in zip(v, mask) if real] for k, v in fields.items()}
 
 
 def _save(
-  rows: dict[str, list[np.ndarray]], output: pathlib.Path, split: str, number: int
+  rows: dict[str, list[Any]], output: pathlib.Path, split: str, number: int
 ) -> dict[str, Any]:
   files = {}
   for name, values in rows.items():
+    if isinstance(values[0], str):
+      files[name] = f"{split}-{number:05d}-{name}.json"
+      (output / files[name]).write_text(json.dumps(values), encoding="utf-8")
+      continue
     array = np.stack(values)
     if name.startswith("ids") and array.max(initial=0) < 2**16:
       array = array.astype(np.uint16)

@@ -160,9 +160,11 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
   workdir = files.path(workdir)
   config = configuration.located(configuration.complete(config), workdir)
   with contextlib.ExitStack() as stack:
-    held = stack.enter_context(_claim(workdir, config))
+    held = stack.enter_context(_claim(workdir))
     configuration.check_there(config, workdir, "data")
     dataset = data.Dataset(config.data, config.ops)
+    config = begun(config, dataset, workdir)
+    _settle(config, workdir)
     lineage.check_data(dataset, workdir)
     checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, config.keep, config.best))
     run, state, batches, window = _begin(config, workdir, dataset, checkpoints)
@@ -218,25 +220,36 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
   return figures
 
 
-@contextlib.contextmanager
-def _claim(workdir: files.Path, config: Any) -> Iterator[holder.Holder]:
-  """Holds `workdir` against other processes that train. Compares the config with the one that is
-  there, or saves it where nothing was trained yet.
+def begun(config: Any, dataset: data.Dataset | None, workdir: files.Path) -> Any:
+  """The config with what its task makes of the data before all else, and keeps in `workdir`.
+
+  Without a dataset, of converted weights, nothing is made: what the config names is kept.
   """
+  begin = getattr(module("tasks", config.task), "begin", None)
+  return begin(config, dataset, workdir) if begin else config
+
+
+@contextlib.contextmanager
+def _claim(workdir: files.Path) -> Iterator[holder.Holder]:
+  """Holds `workdir` against other processes that train."""
   files.make_workdir(workdir)
   start_up = preemption.start_up()
   held = holder.Holder(workdir, jax.process_index(), jax.process_count())
   if start_up:
     start_up.leave(held.release)
   with held:
-    if (workdir / "config.json").exists() and (steps := files.saved_steps(workdir)):
-      # Step 0 is a conversion: only what its weights belong to is settled.
-      weights = ("model", "disc", "task", "tokenizer", "signal", "condition.layout_codes")
-      within = weights if max(steps) == 0 else ("",)
-      configuration.check_same(configuration.of_run(workdir), config, within)
-    elif jax.process_index() == 0:
-      configuration.save(config, workdir)
     yield held
+
+
+def _settle(config: Any, workdir: files.Path) -> None:
+  """Compares the config with the one that is there, or saves it where nothing was trained yet."""
+  if (workdir / "config.json").exists() and (steps := files.saved_steps(workdir)):
+    # Step 0 is a conversion: only what its weights belong to is settled.
+    weights = ("model", "disc", "task", "tokenizer", "signal", "text", "condition.layout_codes")
+    within = weights if max(steps) == 0 else ("",)
+    configuration.check_same(configuration.of_run(workdir), config, within)
+  elif jax.process_index() == 0:
+    configuration.save(config, workdir)
 
 
 def _begin(
@@ -258,7 +271,7 @@ def _begin(
   if spec is None:
     stream = open_stream(0)
     first = next(stream)
-    spec = configuration.spec_of(first)
+    spec = configuration.spec_of(first, config)
   run = Run(config, spec)
   if jax.process_index() == 0:
     configuration.save_spec(spec, workdir)

@@ -9,6 +9,7 @@ import pytest
 
 from vqjax import build, pictures
 from vqjax.conditions import Context, layout
+from vqjax.data.text import Bpe
 from vqjax.errors import UserError
 from vqjax.latents import Codes
 from vqjax.signals.layout import Signal
@@ -23,6 +24,8 @@ BATCH = {
   "label": RNG.integers(0, 3, 4).astype(np.int32),
   "layout": RNG.integers(0, 2, (4, 16, 16)).astype(np.uint8),
 }
+CAPTIONS = ["a red circle", "", "a blue square " * 20, "ünseen 日本 \ud800"]
+SPEC["text"], BATCH["text"] = jax.ShapeDtypeStruct((4, 12), "int32"), CAPTIONS
 LEVELS = (Codes((2, 2), 10), Codes((4, 4), 10))
 COARSER = (RNG.integers(0, 10, (4, 2, 2)),)
 FIELDS = {
@@ -41,6 +44,15 @@ class Maps:
 
   def levels_of(self, frozen, batch):
     return (batch["layout"][:, ::4, ::4].astype(jnp.int32),)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bpe(tmp_path_factory):
+  """An encoding of a few captions, for the condition `text`."""
+  file = tmp_path_factory.mktemp("bpe") / "bpe.json"
+  Bpe.train(["a red circle above a blue square"] * 3, 280).write(file)
+  FIELDS["text"] = dict(bpe=str(file), size=300, length=12)
+  return str(file)
 
 
 def context(spec=SPEC, level=1):
@@ -69,16 +81,18 @@ def test_contract(name, tmp_path):
     condition.bind(context({"image": None}))
   one = BATCH[condition.field][0]
   np.testing.assert_array_equal(lead.given(one, 3), np.stack([one] * 3))
-  for bad, message in [
-    (np.zeros(one.shape) + 0.5, "give integers"),
-    (np.zeros((2, *one.shape), int), "2 given for 3"),
-  ]:
-    with pytest.raises(UserError, match=f"{condition.field}: .*{message}"):
-      lead.given(bad, 3)
-  with pytest.raises(UserError, match=f"{condition.field}: 99 is outside"):
-    lead.prepare(np.full_like(BATCH[condition.field], 99), (1, 1))
+  if lead.captions:
+    assert lead.captions(lead.given(one, 3)) == [one] * 3
+  with pytest.raises(UserError, match=f"{condition.field}: 2 given for 3"):
+    lead.given(np.stack([one] * 2), 3)
+  with pytest.raises(UserError, match=f"{condition.field}: .*give (integers|a string)"):
+    lead.given(np.zeros(np.shape(one)) + 0.5, 3)
   shape, dtype = condition.spec({"size": 16, "channels": 3})
-  assert shape == one.shape and np.dtype(dtype) == BATCH[condition.field].dtype
+  read = values if condition.field == "text" else BATCH[condition.field]
+  assert shape == read.shape[1:] and np.dtype(dtype) == read.dtype
+  if condition.field != "text":
+    with pytest.raises(UserError, match=f"{condition.field}: 99 is outside"):
+      lead.prepare(np.full_like(BATCH[condition.field], 99), (1, 1))
 
 
 def test_parsing():
@@ -86,6 +100,39 @@ def test_parsing():
   np.testing.assert_array_equal(make("label").parse("all", (16, 16)), [0, 1, 2])
   with pytest.raises(UserError, match="--label=dress: is no class"):
     make("label").parse("dress", (16, 16))
+  assert make("text").parse("a red circle, large", (16, 16)).tolist() == ["a red circle, large"]
+
+
+def test_captions_as_tokens(bpe, caplog):
+  """Padding of its own at each place, cut with a count, an empty one is no missing one."""
+  lead = make("text").bind(context())
+  ids = lead.prepare(CAPTIONS, ())
+  assert "2 of 4 captions are longer than 12" in caplog.text
+  tokens = np.asarray(lead.tokens(jnp.asarray(ids), None)[0])
+  assert tokens[1].tolist() == list(range(300, 312)) and tokens[2].max() < 300
+  assert (tokens[3] < 300).all()  # each byte of what was never seen
+  length = int((ids[0] >= 0).sum())
+  counted = np.asarray(lead.counted(jnp.asarray(tokens)))
+  assert counted.sum(1).tolist() == [length + 1, 1, 12, 12] and counted[0, : length + 1].all()
+  assert lead.tokenizer.identity({}) == Bpe.read(bpe, lower=True).identity
+  np.testing.assert_array_equal(lead.prepare(["A RED circle"], ())[0], ids[0])
+  assert lead.prepare(["x" * 10_000], ()).shape == (1, 12)
+
+
+def test_predicted_conditions_give_nats(bpe):
+  """By hand: a part's own rows alone, what is dropped or padding after the end counts nowhere."""
+  text, context_ = dict(FIELDS["text"], size=280, length=3, predicted=0.25), context(level=0)
+  prefix = Prefix(dict(label=FIELDS["label"], text=text), 11, context_)
+  assert prefix.predicted == {"text": 0.25} and prefix.predicted_rows == prefix.rows - 11 == 286
+  tokens = prefix.tokens({"label": jnp.array([1, 2]), "text": jnp.array([[5, -1, -1]] * 2)}, {}, 2)
+  np.testing.assert_array_equal(tokens[0], [12, 14 + 5, 14 + 281, 14 + 282])
+  logits = jnp.asarray(RNG.standard_normal((2, 4, 286)))
+  nats, counted = prefix.nats(logits, tokens.at[1].set(-1))["text"]
+  np.testing.assert_array_equal(counted, [[1, 1, 0], [0, 0, 0]])
+  own = np.asarray(logits, np.float64)[0, 1:, 3:]
+  by_hand = np.log(np.exp(own).sum(-1)) - own[range(3), [5, 281, 282]]
+  np.testing.assert_allclose(nats[0], by_hand, rtol=1e-5)
+  assert not Prefix(dict(text=text | dict(predicted=0.0)), 11, context_).predicted_rows
 
 
 @pytest.mark.parametrize("name", ["layout", "layout_codes"])
@@ -134,6 +181,9 @@ def test_prefix_order_offsets_and_dropping():
     (dict(coarser={}), 0, "no level above config.level=0"),
     (dict(label=dict(classes=0)), 0, "config.condition.label: classes: 0"),
     (dict(label=dict()), 0, "config.condition.label: needs classes"),
+    (dict(text=dict(size=99)), 0, "config.condition.text: size: 99 is too small"),
+    (dict(text=dict(length=0)), 0, "config.condition.text: length: 0"),
+    (dict(text=dict(predicted=1.0)), 0, "config.condition.text: predicted: 1.0 is outside"),
     (dict(layout=dict(classes=2, grid=(0, 2))), 0, r"grid: \(0, 2\) is no height and width"),
   ],
 )

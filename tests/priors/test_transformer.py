@@ -17,7 +17,10 @@ SMALL = functools.partial(
   transformer.Model, latent=Codes((3, 4), 8), rows=12, layers=2, width=16, heads=2
 )
 LLAMA = dict(positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, hidden=24)
-STYLES = {"mingpt": {}, "llama": LLAMA, "llama_qk": LLAMA | dict(qk_norm="rmsnorm")}
+DALLE = dict(positions="row_column", attention="dalle", window=3, prefix_rows=4, layers=3)
+STYLES = {
+  "mingpt": {}, "llama": LLAMA, "llama_qk": LLAMA | dict(qk_norm="rmsnorm"), "dalle": DALLE
+}  # fmt: skip
 IDS = jnp.asarray(np.random.default_rng(0).integers(0, 8, (3, 12)))
 
 
@@ -44,6 +47,7 @@ CLASS, HOLES = [[8], [9], [-1]], [[8, 10, -1], [-1, -1, -1], [9, 9, 11]]
     ("llama", "fused", None),
     ("llama", "heads", CLASS),
     ("llama_qk", "keys_last", HOLES),
+    ("dalle", "fused", HOLES),
   ],
 )
 def test_cached_logits_equal_uncached(style, layout, prefix):
@@ -136,6 +140,40 @@ def test_a_code_keeps_its_position_under_a_shorter_prefix():
       assert finite(params, jnp.full((3, length), 8)) == (row < first)
 
 
+def test_text_and_codes_as_one_stream():
+  """By gradient: a token of the prefix sees those before it and no code; with the sparse masks of
+  three layers, the first code sees the prefix alone and every code all of the prefix.
+  """
+  model, prefix = SMALL(max_prefix=3, **DALLE), jnp.array([[8, 9, 10]])
+  ids = jnp.arange(12)[None] % 8
+  params = wide(model, ids, prefix)
+  inner = params["params"]
+
+  def said(table):
+    seen = {"params": inner | {"embed": inner["embed"] | {"table": table}}}
+    codes, text = model.apply(seen, ids, prefix, train=False, method="joint")
+    weights = jnp.linspace(-1.0, 2.0, 8)
+    return codes[0] @ weights, text[0] @ weights[:4]
+
+  codes, text = jax.jit(jax.jacrev(said))(inner["embed"]["table"])
+  sees = lambda gradient: np.asarray(jnp.abs(gradient).sum(-1) > 0).astype(int)
+  assert sees(text)[:, :11].tolist() == [[0] * 11, [0] * 8 + [1, 0, 0], [0] * 8 + [1, 1, 0]]
+  assert (sees(codes)[:, 8:11] == 1).all() and not sees(codes)[0, :8].any()
+  both = apply(model, params, ids, prefix, method="joint")
+  assert both[1].shape == (1, 3, 4) and both[1].dtype == jnp.float32
+  np.testing.assert_allclose(both[0], apply(model, params, ids, prefix), atol=1e-5)
+
+
+def test_row_and_column_positions_are_sums():
+  model = SMALL(positions="row_column", max_prefix=2)
+  params = wide(model, IDS, jnp.asarray(CLASS))
+  lead, rows, columns = (params["params"][f"position_table{x}"] for x in ("", "_0", "_1"))
+  assert lead.shape == (2, 16) and rows.shape == (3, 16) and columns.shape == (4, 16)
+  table = model.bind(params)._positions()
+  np.testing.assert_allclose(table[2 + 7], rows[1] + columns[3], rtol=1e-6)
+  assert table.shape == (2 + 11, 16)
+
+
 def test_time_moves_the_logits():
   model = SMALL(causal=False, modulation="adaln")
   params = wide(model, IDS, time_B=jnp.zeros(3))
@@ -173,6 +211,9 @@ def test_sizes_of_24_layers():
     (dict(modulation="adaln", causal=False), {}, "modulation: 'adaln' needs a scheme"),
     (dict(max_prefix=1), dict(prefix_BP=jnp.zeros((3, 2), int)), "max_prefix: 1 is shorter"),
     (dict(latent=Codes((3, 3), 8)), {}, "grid: "),
+    (dict(prefix_rows=4, causal=False), {}, "causal: .* cannot predict its prefix"),
+    (dict(attention="dalle", latent=Codes((3, 4), 8, 2)), {}, "attention: 'dalle' is for causal"),
+    (dict(window=4), {}, "window: 4 is even"),
   ],
 )
 def test_refuses_in_one_line(fields, call, message):

@@ -151,9 +151,7 @@ def test_a_prior_stays_with_its_tokenizer_and_opens_without_its_codes(tokenizer,
   again = configuration.of_run(own)
   again.total_steps = 4
   train.train(again, own)
-  with pytest.raises(
-    UserError, match=r"config.tokenizer: its weights have changed since .*prior began"
-  ):
+  with pytest.raises(UserError, match=r"config.tokenizer: has changed since .*prior began"):
     vqjax.load(tmp_path / "prior")
   config.data.path = str(tmp_path / "moved")
   with pytest.raises(UserError, match="were made by tokenizer .* write them again"):

@@ -1,5 +1,6 @@
-"""A trained run as Python functions: load(workdir) is a Tokenizer, which encodes and decodes, or a
-Prior, which samples, completes and tells how probable codes are.
+"""A trained run as Python functions: load(workdir) is a Tokenizer, which encodes and decodes, a
+Prior, which samples, completes and tells how probable codes are, or a Ranker, which embeds images
+and captions.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ import os
 
 from vqjax.api._loaded import Loaded, open_run
 from vqjax.api.prior import Prior
+from vqjax.api.ranker import Ranker
 from vqjax.api.tokenizer import Tokenizer
 
-__all__ = ["Loaded", "Prior", "Tokenizer", "load", "open_run"]
+__all__ = ["Loaded", "Prior", "Ranker", "Tokenizer", "load", "open_run"]
 
 
-def load(workdir: str | os.PathLike[str]) -> Tokenizer | Prior:
+def load(workdir: str | os.PathLike[str]) -> Tokenizer | Prior | Ranker:
   """Opens the run in `workdir`, trained or converted."""
   loaded = open_run(workdir)
-  return {"autoencode": Tokenizer.of, "prior": Prior}[loaded.config.task](loaded)
+  kinds = {"autoencode": Tokenizer.of, "prior": Prior, "contrast": Ranker}
+  return kinds[loaded.config.task](loaded)

@@ -69,8 +69,8 @@ class Prior:
       height, width: pixels beyond the training size, by a sliding window (autoregressive priors).
       seed: the same seed draws the same examples, the first ones of a larger `num` too.
       batch_size: how many are drawn at once; the examples do not depend on it but for rounding.
-      **given: conditions by name (label=3, layout=map), one for all or one for each; those left out
-        are drawn freely. And options, as the prior's scheme has them: guidance and
+      **given: conditions by name (label=3, layout=map, text="a red circle"), one for all or one for
+        each; those left out are drawn freely. And options, as the prior's scheme has them: guidance and
         guidance_schedule (constant, or growing from none: linear, cosine), temperature, top_k,
         top_p, steps, choice_temperature.
 
@@ -211,6 +211,13 @@ class Prior:
       f"{name}: this prior has no such condition or "
       f"option.{near_miss(name, {*fields, *self._options})}"
     )
+
+  def captions(self, num: int, given: Mapping[str, Any]) -> list[str]:
+    """What of the conditions of `num` examples can be read, to stand below them; [] if nothing."""
+    conditions, _ = self._split(given, num)
+    leads = ((self._fields[name].lead, value) for name, value in conditions.items())
+    several = [lead.captions(value) for lead, value in leads if lead.captions]
+    return [", ".join(texts) for texts in zip(*several)]
 
   def shown(self, ids: Any, keep: float) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of codes as the tokenizer shows them, and with grey where the prior sees nothing."""

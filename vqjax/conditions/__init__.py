@@ -17,7 +17,15 @@ A file defines a frozen dataclass `Condition`, whose fields a config may set, wi
                                   examples of this size
 
 A condition that is left out, by a caller or to train for classifier-free guidance (arXiv
-2207.12598), has the token -1 everywhere: networks read a learned null vector there.
+2207.12598), has the token -1 everywhere: networks read a learned null vector there. One that says
+nothing (an empty caption) is something else: it has tokens of its own.
+
+What a condition makes of the data before a run is built, it makes in
+
+    Condition.begin(values, dataset, workdir) -> values    a class method of those that need one:
+                                  the condition's fields, completed. It writes what it makes into
+                                  the workdir and reads it there again; `dataset` is a
+                                  vqjax.data.Dataset, or None where it must be there
 """
 
 from __future__ import annotations
@@ -72,17 +80,27 @@ class Lead(NamedTuple):
   tokens(values, frozen) -> tuple of int32 [B, *grid], 0 to rows - 1, one for each of the parts.
   given(value, num) -> [num, ...]: what a caller gave, one for all or one for each. Raises UserError
     for another number or kind.
-  tokenizer: whose weights `frozen` are, or None.
+  tokenizer: whose weights `frozen` are, or None; see vqjax.tasks._first_stage.FirstStage for its
+    `option`, `load`, `shapes` and `identity`.
   pictures(values) -> uint8 [B, H, W, 1 or 3] of prepared values, for previews; None where there is
     nothing to see.
+  captions(values) -> list of str of values as `given` returns them, to stand under pictures; None
+    where there is nothing to read.
+  predicted: 0, or the weight in the loss of predicting the condition's own tokens from those
+    before; what all conditions leave of 1 is the codes'.
+  counted(tokens) -> bool [B, P'] of all its tokens in a row, which of them are predicted; None is
+    all.
   """
 
   parts: tuple[Part, ...]
-  prepare: Callable[[np.ndarray, tuple[float, ...]], np.ndarray]
+  prepare: Callable[[Any, tuple[float, ...]], np.ndarray]
   tokens: Callable[[Any, Any], tuple[Any, ...]]
   given: Callable[[Any, int], np.ndarray]
   tokenizer: Any = None
   pictures: Callable[[Any], np.ndarray] | None = None
+  captions: Callable[[np.ndarray], list[str]] | None = None
+  predicted: float = 0.0
+  counted: Callable[[Any], Any] | None = None
 
 
 def require(context: Context, field: str, option: str) -> None:

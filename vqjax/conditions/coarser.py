@@ -24,7 +24,7 @@ class Condition:
 
   field: ClassVar[str] = "coarser"
   given: ClassVar[bool] = False
-  place: ClassVar[int] = 3
+  place: ClassVar[int] = 4
   help: ClassVar[str] = ""
 
   def bind(self, context: Context) -> Lead:

@@ -30,7 +30,7 @@ class Condition:
 
   field: ClassVar[str] = "layout"
   given: ClassVar[bool] = True
-  place: ClassVar[int] = 1
+  place: ClassVar[int] = 2
   help: ClassVar[str] = "a label map: a picture whose grey values or palette indices are classes"
 
   def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ class Condition:
 
   field: ClassVar[str] = "layout"
   given: ClassVar[bool] = True
-  place: ClassVar[int] = 2
+  place: ClassVar[int] = 3
   help: ClassVar[str] = "a label map: a picture whose grey values or palette indices are classes"
 
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:

@@ -115,6 +115,12 @@ class Dataset:
     """The same few examples every time, for previews; repeated where the split has fewer."""
     return self._reader.sample(num, split)
 
+  def texts(self) -> Iterator[str]:
+    """Captions of training, the same every time; where they come with pictures alone, of the few
+    thousand examples that stand for all. None where the data have none.
+    """
+    return self._reader.texts()
+
   def fingerprint(self) -> dict[str, Any]:
     """What tells these data from others, wherever they lie: JSON values, compared by equality.
 

@@ -22,6 +22,9 @@ from vqjax.errors import UserError
 
 Batch = dict[str, Any]
 
+# Examples that are read, pictures and all, for their captions.
+TEXTS = 4_096
+
 
 class Stream(Protocol):
   """Endless training batches of one process, with a position that can be saved."""
@@ -83,6 +86,17 @@ class Reader:
     """Examples spread evenly over the split; repeated where it is smaller than `num`."""
     load = self._loader(split)
     return stack([load(i * len(load.examples) // num)[0] for i in range(num)])
+
+  def texts(self) -> Iterator[str]:
+    examples = self._source.examples("train")
+    if hasattr(examples, "texts"):
+      yield from examples.texts or ()
+      return
+    some = min(len(examples), TEXTS)
+    for i in range(some):
+      example = examples[i * len(examples) // some]
+      if example is not None and "text" in example:
+        yield example["text"]
 
   def fingerprint(self) -> dict[str, str]:
     return {"sample": digest(self._source.examples("train"))}

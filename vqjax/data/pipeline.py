@@ -158,6 +158,13 @@ class Records:
       [finish(n, *(record[k] for k in finish.keys)) for n, record in enumerate(records)]
     )
 
+  def texts(self) -> Iterator[str]:
+    if "text" not in self._finisher("train").keys:
+      return
+    records = self._source.records("train").take(memory.TEXTS).as_numpy_iterator()
+    for record in records:
+      yield from (bytes(t).decode("utf-8", "replace") for t in np.ravel(record["text"]))
+
   def fingerprint(self) -> dict[str, str]:
     """Nothing: records take long to reach, and the source's name and version stand for them."""
     return {}

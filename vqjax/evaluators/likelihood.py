@@ -16,7 +16,8 @@ from vqjax import fields
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-  """ "nats_per_code", "bits_per_dim" and "bits_per_image"; "nats_at/i" is the mean at position i.
+  """ "nats_per_code", "bits_per_dim" and "bits_per_image"; "nats_at/i" is the mean at position i;
+  "nats_per_text_token" that over the tokens of all captions, where the prior predicts these too.
 
   Bits per dimension spread the codes' bits over the image's H·W·C values; they say what the codes
   cost, not the pixels that the tokenizer loses.
@@ -55,7 +56,7 @@ class Measure:
       "images": (mask != 0).sum(dtype=jnp.int32),
       "nats": nats_BL.sum(0),
       "squares": jnp.square(per_code_B).sum(),
-    }
+    } | _of_prefix(out.get("prefix", {}), mask)
 
   def result(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
     """Means over images, see the class."""
@@ -73,4 +74,19 @@ class Measure:
     if self.values:
       figures["bits_per_dim"] = mean * bits / self.values
       figures["bits_per_dim_standard_error"] = error * bits / self.values
+    for key in sums:
+      if key.startswith("prefix/"):
+        name = key.removeprefix("prefix/")
+        count = max(1.0, float(sums[f"tokens/{name}"]))
+        figures[f"nats_per_{name}_token"] = float(sums[key]) / count
     return figures | {f"nats_at/{i}": float(v) for i, v in enumerate(at)}
+
+
+def _of_prefix(found: dict[str, Any], mask: jax.Array) -> dict[str, jax.Array]:
+  """Sums of nats and numbers of tokens of each condition that is predicted."""
+  sums = {}
+  for name, (nats_BP, counted_BP) in found.items():
+    counted_BP = counted_BP & (mask != 0)[:, None]
+    sums[f"prefix/{name}"] = jnp.where(counted_BP, nats_BP, 0.0).sum()
+    sums[f"tokens/{name}"] = counted_BP.sum(dtype=jnp.int32)
+  return sums

@@ -126,9 +126,11 @@ def update_cache(
   )
 
 
-def attend_cache(q_BNH: jax.Array, cache: Cache, filled: jax.Array | int) -> jax.Array:
+def attend_cache(
+  q_BNH: jax.Array, cache: Cache, filled: jax.Array | int, seen_S: jax.Array | None = None
+) -> jax.Array:
   """Attention of one query per sequence over the first `filled` positions of the cache, `[B, N,
-  H]`.
+  H]`; of these over those alone where the bool `seen_S` is true, if it is given.
   """
   keys, values = cache.keys, cache.values
   if cache.layout == "fused":
@@ -140,6 +142,9 @@ def attend_cache(q_BNH: jax.Array, cache: Cache, filled: jax.Array | int) -> jax
     jnp.einsum(f"bnh,{k}->bnl", q_BNH, keys, preferred_element_type=jnp.float32)
     * q_BNH.shape[-1] ** -0.5
   )
-  visible = (jnp.arange(scores.shape[-1]) < filled)[None, None]
-  weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1).astype(values.dtype)
+  visible = jnp.arange(scores.shape[-1]) < filled
+  visible = visible if seen_S is None else visible & seen_S
+  weights = jax.nn.softmax(jnp.where(visible[None, None], scores, -jnp.inf), axis=-1).astype(
+    values.dtype
+  )
   return jnp.einsum(f"bnl,{v}->bnh", weights, values)

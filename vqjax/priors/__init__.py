@@ -23,6 +23,11 @@ A file defines `class Model(nn.Module)` with at least the fields (the program se
   -1). The program sets `max_prefix: int`, `prefix_grid: tuple[int, ...]` (the shape of a coarser
   grid at the prefix's end) and `modulation: str` ("adaln" for schemes that tell a time) where they
   are fields.
+- A causal network that can predict its prefix too (text, arXiv 2102.12092) has the field
+  `prefix_rows: int`. The program sets it: R, how many rows at the embedding's end belong to prefix
+  tokens, or 0 where none is predicted. If it is not 0, the network defines
+  `joint(inputs, prefix_BP, *, train) -> (prediction, prefix_logits_BPR)`: prefix_logits[:, p] is
+  about prefix token p, counted from the first of these rows, and sees prefix tokens 0 .. p-1.
 - `time_B` is float32 in [0, 1], for diffusion; None elsewhere.
 - Causal networks with a cache define `init_cache(batch, prefix_length) -> cache`, and
   `prefill(prefix_BP, cache) -> (prediction_BV, cache)` (of position 0), `decode(ids_B, index,

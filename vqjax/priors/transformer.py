@@ -10,12 +10,13 @@ import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes
-from vqjax.nn import attention, target, tokens
+from vqjax.nn import attention, sparse, target, tokens
 
 
 def _norm(kind: str, bias: bool, dtype: jnp.dtype, name: str | None = None) -> nn.Module:
@@ -53,13 +54,16 @@ class Block(nn.Module):
     cond_BC: jax.Array | None,
     angles_LF: jax.Array | None,
     train: bool,
+    masks_KLL: jax.Array | None = None,
+    kind: jax.Array | int = 0,
     cache: attention.Cache | None = None,
     index: jax.Array | None = None,
   ) -> tuple[jax.Array, attention.Cache | None]:
     """Returns the next activations and the cache.
 
     Without `index` the sequence starts at 0, and a cache is filled from there; with it, x is the
-    one position `index`, which attends to what the cache holds.
+    one position `index`, which attends to what the cache holds. `masks_KLL[kind]` says who sees
+    whom, over all positions of the cache if there is one; None is plain causal or full attention.
     """
     b, length, width = x_BLC.shape
     # Two axes: XLA's CPU matmul is a third slower on three.
@@ -90,9 +94,11 @@ class Block(nn.Module):
     if cache is not None:
       cache = attention.update_cache(cache, k, v, 0 if index is None else index)
     if index is None:
-      h = attention.attend(q, k, v, "causal" if self.causal else "full")
+      plain = "causal" if self.causal else "full"
+      h = attention.attend(q, k, v, plain if masks_KLL is None else masks_KLL[kind])
     else:
-      h = attention.attend_cache(q[:, 0], cache, index + 1)[:, None]
+      seen = None if masks_KLL is None else masks_KLL[kind][index]
+      h = attention.attend_cache(q[:, 0], cache, index + 1, seen)[:, None]
     h = drop(out(name="proj")(einops.rearrange(h, "b l n h -> (b l) (n h)")))
     x = x + (gate_1 * h if self.modulation == "adaln" else h)
 
@@ -109,11 +115,12 @@ class Block(nn.Module):
 
 @struct.dataclass
 class Caches:
-  """Keys and values of every layer, and how many positions the prefix takes (1 where only the start
-  vector stands).
+  """Keys and values of every layer; the prefix's length, and how many positions stand before the
+  codes: the start vector may be one.
   """
 
   layers: tuple[attention.Cache, ...]
+  prefix: int = struct.field(pytree_node=False)
   lead: int = struct.field(pytree_node=False)
 
 
@@ -132,9 +139,16 @@ class Model(nn.Module):
       multiple of 256.
     max_prefix: the longest prefix that learned positions have room for. A shorter one takes the
       last of these places, so that a code's position does not depend on it.
-    positions: "rotary" turns queries and keys by their place on the grid; the prefix is not turned.
-      It tells only how far apart codes are: a bidirectional network cannot tell places apart while
-      every code is masked, and needs "learned".
+    prefix_rows: see vqjax/priors/__init__.py; where it is not 0, the start vector stands before
+      every prefix.
+    positions: "learned" is a vector for each; "row_column" one for each in the prefix, and for a
+      code the sum of its row's and its column's (DALL·E, arXiv 2102.12092; one for each axis of
+      other grids). "rotary" turns queries and keys by their place on the grid; the prefix is not
+      turned. It tells only how far apart codes are: a bidirectional network cannot tell places
+      apart while every code is masked, and needs "learned".
+    attention: "dalle" takes DALL·E's sparse masks, see vqjax/nn/sparse.py: all codes see the whole
+      prefix, and of each other a row, a column, or in the last layer a window.
+    window: height and width of the last layer's window, odd; 11 in the paper.
     qk_norm: "rmsnorm" normalises queries and keys per head (arXiv 2302.05442).
     modulation: "adaln" lets `time_B` shift, scale and gate every block (adaLN-Zero, arXiv
       2212.09748).
@@ -152,7 +166,10 @@ class Model(nn.Module):
   heads: int = 12
   hidden: int | None = None
   max_prefix: int = fields.program(1)
-  positions: Literal["learned", "rotary"] = "learned"
+  prefix_rows: int = fields.program(0)
+  positions: Literal["learned", "rotary", "row_column"] = "learned"
+  attention: Literal["dense", "dalle"] = "dense"
+  window: int = 11
   norm: Literal["layernorm", "rmsnorm"] = "layernorm"
   mlp: Literal["gelu", "swiglu"] = "gelu"
   qk_norm: Literal["none", "rmsnorm"] = "none"
@@ -173,9 +190,17 @@ class Model(nn.Module):
     self.embed = tokens.Embed(self.rows, self.width, self.dtype)
     if self.causal:
       self.start = self.param("start", nn.initializers.normal(0.02), (self.width,))
-    if self.positions == "learned":
-      shape = (self._lead(self.max_prefix) + self.latent.length - self.causal, self.width)
-      self.position_table = self.param("position_table", nn.initializers.normal(0.02), shape)
+    if self.positions != "rotary":
+      rows = self._lead(self.max_prefix)
+      if self.positions == "learned":
+        rows += self.latent.length - self.causal
+      table = functools.partial(self.param, init_fn=nn.initializers.normal(0.02))
+      self.position_table = table("position_table", shape=(rows, self.width))
+    if self.positions == "row_column":
+      self.axis_tables = [
+        table(f"position_table_{axis}", shape=(size, self.width))
+        for axis, size in enumerate(self.latent.grid)
+      ]
     if self.modulation == "adaln":
       self.time_in, self.time_out = (nn.Dense(self.width, dtype=self._dtype) for _ in range(2))
       self.modulate = nn.Dense(2 * self.width, dtype=self._dtype, kernel_init=nn.initializers.zeros)
@@ -189,15 +214,18 @@ class Model(nn.Module):
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
-      in_axes=nn.broadcast,
+      in_axes=(nn.broadcast,) * 4 + (0,),
       length=self.layers,
       unroll=unroll,
     )(**self._block_fields())
     self.drop = nn.Dropout(self.dropout)
     self.norm_out = _norm(self.norm, self.bias, self._dtype)
-    self.head = tokens.head(
-      self.latent.vocabulary, self._dtype, use_bias=False, kernel_init=nn.initializers.normal(0.02)
+    head = functools.partial(
+      tokens.head, dtype=self._dtype, use_bias=False, kernel_init=nn.initializers.normal(0.02)
     )
+    self.head = head(self.latent.vocabulary)
+    if self.prefix_rows:
+      self.prefix_head = head(self.prefix_rows)
 
   def __call__(
     self,
@@ -211,13 +239,31 @@ class Model(nn.Module):
 
     Raises UserError for a prefix or a sequence without room, or a missing time.
     """
-    b, length = ids_BL.shape
-    prefix_BP = jnp.zeros((b, 0), jnp.int32) if prefix_BP is None else prefix_BP
+    if self.is_initializing() and self.prefix_rows:
+      return self.joint(ids_BL, prefix_BP, train=train)[0]
+    cond_BC = self._time(time_B)
+    x = self._activations(ids_BL, prefix_BP, cond_BC, train)
+    return self._logits(x[:, -ids_BL.shape[1] :], cond_BC, self.head)
+
+  def joint(
+    self, ids_BL: jax.Array, prefix_BP: jax.Array, *, train: bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """(logits `[B, L, V]`, logits `[B, P, R]` of the prefix), float32; R is `prefix_rows`."""
+    x = self._activations(ids_BL, prefix_BP, None, train)
+    split = prefix_BP.shape[1]
+    prefix_logits = self._logits(x[:, :split], None, self.prefix_head)
+    return self._logits(x[:, split:], None, self.head), prefix_logits
+
+  def _activations(
+    self, ids_BL: jax.Array, prefix_BP: jax.Array | None, cond_BC: jax.Array | None, train: bool
+  ) -> jax.Array:
+    """What the blocks make of all positions `[B, T, C]`."""
+    prefix_BP = jnp.zeros((len(ids_BL), 0), jnp.int32) if prefix_BP is None else prefix_BP
     ids_BT = jnp.concatenate([prefix_BP, ids_BL[:, :-1] if self.causal else ids_BL], axis=1)
     x, angles = self._inputs(ids_BT, prefix_BP.shape[1])
-    cond_BC = self._time(time_B)
-    x, _ = self.blocks(self.drop(x, deterministic=not train), cond_BC, angles, train)
-    return self._logits(x[:, -length:], cond_BC)
+    x = self.drop(x, deterministic=not train)
+    masks_KTT, kinds = self._masks(prefix_BP.shape[1], x.shape[1])
+    return self.blocks(x, cond_BC, angles, train, masks_KTT, kinds)[0]
 
   def init_cache(self, batch: int, prefix_length: int) -> Caches:
     """An empty cache for a batch of whole grids after a prefix. Needs no parameters."""
@@ -226,7 +272,7 @@ class Model(nn.Module):
     layer = attention.init_cache(
       batch, length, self.heads, self.width // self.heads, self.dtype, self.cache_layout
     )
-    return Caches((layer,) * self.layers, lead)
+    return Caches((layer,) * self.layers, prefix_length, lead)
 
   def prefill(self, prefix_BP: jax.Array | None, cache: Caches) -> tuple[jax.Array, Caches]:
     """Reads the prefix (None is the empty one) into the cache; returns the logits `[B, V]` of code
@@ -245,10 +291,8 @@ class Model(nn.Module):
     """
     x = self.embed(ids_B[:, None])
     angles = None
-    if self.positions == "learned":
-      row = jax.lax.dynamic_slice_in_dim(
-        self.position_table, self._lead(self.max_prefix) + index, 1
-      )
+    if self.positions != "rotary":
+      row = jax.lax.dynamic_slice_in_dim(self._positions(), self._lead(self.max_prefix) + index, 1)
       x = x + row[None].astype(x.dtype)
     else:
       angles = jax.lax.dynamic_slice_in_dim(jnp.asarray(self._angles()), index, 1)
@@ -261,19 +305,24 @@ class Model(nn.Module):
     # for every token.
     stacked = self.blocks.variables["params"]
     block = Block(**self._block_fields(), parent=None)
+    masks, kinds = None, (0,) * self.layers
+    if index is not None:  # the prefix alone is read causally under every mask
+      masks, kinds = self._masks(cache.prefix, cache.lead + self.latent.length - 1)
     layers = []
     for i, layer in enumerate(cache.layers):
       params = jax.tree.map(lambda p: p[i], stacked)
-      x, layer = block.apply({"params": params}, x, None, angles, False, layer, index)
+      x, layer = block.apply(
+        {"params": params}, x, None, angles, False, masks, kinds[i], layer, index
+      )
       layers.append(layer)
-    return self._logits(x[:, -1:], None)[:, 0], cache.replace(layers=tuple(layers))
+    return self._logits(x[:, -1:], None, self.head)[:, 0], cache.replace(layers=tuple(layers))
 
   def _inputs(self, ids_BT: jax.Array, prefix: int) -> tuple[jax.Array, jax.Array | None]:
     """Embeds prefix and codes, with the start vector before them where a causal model has no
     prefix; adds positions.
     """
     x = self.embed(ids_BT)
-    if self.causal and prefix == 0:
+    if self.causal and self._lead(prefix) > prefix:
       start = jnp.broadcast_to(self.start.astype(x.dtype), (x.shape[0], 1, self.width))
       x = jnp.concatenate([start, x], axis=1)
     lead = self._lead(prefix)
@@ -289,7 +338,27 @@ class Model(nn.Module):
       raise UserError(
         f"max_prefix: {self.max_prefix} is shorter than the prefix of {prefix} tokens; raise it."
       )
-    return x + self.position_table[None, first : first + x.shape[1]].astype(x.dtype), None
+    return x + self._positions()[None, first : first + x.shape[1]].astype(x.dtype), None
+
+  def _positions(self) -> jax.Array:
+    """A vector for each place in the longest sequence, `[T, C]`."""
+    if self.positions == "learned":
+      return self.position_table
+    grid, at = self.latent.grid, jnp.zeros((*self.latent.grid, self.width))
+    for axis, table in enumerate(self.axis_tables):
+      at += jnp.expand_dims(table, [i for i in range(len(grid)) if i != axis])
+    codes_LC = at.reshape(-1, self.width)[: self.latent.length - self.causal]
+    return jnp.concatenate([self.position_table, codes_LC])
+
+  def _masks(self, prefix: int, length: int) -> tuple[jax.Array | None, np.ndarray]:
+    """(masks of every kind `[K, length, length]` or None, each layer's kind)."""
+    if self.attention == "dense":
+      return None, np.zeros(self.layers, np.int32)
+    kinds = sparse.pattern(self.layers)
+    known = sorted(set(kinds))
+    made = [sparse.mask(k, self._lead(prefix), self.latent.grid, self.window) for k in known]
+    cut = jnp.asarray(np.stack(made)[:, :length, :length])
+    return cut, np.array([known.index(kind) for kind in kinds], np.int32)
 
   def _time(self, time_B: jax.Array | None) -> jax.Array | None:
     if self.modulation == "none":
@@ -301,21 +370,21 @@ class Model(nn.Module):
     waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     return nn.silu(self.time_out(nn.silu(self.time_in(waves))))
 
-  def _logits(self, x_BLC: jax.Array, cond_BC: jax.Array | None) -> jax.Array:
+  def _logits(self, x_BLC: jax.Array, cond_BC: jax.Array | None, head: nn.Module) -> jax.Array:
     x = self.norm_out(x_BLC)
     if self.modulation == "adaln":
       shift, scale = jnp.split(self.modulate(cond_BC)[:, None], 2, axis=-1)
       x = _modulate(x, shift, scale)
     b = x.shape[0]
-    return einops.rearrange(
-      self.head(einops.rearrange(x, "b l c -> (b l) c")), "(b l) v -> b l v", b=b
-    )
+    return einops.rearrange(head(einops.rearrange(x, "b l c -> (b l) c")), "(b l) v -> b l v", b=b)
 
   def _angles(self) -> Any:
     return attention.rotary_table(self.latent.grid, self.width // self.heads)
 
   def _lead(self, prefix: int) -> int:
     """Positions before the codes."""
+    if self.prefix_rows:
+      return prefix + 1
     return max(prefix, 1) if self.causal else prefix
 
   @property
@@ -353,6 +422,15 @@ class Model(nn.Module):
         f"is a multiple of {multiple}, "
         f"not {self.width // self.heads}."
       )
+    if self.prefix_rows and not self.causal:
+      raise UserError("causal: a network that sees all cannot predict its prefix.")
+    if self.attention == "dalle" and (not self.causal or len(self.latent.grid) != 2):
+      raise UserError(
+        "attention: 'dalle' is for causal networks over one code at each place of a picture; use "
+        "'dense'."
+      )
+    if self.window % 2 == 0:
+      raise UserError(f"window: {self.window} is even; use an odd width.")
     if self.causal and self.modulation == "adaln":
       raise UserError(
         "modulation: 'adaln' carries a diffusion time, which causal networks do not get; use "

@@ -2,7 +2,18 @@
 
 A file defines `make(config, spec) -> Task` for a completed config and a batch's shapes
 {name: ShapeDtypeStruct}, and the dataclass `Fields` of what a config of the task holds beside
-vqjax.config.Common.
+vqjax.config.Common. Where it says
+
+    begin(config, dataset, workdir) -> config
+
+training calls it first: it makes what the data decide (a vocabulary), keeps it in the workdir, and
+returns the config that names it. A conversion calls it without a dataset, to keep what is named.
+Where it says
+
+    made(config) -> {field: (shape, dtype)}
+
+these are of one example what `prepare` makes of fields that are no arrays (captions), and `spec`
+holds them so.
 """
 
 from __future__ import annotations

@@ -65,6 +65,8 @@ class Prefix:
     fields: what callers may give: {name of the batch's field: its Bound}.
     length: P.
     rows: embedding rows of codes, mask id and prefix together.
+    predicted: {name of a condition: weight in the loss of predicting its tokens}.
+    predicted_rows: the prefix's own rows where anything is predicted, else 0.
     grid: (h, w) of the last part, where it is one coarse grid of codes over the picture, else ().
   """
 
@@ -73,6 +75,7 @@ class Prefix:
     rest = {k: v for k, v in (config or {}).items() if k in beside}
     self.drop = make_record(Dropping, rest, "config.condition").drop
     self.bound: tuple[Bound, ...] = ()
+    self._first = offset
     for name, condition in conditions_of(config):
       self._check_alone(name, condition)
       lead = condition.bind(context)
@@ -80,6 +83,10 @@ class Prefix:
       self.bound += (Bound(name, condition, lead, tuple(int(n) for n in ends[:-1])),)
       offset = int(ends[-1])
     self.rows = offset
+    self.predicted = {b.name: b.lead.predicted for b in self.bound if b.lead.predicted}
+    self.predicted_rows = self.rows - self._first if self.predicted else 0
+    if sum(self.predicted.values()) >= 1:
+      raise UserError(f"config.condition: predicted: {self.predicted} leave nothing to the codes.")
     self.fields = {b.condition.field: b for b in self.bound if b.condition.given}
     parts = [part for b in self.bound for part in b.lead.parts]
     self.length = sum(math.prod(part.grid) for part in parts)
@@ -97,7 +104,7 @@ class Prefix:
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """On the host: the fields that the conditions read, checked."""
-    return {f: b.lead.prepare(np.asarray(need(batch, f)), (1,) * 3) for f, b in self.fields.items()}
+    return {f: b.lead.prepare(need(batch, f), (1,) * 3) for f, b in self.fields.items()}
 
   def parts(
     self,
@@ -136,6 +143,33 @@ class Prefix:
     """The prefix with all its tokens -1 in a share `drop` of the examples."""
     gone_B = jax.random.bernoulli(key, self.drop, tokens_BP.shape[:1])
     return jnp.where(gone_B[:, None], -1, tokens_BP)
+
+  def nats(
+    self, logits_BPR: jax.Array, tokens_BP: jax.Array
+  ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """{name of a predicted condition: (-log p [B, P'] of its tokens, bool [B, P'] which count)}.
+
+    Args:
+      logits_BPR: of the network's `joint`; only the rows of a token's own part can stand there.
+      tokens_BP: the prefix; what is dropped does not count.
+    """
+    found, start = {}, 0
+    for name, _, lead, offsets in self.bound:
+      nats, ids = [], []
+      for part, offset in zip(lead.parts, offsets):
+        end = start + math.prod(part.grid)
+        ids.append(tokens_BP[:, start:end] - offset)
+        first = offset - self._first
+        own = jax.nn.log_softmax(logits_BPR[:, start:end, first : first + part.rows])
+        at = jnp.maximum(ids[-1], 0)[..., None]
+        nats.append(-jnp.take_along_axis(own, at, axis=-1)[..., 0])
+        start = end
+      if lead.predicted:
+        ids_BP = jnp.concatenate(ids, axis=1)
+        counted = ids_BP >= 0
+        counted &= lead.counted(ids_BP) if lead.counted else True
+        found[name] = jnp.concatenate(nats, axis=1), counted
+    return found
 
   @property
   def tokenizers(self) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax import config as configuration, fields
-from vqjax.build import build
+from vqjax import config as configuration, fields, files
+from vqjax.build import build, member, names
 from vqjax.conditions import Context
 from vqjax.errors import UserError
 from vqjax.latents import Codes, Floats
@@ -38,9 +38,26 @@ def spec(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
   """{field: (shape, dtype)} of one example, as config.ops make it."""
   _check_set(config)
   first_stage = configuration.of_run(config["tokenizer"], "config.tokenizer")
+  return autoencode.spec({"signal": first_stage.signal, "ops": config["ops"]}) | made(config)
+
+
+def made(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+  """{field: (shape, dtype)} of one example for the conditions, as config.ops make it."""
   conditions = conditions_of(config["condition"])
-  given = {c.field: c.spec(config["ops"]) for _, c in conditions if c.given}
-  return autoencode.spec({"signal": first_stage.signal, "ops": config["ops"]}) | given
+  return {c.field: c.spec(config["ops"]) for _, c in conditions if c.given}
+
+
+def begin(config: Mapping[str, Any], dataset: Any, workdir: files.Path) -> Mapping[str, Any]:
+  """The config with what its conditions make of the data, see vqjax.conditions."""
+  begun = {
+    name: member("conditions", name).begin(values, dataset, workdir)
+    for name, values in (config["condition"] or {}).items()
+    if name in names("conditions") and values and hasattr(member("conditions", name), "begin")
+  }
+  changed = configuration.editable(config.to_dict())
+  for name, values in begun.items():
+    changed.condition[name] = values
+  return changed
 
 
 def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
@@ -60,6 +77,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
 
   context = Context(spec, tokenizer.levels, config["level"], open_tokenizer)
   prefix = Prefix(config["condition"], latent.vocabulary + scheme.extra_ids, context)
+  _check_predicts(config, prefix, scheme)
   model = build(
     "priors",
     config["model"],
@@ -69,6 +87,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     causal=scheme.causal,
     max_prefix=max(1, prefix.length),
     prefix_grid=prefix.grid,
+    prefix_rows=prefix.predicted_rows,
     modulation="adaln" if scheme.timed else "none",
   )
   run = Prior(model, scheme, tokenizer, config["level"], latent, prefix)
@@ -101,6 +120,19 @@ def _check_set(config: Mapping[str, Any]) -> None:
     )
   if not config["scheme"]:
     raise UserError("config.scheme: is not set; for example config.scheme.name=autoregressive.")
+
+
+def _check_predicts(config: Mapping[str, Any], prefix: Prefix, scheme: Any) -> None:
+  """Raises UserError where conditions shall be predicted by what cannot."""
+  for name, weight in prefix.predicted.items():
+    network = config["model"].get("name")
+    able = network and hasattr(member("priors", network), "joint")
+    if not able or not scheme.causal:
+      part = f"scheme {config['scheme']['name']!r}" if able else f"network {network!r}"
+      raise UserError(
+        f"config.condition.{name}.predicted: {weight}, but the {part} predicts codes alone; set it "
+        "to 0, or take the transformer and the scheme autoregressive."
+      )
 
 
 def _level(config: Mapping[str, Any], tokenizer: FirstStage) -> Codes:
@@ -172,6 +204,16 @@ class Prior:
     said = self.model.apply(variables, latent, prefix, time_B=time, train=train, rngs=rngs)
     return self.latent.restrict(said)
 
+  def _joint(
+    self, params: Any, latent: jax.Array, prefix: jax.Array, time: Any, rngs: Any = None
+  ) -> tuple[jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
+    """(the same, what `Prefix.nats` says of the conditions that are predicted too)."""
+    if not self.prefix.predicted:
+      return self._predict(params, latent, prefix, time, rngs), {}
+    options = dict(train=rngs is not None, rngs=rngs, method="joint")
+    said, of_prefix = self.model.apply({"params": params["model"]}, latent, prefix, **options)
+    return self.latent.restrict(said), self.prefix.nats(of_prefix, prefix)
+
   def _given(self, frozen: Any, batch: Any) -> tuple[tuple, jax.Array, jax.Array]:
     """(codes of all levels, the learned one's flattened, the prefix) of a batch."""
     levels = self.tokenizer.levels_of(frozen["tokenizer"], batch)
@@ -187,15 +229,16 @@ class Prior:
     key_corrupt, key_drop, key_dropout = (jax.random.fold_in(key, i) for i in range(3))
     prefix = self.prefix.dropped(key_drop, prefix)
     shown = self.scheme.corrupt(key_corrupt, latent)
-    said = self._predict(params, shown.inputs, prefix, shown.time_B, {"dropout": key_dropout})
+    rngs = {"dropout": key_dropout}
+    said, nats = self._joint(params, shown.inputs, prefix, shown.time_B, rngs)
     values, weights, metrics = self.scheme.loss(said, shown)
     # The mean over what counts in the whole batch, not of each example's own mean.
     mean = lambda x: jnp.sum(x * weights) / jnp.sum(weights)
-    loss = mean(values)
-    return loss, (
-      stats,
-      {"loss/codes": loss} | {f"codes/{name}": mean(x) for name, x in metrics.items()},
-    )
+    loss, terms = mean(values), {name: _mean(*found) for name, found in nats.items()}
+    share = self.prefix.predicted
+    total = (1 - sum(share.values())) * loss + sum(share[k] * term for k, term in terms.items())
+    losses = {"loss/codes": loss} | {f"loss/{name}": term for name, term in terms.items()}
+    return total, (stats, losses | {f"codes/{name}": mean(x) for name, x in metrics.items()})
 
   def network(self, params: Any, prefix: jax.Array, guidance: Guidance = Guidance()) -> Network:
     """The network with parameters and condition bound; guidance doubles the batch."""
@@ -242,9 +285,16 @@ class Prior:
     return sample
 
   def likelihood(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
-    """{"nats": [B, L]}: -log p per position, exact or a bound as the scheme has it."""
+    """{"nats": [B, L]}: -log p per position, exact or a bound as the scheme has it; "prefix":
+    {name of a predicted condition: (-log p [B, P'], bool [B, P'] which of them count)}.
+    """
     _, latent, prefix = self._given(weights.frozen, batch)
-    return {"nats": self.scheme.bound(key, self.network(weights.params, prefix), latent)}
+    network, nats = self.network(weights.params, prefix), {}
+    if self.prefix.predicted:
+      # One pass for both; causal schemes ask for the logits of the codes as they are.
+      said, nats = self._joint(weights.params, latent, prefix, None)
+      network = network._replace(full=lambda *given: said)
+    return {"nats": self.scheme.bound(key, network, latent), "prefix": nats}
 
   def encode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
     del key
@@ -278,3 +328,8 @@ class Prior:
     seen = tuple(b.lead.pictures(batch[f]) for f, b in shown if b.lead.pictures)
     show = self.tokenizer.info.signal.pictures
     return (*seen, show(out["reconstruction"]), show(out["sample"]))
+
+
+def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:
+  """Of what counts; 0 where nothing does, as where the whole batch is dropped."""
+  return jnp.sum(values * counted) / jnp.maximum(jnp.sum(counted), 1)

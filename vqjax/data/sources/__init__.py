@@ -13,6 +13,7 @@ With random access:
     Source.examples(split) -> Examples        split is "train" or "eval"; len() and [index]
     Examples.content(index) -> dict           what the fingerprint hashes, where that should not be
                                               the example itself (files as they are, not decoded)
+    Examples.texts: Sequence[str] | None      all captions, where they can be had without pictures
 
 An example is a dict: `image` uint8 [H, W, C], where there are such `label` int32, `text` str,
 `layout` uint8 [H, W] and further arrays, and `name`, which messages call it by and which never

@@ -98,6 +98,10 @@ class Rows:
   columns: Columns
   name: str
 
+  @property
+  def texts(self) -> list[str] | None:
+    return self.columns.get("text")
+
   def __len__(self) -> int:
     return len(self.columns["image"])
 

@@ -1,5 +1,5 @@
 """Codes computed before: what `python -m vqjax.tokenize` writes, read by memory map with random
-access, numpy only.
+access, numpy only. Captions beside them are lists in JSON.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_manifest(path: str) -> dict[str, Any]:
 
 
 class Shards:
-  """One split: shards of equally many examples, but for the last; a .npy for each field of one."""
+  """One split: shards of equally many examples, but for the last; a file for each field of one."""
 
   def __init__(self, folder: pathlib.Path, shards: list[dict[str, Any]]):
     self._folder, self._shards = folder, shards
@@ -78,14 +78,32 @@ class Shards:
   def __getitem__(self, index: int) -> dict[str, Any]:
     number = bisect.bisect_right(self._ends, index)
     row = index - (self._ends[number - 1] if number else 0)
-    arrays = self._open(number)
-    return {
-      k: np.asarray(v[row], np.int32 if k.startswith("ids") else v.dtype) for k, v in arrays.items()
-    } | {"name": f"codes {index}"}
+    fields = {
+      k: np.asarray(v[row], np.int32 if k.startswith("ids") else v.dtype)
+      for k, v in self._open(number).items()
+    }
+    texts = {k: v[row] for k, v in self._texts(number).items()}
+    return fields | texts | {"name": f"codes {index}"}
+
+  @property
+  def texts(self) -> list[str] | None:
+    """All captions."""
+    shards = [self._texts(number) for number in range(len(self._shards))]
+    return [text for shard in shards for text in shard.get("text", ())] or None
 
   @functools.cache  # noqa: B019  as many entries as shards, as long as the split lives
   def _open(self, number: int) -> dict[str, np.ndarray]:
     return {
-      field: np.load(self._folder / file, mmap_mode="r")
-      for field, file in self._shards[number]["files"].items()
+      field: np.load(file, mmap_mode="r") for field, file in self._files(number, ".npy").items()
     }
+
+  @functools.cache  # noqa: B019  likewise
+  def _texts(self, number: int) -> dict[str, list[str]]:
+    return {
+      field: json.loads(file.read_text(encoding="utf-8"))
+      for field, file in self._files(number, ".json").items()
+    }
+
+  def _files(self, number: int, suffix: str) -> dict[str, pathlib.Path]:
+    files = self._shards[number]["files"].items()
+    return {field: self._folder / name for field, name in files if name.endswith(suffix)}

@@ -1,0 +1,162 @@
+"""Captions: tokens of a byte-pair encoding, modelled in one stream with the codes (DALL·E, arXiv
+2102.12092).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqjax import fields, files, pictures
+from vqjax.conditions import Context, Lead, Part, require
+from vqjax.data import captions
+from vqjax.data.text import Bpe
+from vqjax.errors import UserError
+
+OPTION = "config.condition.text"
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+  """The batch's `text`, a list of B captions. Places after a caption's end have a padding token
+  each; the empty caption is padding alone.
+
+  Fields:
+    bpe: file of the byte-level encoding (GPT-2's and CLIP's too, see vqjax.data.text); None is one
+      trained on the captions of the run's data, which then stands in its workdir as bpe.json.
+    size: of the vocabulary; that of a file may be smaller.
+    length: tokens of a caption; what is longer is cut, with a count in the log.
+    lower: whether captions are lower-cased.
+    predicted: weight of the text in the loss, the codes have the rest; 1/8 in the paper. Counted
+      are a caption's tokens and the padding that ends it. 0: the text is given and not learned.
+  """
+
+  bpe: str | None = fields.place(None)
+  size: int = 16_384
+  length: int = 256
+  lower: bool = True
+  predicted: float = 1 / 8
+
+  field: ClassVar[str] = "text"
+  given: ClassVar[bool] = True
+  place: ClassVar[int] = 1
+  help: ClassVar[str] = "a caption"
+
+  def __post_init__(self) -> None:
+    if self.size < 256:
+      raise UserError(f"size: {self.size} is too small; there are 256 bytes.")
+    if self.length < 1:
+      raise UserError(f"length: {self.length} is not positive; 256 in the paper.")
+    if not 0 <= self.predicted < 1:
+      raise UserError(
+        f"predicted: {self.predicted} is outside [0, 1), the text's share of the loss."
+      )
+
+  @classmethod
+  def begin(cls, values: Mapping[str, Any], dataset: Any, workdir: files.Path) -> dict[str, Any]:
+    """`values` with the workdir's own file as `bpe`, see vqjax.data.captions.keep, whose errors it
+    raises.
+    """
+    own = captions.Text(**{k: v for k, v in values.items() if k != "predicted"})
+    return dict(values) | {"bpe": captions.keep(own, OPTION, dataset, workdir)}
+
+  def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+    del ops
+    return (self.length,), "int32"
+
+  def bind(self, context: Context) -> Lead:
+    require(context, self.field, OPTION)
+    vocabulary = Vocabulary(self.bpe, self.size, self.length, self.lower)
+
+    def prepare(values: Sequence[str], scale: tuple[float, ...] = ()) -> np.ndarray:
+      del scale
+      return vocabulary.written([_written(text) for text in values])
+
+    def tokens(ids_BP: jax.Array, frozen: Any) -> tuple[jax.Array]:
+      del frozen
+      padding = self.size + jnp.arange(self.length, dtype=jnp.int32)
+      return (jnp.where(ids_BP < 0, padding[None], ids_BP),)
+
+    def counted(tokens_BP: jax.Array) -> jax.Array:
+      ended = tokens_BP >= self.size
+      return ~ended | (jnp.cumsum(ended, axis=1) == 1)
+
+    return Lead(
+      parts=(Part((self.length,), self.size + self.length, spatial=False),),
+      prepare=prepare,
+      tokens=tokens,
+      given=lambda value, num: _captions(value, num),
+      tokenizer=vocabulary,
+      pictures=lambda ids: np.stack([pictures.text(t, 64, 64) for t in vocabulary.bpe.decode(ids)]),
+      captions=lambda values: [str(text) for text in values],
+      predicted=self.predicted,
+      counted=counted,
+    )
+
+  def parse(self, text: str, size: tuple[int, ...]) -> np.ndarray:
+    del size
+    return _captions(text, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+  """The encoding in a file, read when it is first needed, as a prior's frozen tokenizer."""
+
+  file: str | None
+  size: int
+  length: int
+  lower: bool
+  option: ClassVar[str] = f"{OPTION}.bpe"
+
+  @functools.cached_property
+  def bpe(self) -> Bpe:
+    """Raises UserError where there is none, or one that is too large."""
+    if self.file is None:
+      raise UserError(f"{self.option}: there is none yet; training makes it, or give a file.")
+    bpe = Bpe.read(self.file, self.lower)
+    if bpe.size > self.size:
+      raise UserError(
+        f"{OPTION}.size: {self.size} is less than the {bpe.size} tokens of {self.file}; "
+        f"set it to {bpe.size}."
+      )
+    return bpe
+
+  @functools.cached_property
+  def written(self) -> captions.Captions:
+    """Captions to ids, int32 [B, length], -1 after the end."""
+    return captions.Captions(self.bpe, self.length)
+
+  def load(self) -> dict[str, Any]:
+    """No weights."""
+    return {}
+
+  def shapes(self) -> dict[str, Any]:
+    return {}
+
+  def identity(self, weights: Any) -> str:
+    """A hash of the encoding."""
+    del weights
+    return self.bpe.identity
+
+
+def _written(text: str) -> str:
+  """The text as Unicode can write it: lone surrogates, as of broken arguments, become "?"."""
+  return str(text).encode("utf-8", "replace").decode()
+
+
+def _captions(value: Any, num: int) -> np.ndarray:
+  """Captions [num], of one for all or of one for each. Raises UserError for anything else."""
+  texts = [value] if isinstance(value, str) else value
+  if not isinstance(texts, (list, tuple, np.ndarray)) or not all(
+    isinstance(text, str) for text in texts
+  ):
+    raise UserError(f"text: {value!r} is no caption; give a string, one for all or for each.")
+  if len(texts) not in (1, num):
+    raise UserError(f"text: {len(texts)} given for {num} example(s); give one, or one for each.")
+  return np.broadcast_to(np.array(texts, object), (num,))
