@@ -37,6 +37,12 @@ class Measurement:
   """
 
   def __init__(self, made: Mapping[str, Any], predict: Mapping[str, Callable], mesh: Any):
+    for name, m in made.items():
+      if m.needs not in predict:
+        raise UserError(
+          f"config.evaluators: {name!r} needs the prediction {m.needs!r}, which this run has not; it "
+          f"has {', '.join(sorted(predict))}."
+        )
     self.made, self._predict, self._mesh = made, predict, mesh
     frozen = {name: m.frozen() for name, m in made.items()}
     self.frozen = jax.device_put(frozen, sharding.replicated(mesh))
