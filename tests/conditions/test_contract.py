@@ -121,14 +121,18 @@ def test_captions_as_tokens(bpe, caplog):
 def test_predicted_conditions_give_nats(bpe):
   """By hand: a part's own rows alone, what is dropped or padding after the end counts nowhere."""
   text, context_ = dict(FIELDS["text"], size=280, length=3, predicted=0.25), context(level=0)
-  prefix = Prefix(dict(label=FIELDS["label"], text=text), 11, context_)
-  assert prefix.predicted == {"text": 0.25} and prefix.predicted_rows == prefix.rows - 11 == 286
-  tokens = prefix.tokens({"label": jnp.array([1, 2]), "text": jnp.array([[5, -1, -1]] * 2)}, {}, 2)
-  np.testing.assert_array_equal(tokens[0], [12, 14 + 5, 14 + 281, 14 + 282])
-  logits = jnp.asarray(RNG.standard_normal((2, 4, 286)))
+  maps = dict(classes=2, grid=(1, 2))
+  prefix = Prefix(dict(layout=maps, label=FIELDS["label"], text=text), 11, context_)
+  assert prefix.predicted == {"text": 0.25} and prefix.predicted_rows == prefix.rows - 11 == 288
+  values = dict(
+    label=jnp.array([1, 2]), text=jnp.array([[5, -1, -1]] * 2), layout=jnp.ones((2, 1, 2), int)
+  )
+  tokens = prefix.tokens(values, {}, 2)
+  np.testing.assert_array_equal(tokens[0], [12, 14 + 5, 14 + 281, 14 + 282, 298, 298])
+  logits = jnp.asarray(RNG.standard_normal((2, 6, 288)))
   nats, counted = prefix.nats(logits, tokens.at[1].set(-1))["text"]
   np.testing.assert_array_equal(counted, [[1, 1, 0], [0, 0, 0]])
-  own = np.asarray(logits, np.float64)[0, 1:, 3:]
+  own = np.asarray(logits, np.float64)[0, 1:4, 3:286]
   by_hand = np.log(np.exp(own).sum(-1)) - own[range(3), [5, 281, 282]]
   np.testing.assert_allclose(nats[0], by_hand, rtol=1e-5)
   assert not Prefix(dict(text=text | dict(predicted=0.0)), 11, context_).predicted_rows

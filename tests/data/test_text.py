@@ -53,10 +53,12 @@ def test_too_long_is_cut_and_counted(bpe):
   assert STRANGE[-1].startswith(bpe.decode(ids)[-1])
 
 
-def test_lower_case():
+def test_lower_case(tmp_path):
   lower = Bpe.train(TEXTS, 300, lower=True)
   assert lower.decode(lower.encode(["A Red CIRCLE"], 20)[0]) == ["a red circle"]
   assert lower.identity != Bpe.train(TEXTS, 300).identity
+  lower.write(tmp_path / "bpe.json")
+  assert Bpe.read(tmp_path / "bpe.json", lower=True).identity == lower.identity
 
 
 def test_is_the_same_in_every_process(bpe):

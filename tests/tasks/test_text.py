@@ -163,6 +163,16 @@ def test_captions_beside_codes_train_the_same_vocabulary(tokenizer, workdir, tmp
     vqjax.load(tmp_path / "moved")
 
 
+def test_a_run_continues_with_its_own_vocabulary_alone(workdir, tmp_path):
+  config = configuration.of_run(workdir)
+  assert config.condition.text.bpe == str(workdir / "bpe.json")
+  train.train(config, workdir)
+  Bpe.train(["another one"] * 3, 270).write(tmp_path / "other.json")
+  config.condition.text.bpe = str(tmp_path / "other.json")
+  with pytest.raises(UserError, match="condition.text.bpe: .*other.json is another vocabulary"):
+    train.train(config, workdir)
+
+
 @pytest.mark.parametrize(
   "values, message",
   [

@@ -45,7 +45,7 @@ MEMBER = "Condition"
 class Context(NamedTuple):
   """What a condition may know of its prior.
 
-  spec: a batch's shapes, {name: ShapeDtypeStruct}.
+  spec: a batch's shapes, {name: ShapeDtypeStruct}; of captions, which are no arrays, `spec`'s own.
   levels: codes of the tokenizer whose codes are learned, coarse first.
   level: which of them is learned.
   open(workdir, field, option) -> the frozen tokenizer of that field, a record with `levels`, `info`

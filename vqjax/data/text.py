@@ -151,6 +151,9 @@ def _byte_level(model: models.BPE, lower: bool) -> tokenizers.Tokenizer:
 
 
 def _lowered(made: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+  """The same for any case; itself where it is that already, so that its identity stays."""
+  if "Lowercase" in json.dumps(json.loads(made.to_str())["normalizer"]):
+    return made
   made = tokenizers.Tokenizer.from_str(made.to_str())
   before = [made.normalizer] if made.normalizer else []
   made.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
