@@ -15,8 +15,8 @@ def get_config():
     data=dict(name="arrays", path="emoji/emoji64.npz"),
     ops=dict(size=64, channels=3),
     model=dict(
-      image=dict(name="vit", patch=8, width=96, depth=4, heads=4, mlp_width=384),
-      text=dict(name="transformer", width=96, depth=3, heads=4, mlp_width=384),
+      image=dict(name="vit", patch=16, width=128, depth=4, heads=4, mlp_width=512),
+      text=dict(name="transformer", width=128, depth=3, heads=4, mlp_width=512),
       features=64),
     text=dict(size=1_024, length=24, lower=True),
     batch_size=128,
