@@ -86,7 +86,12 @@ def pairs(tmp_path_factory):
 def test_a_run_from_captions_to_ranked_pictures(pairs, tmp_path):
   data = dict(name="arrays", path=str(pairs))
   config = config_of(
-    data=data, total_steps=1, eval_examples=8, preview=4, best="recall@1", text=dict(size=300)
+    data=data,
+    total_steps=1,
+    eval_examples=8,
+    preview=4,
+    best="recall@1",
+    text=dict(size=300, lower=True),
   )
   workdir = tmp_path / "run"
   figures = train.train(config, workdir)
