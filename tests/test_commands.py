@@ -365,6 +365,7 @@ MISTAKES = {
   ),
   "a size off the grid": ("autoregressive", ["--height=18"], r"18 x 16 is not a multiple of 4"),
   "a size below the grid": ("autoregressive", ["--height=8"], r"exceeds the grid of 2 x 4"),
+  "ranks without a caption": ("autoregressive", ["--rank=tokenizer"], r"--rank: .* give --text"),
   "no samples": ("autoregressive", ["--num=0"], r"--num=0"),
   "no prior": ("tokenizer", [], r"is no prior"),
   "no run": ("nowhere", [], r"holds no run"),

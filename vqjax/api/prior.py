@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 
 from vqjax import build, checks, config as configuration
 from vqjax.api._loaded import Loaded, open_run
+from vqjax.api.ranker import Ranker
 from vqjax.api.tokenizer import Tokenizer
 from vqjax.errors import UserError, near_miss
 from vqjax.sampler import COMMON, Given, Sampler
@@ -211,6 +212,16 @@ class Prior:
       f"{name}: this prior has no such condition or "
       f"option.{near_miss(name, {*fields, *self._options})}"
     )
+
+  def rank(self, images: Any, text: str | Sequence[str], by: str) -> tuple[np.ndarray, np.ndarray]:
+    """(order, scores) of images by how well they fit a caption, see vqjax.api.Ranker.rank.
+
+    Args:
+      images: as `sample` returns them.
+      text: a caption, or one for each image.
+      by: workdir of a run of the task contrast, or of converted CLIP weights.
+    """
+    return Ranker.open(by, "by").rank(images, text)
 
   def captions(self, num: int, given: Mapping[str, Any]) -> list[str]:
     """What of the conditions of `num` examples can be read, to stand below them; [] if nothing."""
