@@ -13,7 +13,7 @@ import numpy as np
 from vqjax import sharding
 from vqjax.build import build
 from vqjax.errors import UserError, near_miss
-from vqjax.evaluators import add, gather
+from vqjax.evaluators import add, gather, reduced
 
 
 def measures(configs: Sequence[Any], **given: Any) -> dict[str, Any]:
@@ -23,6 +23,8 @@ def measures(configs: Sequence[Any], **given: Any) -> dict[str, Any]:
   made = {}
   for i, config in enumerate(configs):
     config = {"name": config} if isinstance(config, str) else dict(config)
+    if config["name"] in made:
+      raise UserError(f"config.evaluators[{i}]: {config['name']!r} is given twice; give it once.")
     made[config["name"]] = build("evaluators", config, f"config.evaluators[{i}]", **given)
   return made
 
@@ -71,7 +73,7 @@ class Measurement:
       for name, m in self.made.items():
         so_far, new = totals[name], taken[name]
         totals[name] = add(so_far, new) if m.reduction == "sum" else gather(so_far, new, kept)
-    figures = {name: m.result(totals[name]) for name, m in self.made.items()}
+    figures = {name: m.result(reduced(totals[name])) for name, m in self.made.items()}
     return {key: float(value) for found in figures.values() for key, value in found.items()}
 
 

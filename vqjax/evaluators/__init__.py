@@ -40,7 +40,14 @@ def add(total: Sums | None, sums: Mapping[str, Any]) -> Sums:
   return sums if total is None else {key: total[key] + sums[key] for key in total}
 
 
-def gather(rows: Sums | None, more: Mapping[str, Any], mask: np.ndarray) -> Sums:
+def gather(rows: list[Sums] | None, more: Mapping[str, Any], mask: np.ndarray) -> list[Sums]:
   """Appends the rows of one batch whose mask is not 0 to those so far; None starts with none."""
   kept = {key: np.asarray(value)[np.asarray(mask) != 0] for key, value in more.items()}
-  return kept if rows is None else {key: np.concatenate([rows[key], kept[key]]) for key in rows}
+  return [*(rows or ()), kept]
+
+
+def reduced(total: Sums | list[Sums]) -> Sums:
+  """What a measure's `result` takes, of what `add` or `gather` made of the batches."""
+  if not isinstance(total, list):
+    return total
+  return {key: np.concatenate([rows[key] for rows in total]) for key in total[0]}
