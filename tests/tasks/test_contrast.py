@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 import shutil
 
 import jax
@@ -83,7 +84,8 @@ def pairs(tmp_path_factory):
   return file
 
 
-def test_a_run_from_captions_to_ranked_pictures(pairs, tmp_path):
+def test_a_run_from_captions_to_ranked_pictures(pairs, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
   data = dict(name="arrays", path=str(pairs))
   config = config_of(
     data=data,
@@ -93,7 +95,7 @@ def test_a_run_from_captions_to_ranked_pictures(pairs, tmp_path):
     best="recall@1",
     text=dict(size=300, lower=True),
   )
-  workdir = tmp_path / "run"
+  workdir = pathlib.Path("run")
   figures = train.train(config, workdir)
   assert 0 <= figures["image_to_text@1"] <= figures["image_to_text@5"] <= 1
   bpe = Bpe.read(workdir / "bpe.json")
