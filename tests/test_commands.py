@@ -201,6 +201,15 @@ def test_sample_completes_a_picture(runs, tmp_path, decoded):
   assert (ids[:, 2:] != ids[:1, 2:]).any()
   np.testing.assert_array_equal(shown[0, 0], image)
   np.testing.assert_array_equal(shown[0, 1:], load(runs["tokenizer"]).decode(ids))
+  # Of any size: cut and resized as evaluation data are.
+  large = np.random.default_rng(0).integers(0, 256, (331, 509, 3), np.uint8)
+  pictures.save(tmp_path / "large.png", large)
+  shown = tiles(
+    draw(
+      runs["autoregressive"], tmp_path / "out.png", f"--image={tmp_path / 'large.png'}", "--num=1"
+    )
+  )
+  np.testing.assert_array_equal(shown[0, 0], pictures.fit(large, 16, 16))
   with pytest.raises(UserError, match="image: 24 x 16, this prior completes 16 x 16"):
     load(runs["autoregressive"]).complete(np.zeros((1, 24, 16, 3), np.uint8))
 
@@ -294,6 +303,14 @@ def test_sample_follows_a_layout(runs, tmp_path):
   model = load(runs["layout"])
   np.testing.assert_array_equal(shown, model.sample(4, layout=layout[..., 0]))
   assert (shown != model.sample(4)).any()
+  large = np.random.default_rng(0).integers(0, 9, (331, 509, 1), np.uint8)
+  pictures.save(tmp_path / "large.png", large)  # resized with nearest neighbours
+  np.testing.assert_array_equal(
+    tiles(
+      draw(runs["layout"], tmp_path / "out.png", f"--layout={tmp_path / 'large.png'}", "--num=1")
+    ),
+    model.sample(1, layout=pictures.fit(large[..., 0], 16, 16))[None],
+  )
   palette = Image.fromarray(layout[..., 0])
   palette.putpalette([200, 10, 60] * 256)
   palette.save(tmp_path / "palette.png")  # the class is the index, whatever its colour
@@ -348,6 +365,7 @@ MISTAKES = {
   ),
   "a size off the grid": ("autoregressive", ["--height=18"], r"18 x 16 is not a multiple of 4"),
   "a size below the grid": ("autoregressive", ["--height=8"], r"exceeds the grid of 2 x 4"),
+  "ranks without a caption": ("autoregressive", ["--rank=tokenizer"], r"--rank: .* give --text"),
   "no samples": ("autoregressive", ["--num=0"], r"--num=0"),
   "no prior": ("tokenizer", [], r"is no prior"),
   "no run": ("nowhere", [], r"holds no run"),
@@ -436,6 +454,37 @@ def test_tokenize_replaces_a_folder_and_refuses_priors(runs, tmp_path):
   assert not (tmp_path / "manifest.json").exists()
 
 
+@pytest.mark.parametrize(
+  "command, run, source, message",
+  [
+    ("evaluate", "tokenizer", "codes", "yields ids, label, layout, no image, which the run reads"),
+    ("tokenize", "tokenizer", "codes", "yields ids, label, layout, no image, which the run reads"),
+    ("evaluate", "autoregressive", "pictures", "yields image, no label, which the run reads"),
+    ("main", "tokenizer", "codes", "learns the data's image, but they yield ids, label"),
+    ("main", "autoregressive", "pictures", "condition.label: the data have no label"),
+    ("main", "tokenizer", "", "--data=: is empty"),
+    ("evaluate", "tokenizer", "", "--data=: is empty"),
+  ],
+)
+def test_data_without_what_a_run_reads_are_one_line(
+  command, run, source, message, runs, tmp_path, monkeypatch
+):
+  rng = np.random.default_rng(0)
+  np.savez(tmp_path / "pictures.npz", images=rng.integers(0, 255, (40, 16, 16, 3), np.uint8))
+  path = {"codes": runs["codes"], "pictures": str(tmp_path / "pictures.npz"), "": ""}[source]
+  arguments = ["--workdir", runs[run], f"--data={path}"]
+  if command == "main":
+    config = pathlib.Path(runs["tokenizer"]).parent / f"{run}.py"
+    config = config if config.exists() else config.with_name("prior.py")
+    arguments = ["--config", str(config), "--workdir", str(tmp_path / "new"), arguments[-1]]
+    arguments += [f"--config.tokenizer={runs['tokenizer']}"] * (run != "tokenizer")
+  if command == "tokenize":
+    arguments += ["--output", str(tmp_path / "out")]
+  with pytest.raises(UserError, match=message) as e:
+    {"main": main, "evaluate": evaluate, "tokenize": tokenize}[command].main(arguments)
+  assert "\n" not in str(e.value)
+
+
 def test_evaluate_a_tokenizer(runs, capsys):
   evaluate.main(["--workdir", runs["tokenizer"], "--batch_size=4"])
   result = json.loads((pathlib.Path(runs["tokenizer"]) / "evaluation.json").read_text())
@@ -462,7 +511,10 @@ def test_evaluate_a_tokenizer(runs, capsys):
 def test_evaluate_a_prior(runs, capsys):
   workdir, model = pathlib.Path(runs["autoregressive"]), load(runs["autoregressive"])
   evaluate.main(["--workdir", str(workdir)])
-  figures = json.loads((workdir / "evaluation.json").read_text())["figures"]
+  result = json.loads((workdir / "evaluation.json").read_text())
+  figures = result["figures"]
+  assert result["protocol"]["likelihood"].endswith("exact")
+  assert 0 < figures["bits_per_dim_standard_error"] < figures["bits_per_dim"]
   ids, labels = (
     np.load(pathlib.Path(runs["codes"]) / f"eval-00000-{name}.npy").astype(np.int32)
     for name in ("ids", "label")

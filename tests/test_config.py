@@ -41,6 +41,18 @@ def test_overrides_parse_literals_and_reach_new_fields():
   assert config.loss.reconstruction == "l1" and config.disc is None
 
 
+def test_none_is_a_name_where_the_field_has_it_and_no_value():
+  config = make(disc={"name": "patchgan"}, ops={"size": 32})
+  fields = ["ops.crop", "model.quantizer.normalize", "disc.norm", "loss.adaptive"]
+  configuration.override(config, [f"{field}=none" for field in [*fields, "ops.size", "init_from"]])
+  config = configuration.complete(config)
+  chosen = (config.ops.crop, config.model.quantizer.normalize, config.disc.norm)
+  assert (*chosen, config.loss.adaptive) == ("none",) * 4
+  assert (config.ops.size, config.init_from) == (None, None)
+  with pytest.raises(UserError, match="config.optim.schedule: None is none of constant"):
+    configuration.complete(make(optim={"schedule": None}))
+
+
 def test_a_new_name_drops_the_old_fields():
   config = make()
   configuration.override(config, ["model.quantizer.name=fsq", "model.quantizer.levels=(8,5,5)"])
@@ -89,10 +101,49 @@ def test_bad_overrides_are_one_line(assignment, message):
   "values, message",
   [
     ({"batch_size": "many"}, "config.batch_size: 'many' is a str"),
-    ({"batch_size": 0}, "config.batch_size: 0 is not positive"),
-    ({"preview": 0}, "config.preview: 0 is not positive"),
-    ({"eval_examples": 0}, "config.eval_examples: 0 is not positive"),
-    ({"ema_decay": 1.5}, "config.ema_decay: 1.5 is outside"),
+    *(
+      ({name: 0}, f"config: {name}: 0 is too small; give at least 1")
+      for name in ("batch_size", "total_steps", "log_every", "save_every", "eval_examples")
+    ),
+    *(({name: 0}, f"config: {name}: 0 is too") for name in ("accumulate", "keep", "preview")),
+    *(({"ema_decay": value}, "config: ema_decay: .* is out of range") for value in (1.5, -0.1)),
+    ({"seed": -1}, "config: seed: -1 is out of range; give a number at least 0 and below"),
+    ({"seed": 2**32}, "config: seed: 4294967296 is out of range"),
+    *(
+      ({part: {name: value}}, f"config.{part}: {name}: .* is out of range; give a number")
+      for part in ("optim", "optim_disc")
+      for name, value in [
+        ("lr", 0.0),
+        ("lr", -1e-3),
+        ("lr", float("inf")),
+        ("lr", float("nan")),
+        ("warmup", -1),
+        ("end_lr", -1.0),
+        ("b1", 1.0),
+        ("b1", -0.1),
+        ("b2", 1),
+        ("eps", 0.0),
+        ("clip", -1.0),
+        ("weight_decay", -0.1),
+      ]
+    ),
+    *(
+      ({"loss": {name: value}}, f"config.loss: {name}: .* is out of range; give a number")
+      for name in ("reconstruction_weight", "perceptual_weight", "adversarial_weight", "r1_weight")
+      for value in (-1.0, float("inf"))
+    ),
+    ({"loss": {"adversarial_start": -1}}, "config.loss: adversarial_start: -1 is out of range"),
+    ({"loss": {"r1_every": 0}}, "config.loss: r1_every: 0 is too small; give at least 1"),
+    ({"ops": {"size": 0}}, "config.ops: size: 0 is too small"),
+    ({"ops": {"min_area": 0.0}}, "config.ops: min_area: 0.0 is out of range"),
+    ({"ops": {"channels": 2}}, "config.ops: channels: 2 is not supported"),
+    ({"mesh": {"data": 1.5}}, "config.mesh.data: 1.5 is a float, not int"),
+    ({3: 1}, "config: 3 is no name of a field"),
+    ({"model": {"name": "vqvae", "a.b": 1}}, "config.model: 'a.b' is no name of a field"),
+    (
+      {"task": "prior", "disc": {"name": "patchgan"}},
+      "config.disc: is nothing that a run of task 'prior' reads",
+    ),
     ({"sede": 1}, "config.sede: unknown field. Did you mean 'seed'"),
     ({"task": "autoencod"}, "tasks: unknown name 'autoencod'. Did you mean 'autoencode'"),
     (
@@ -137,8 +188,9 @@ def test_bad_overrides_are_one_line(assignment, message):
   ],
 )
 def test_bad_top_level_values(values, message):
+  base = {"model": {"name": "vqvae", "quantizer": {"name": "vq", "codebook_size": 8}}}
   with pytest.raises(UserError, match=message) as e:
-    configuration.complete(make(**values))
+    configuration.complete(base | values)
   assert "\n" not in str(e.value)
 
 
@@ -263,6 +315,39 @@ def test_an_argument_that_a_config_does_not_take(tmp_path, body, argument, messa
   with pytest.raises(UserError, match=message):
     configuration.load(f"{tmp_path / 'run.py'}:{argument}")
   assert configuration.load(str(tmp_path / "run.py"))
+
+
+@pytest.mark.parametrize(
+  "body, message",
+  [
+    ("x = (1\n", "run.py, line 1: SyntaxError: '\\(' was never closed"),
+    ("\nimport absent_module\n", "run.py, line 2: ModuleNotFoundError: No module named"),
+    ("def get_config():\n  return {}[0]\n", "run.py, line 2: KeyError: 0"),
+    (
+      "import json\ndef get_config():\n\n  return json.loads('')\n",
+      "run.py, line 4: JSONDecodeError: Expecting value",
+    ),
+    ("def get_config():\n  raise ValueError('a\\nb')\n", "run.py, line 2: ValueError: a\\."),
+    ("def get_config():\n  assert False\n", "run.py, line 2: AssertionError\\."),
+    ("def get_config(a, b):\n  return {}\n", "run.py: TypeError"),
+    ("def get_config():\n  return [1]\n", "returns a list, not a dict of fields"),
+    ("def get_config():\n  pass\n", "returns a NoneType, not a dict of fields"),
+    ("def get_config():\n  return {1: 2}\n", "config: 1 is no name of a field"),
+    ("def get_config():\n  return dict(debug=3)\n", "debug is 3, not a dict of fields"),
+    ("get_config = 3\n", "defines no get_config"),
+  ],
+)
+def test_mistakes_in_a_config_file_are_one_line(tmp_path, body, message):
+  (tmp_path / "run.py").write_text(body)
+  with pytest.raises(UserError, match=message) as e:
+    configuration.load(str(tmp_path / "run.py"))
+  assert "\n" not in str(e.value)
+
+
+def test_no_config_file(tmp_path):
+  for path, message in [(tmp_path, "is a folder"), (tmp_path / "x.py", "no file"), ("", "no file")]:
+    with pytest.raises(UserError, match=message):
+      configuration.load(str(path))
 
 
 def test_continuing_with_another_model_names_the_field():

@@ -161,6 +161,12 @@ def test_a_source_that_makes_a_file(tmp_path, monkeypatch):
       "--option resolutoin: unknown. Did you mean 'resolution'",
     ),
     (
+      ["--source=taming_vqgan", "--checkpoint=/absent.ckpt", "--workdir=/absent"],
+      "no file '/absent.ckpt'",
+    ),
+    (["--source=taming_vqgan", "--checkpoint=/", "--workdir=/absent"], "no file '/'"),
+    (["--target=taming_vqgan", "--checkpoint=a", "--workdir=/absent"], "holds no run"),
+    (
       ["--target=taming_vqgan", "--checkpoint=a", "--workdir=b", "--option=ema=true"],
       "--option ema=true: belongs to --source",
     ),

@@ -18,7 +18,7 @@ PARAMS = {
 def test_schedule_corners():
   lr = optim.Optimizer(lr=1.0, warmup=10, schedule="cosine", end_lr=0.1).learning_rate(110)
   np.testing.assert_allclose(
-    [lr(0), lr(5), lr(10), lr(60), lr(110)], [0, 0.5, 1.0, 0.55, 0.1], atol=1e-6
+    [lr(0), lr(4), lr(9), lr(10), lr(60), lr(110)], [0.1, 0.5, 1.0, 1.0, 0.55, 0.1], atol=1e-6
   )
   assert optim.Optimizer(lr=1.0, schedule="constant").learning_rate(10)(9) == 1.0
 
@@ -64,7 +64,11 @@ def test_the_learning_rate_goes_by_steps_however_many_make_an_update():
     for step in range(24):
       updates, state = update(grads, state, PARAMS)
       shown[accumulate, step] = -float(updates["model"]["conv"]["bias"][0])
-  np.testing.assert_allclose([shown[1, s] for s in (0, 4, 8, 16)], [0, 0.5, 1, 0.75], atol=1e-5)
+  # Update u of W, from 0, at (u + 1) / W: with 4 steps to an update, W is 2.
+  rise = np.arange(1, 9) / 8
+  np.testing.assert_allclose([shown[1, s] for s in range(8)], rise, atol=1e-5)
+  np.testing.assert_allclose([shown[4, 3], shown[4, 7]], [0.5, 1], atol=1e-5)
+  np.testing.assert_allclose([shown[1, s] for s in (8, 16)], [1, 0.75], atol=1e-5)
   for step in range(24):
     np.testing.assert_allclose(shown[4, step], shown[1, step] if step % 4 == 3 else 0, atol=1e-5)
 
@@ -87,7 +91,7 @@ def test_accumulation_equals_the_mean_gradient():
   "fields, message",
   [
     ({"learning_rate": 1}, "config.optim.learning_rate: unknown field"),
-    ({"lr": 0.0}, "config.optim.lr: 0.0 is not positive"),
+    ({"lr": 0.0}, "config.optim: lr: 0.0 is out of range"),
     ({"name": "adam"}, "config.optim.name: 'adam' is none of adamw"),
     ({"name": "lion", "eps": 1e-6}, "config.optim.eps: 1e-06 is given, but lion does not read it"),
     (

@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,6 +24,7 @@ from vqjax import (
   importers,
   journal,
   pictures,
+  tasks,
   train,
   writers,
 )
@@ -116,7 +119,7 @@ CASES = {
       quantizer=dict(name="vq", codebook_size=16, dim=8),
     )
   ),
-  "accumulation": dict(accumulate=2),
+  "accumulation": dict(accumulate=3),  # saved between two updates
 }
 
 
@@ -215,6 +218,108 @@ def test_devices_do_not_change_the_losses():
     for a, b in zip(single, other):
       for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def run_of(task, monkeypatch, **values):
+  """A Run of a task that the test wrote itself."""
+  module = types.SimpleNamespace(make=lambda config, spec: task)
+  config = tiny(**values)
+  monkeypatch.setattr(train, "module", lambda *_: module)
+  return train.Run(config, configuration.spec_of({"x": np.zeros((4, 1), np.float32)}))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_an_average_moves_once_per_update(accumulate, monkeypatch):
+  task = tasks.Task(
+    init=lambda key, batch: ({"model": {"w": jnp.ones(2)}}, {}),
+    loss=lambda params, stats, frozen, batch, key, step: (
+      (params["model"]["w"] * batch["x"].mean(0)).sum(),
+      (stats, {}),
+    ),
+    predict={},
+    prepare=dict,
+    info=None,
+  )
+  optimizer = dict(lr=0.1, schedule="constant")
+  run = run_of(task, monkeypatch, accumulate=accumulate, ema_decay=0.5, optim=optimizer)
+  state = run.init(jax.random.key(0))
+  average, updates = np.ones(2), 0
+  for step in range(5 * accumulate):
+    before = np.asarray(state.params["model"]["w"])
+    kept = np.asarray(state.ema["w"])
+    state, _ = run.step(state, {}, {"x": np.full((4, 1), step + 1.0, np.float32)})
+    after = np.asarray(state.params["model"]["w"])
+    if (step + 1) % accumulate:
+      np.testing.assert_array_equal(state.ema["w"], kept)
+      np.testing.assert_array_equal(after, before)
+      continue
+    assert (after < before).all()
+    decay = min(0.5, (1 + updates) / (10 + updates))  # the first update's is 1/10
+    average, updates = decay * average + (1 - decay) * after, updates + 1
+    np.testing.assert_allclose(state.ema["w"], average, rtol=1e-6)
+  assert updates == 5
+
+
+def test_initialisation_and_steps_never_draw_from_the_same_key(monkeypatch):
+  seen = lambda key: {"key": jax.random.key_data(key)}
+  task = tasks.Task(
+    init=lambda key, batch: ({"model": {"w": jnp.ones(2)}}, seen(key)),
+    loss=lambda params, stats, frozen, batch, key, step: (
+      params["model"]["w"].sum(),
+      (stats, seen(key)),
+    ),
+    predict={},
+    prepare=dict,
+    info=None,
+  )
+  run = run_of(task, monkeypatch, seed=3)
+  state, keys = run.init(jax.random.key(3)), []
+  keys.append(np.asarray(state.stats["key"]))
+  for _ in range(4):
+    state, metrics = run.step(state, {}, {"x": np.zeros((4, 1), np.float32)})
+    keys.append(np.asarray(metrics["key"]))
+  keys = [jax.random.key(3), *(jax.random.wrap_key_data(k) for k in keys)]
+  # What is made of them: tasks split keys and fold small numbers in, commands fold them in the seed.
+  made = [k for key in keys for k in (key, *jax.random.split(key, 4))]
+  assert len({tuple(np.asarray(jax.random.key_data(k))) for k in made}) == len(made)
+
+
+def test_a_revived_code_is_averaged_from_the_latent_that_it_became():
+  quantizer = dict(name="vq", codebook_size=16, dim=8, codebook_init="normal", revive=0.98)
+  size = dict(hidden=16, residual_hidden=8, residual_blocks=1)
+  config = tiny(
+    model=dict(name="vqvae", quantizer=quantizer, **size),
+    accumulate=2,
+    optim=dict(lr=1e-2, schedule="constant"),
+  )
+  dataset = data.Dataset(config.data, config.ops)
+  batch = dataset.sample(8)
+  run = train.Run(config, configuration.spec_of(batch))
+  state, frozen = run.init(jax.random.key(0)), run.load_frozen()
+  placed = train.sharding.to_global(run.task.prepare(batch), run.mesh)
+
+  def of(state):
+    books = state.params["model"]["quantizer"], state.ema["quantizer"]
+    return (
+      *(np.asarray(b["codebook"]) for b in books),
+      np.asarray(state.stats["model"]["stats"]["quantizer"]["offset"]),
+    )
+
+  base, average, offset = of(state)
+  expected, late = average + offset, 0
+  for step in range(8):
+    begun, was, lag = base, offset, np.abs(average - base).max(-1)
+    state, _ = run.step(state, frozen, placed)
+    base, average, offset = of(state)
+    revived = (offset != was).any(-1)
+    late += (revived & (lag > 1e-4)).sum()  # where the base had left its average behind
+    expected[revived] = (begun + offset)[revived]  # the latent itself
+    if step % 2:
+      updates = (step + 1) // 2
+      decay = min(0.9, updates / (9 + updates))
+      expected = decay * expected + (1 - decay) * (base + offset)
+    np.testing.assert_allclose(average + offset, expected, atol=1e-5)
+  assert late
 
 
 def test_divergence_names_the_step_and_the_term(tmp_path):

@@ -72,8 +72,13 @@ def make(
   built |= given
   if missing := sorted(k for k, f in known.items() if _required(f) and k not in built):
     raise UserError(f"{where}: needs {', '.join(missing)}.")
+  return checked(cls, {k: v if k in given else _plain(v) for k, v in built.items()}, where)
+
+
+def checked(cls: Any, values: Mapping[str, Any], where: str) -> Any:
+  """cls(**values); what its own checks raise, with `where` before it."""
   try:
-    return cls(**{k: v if k in given else _plain(v) for k, v in built.items()})
+    return cls(**values)
   except UserError as e:
     raise UserError(f"{where}: {e}") from None
 
@@ -91,8 +96,14 @@ def filled(family: str, config: Mapping[str, Any], path: str = "config") -> dict
 def complete(
   cls: Any, values: Mapping[str, Any], path: str = "config", where: str = ""
 ) -> dict[str, Any]:
-  """`values` with the defaults of the dataclass `cls`; otherwise as `filled`."""
+  """`values` with the defaults of the dataclass `cls`; otherwise as `filled`.
+
+  None becomes the name "none" where a field has that choice and does not take None: command lines
+  and configs spell both alike.
+  """
   known = {f.name: f for f in _fields(cls)}
+  hints = typing.get_type_hints(cls)
+  values = {k: "none" if v is None and _has_none(hints.get(k)) else v for k, v in values.items()}
   check_fields(cls, values, where or path, nested=True)
   for key in values:
     if marks.by_program(known[key]):
@@ -111,7 +122,9 @@ def _completed(metadata: Mapping[str, str], value: Any, path: str) -> Any:
   file, _, cls = metadata["record"].rpartition(".")
   cls = getattr(importlib.import_module(f"vqjax.{file}"), cls)
   if "members" not in metadata:
-    return complete(cls, value, path)
+    completed = complete(cls, value, path)
+    checked(cls, completed, path)
+    return completed
   family = metadata["members"]
   chosen = {k: _mapping(v, f"{path}.{k}") for k, v in value.items() if k in names(family) and v}
   rest = {k: v for k, v in value.items() if k not in names(family)}
@@ -191,6 +204,11 @@ def _misfit(value: Any, hint: Any, path: str, default: Any, metadata: Mapping[st
   elif hint is Sequence:
     kind, remedy = "a list", f"; for example {default or (value,)}"
   return f"{value!r} is a {type(value).__name__}, not {kind}{remedy}."
+
+
+def _has_none(hint: Any) -> bool:
+  """Whether "none" is one of the names of a field that does not take None."""
+  return typing.get_origin(hint) is typing.Literal and "none" in typing.get_args(hint)
 
 
 def _chooses_by_name(metadata: Mapping[str, str]) -> bool:

@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
@@ -31,6 +32,8 @@ from vqjax import files, sharding
 from vqjax.errors import UserError
 
 log = logging.getLogger("vqjax")
+
+_CHUNK = 2**20  # values digested at once, so that copies stay small
 
 # A reader that meets only steps that a training run removes meanwhile gives up after this.
 _READ_SECONDS = 120.0
@@ -106,7 +109,8 @@ def fingerprint(tree: Any) -> list[int]:
   """
   # Leaf by leaf: the leaves of a state share few shapes, and one program over all of them takes
   # long to compile.
-  return [int(x) for x in jax.device_get([_digest(leaf) for leaf in jax.tree.leaves(tree)])]
+  digests = [_host_digest(x) if _on_host(x) else _digest(x) for x in jax.tree.leaves(tree)]
+  return [int(x) for x in jax.device_get(digests)]
 
 
 @jax.jit
@@ -114,6 +118,24 @@ def _digest(x: jax.Array) -> jax.Array:
   x = x.astype(jnp.uint8) if x.dtype == bool else x
   bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32).ravel()
   return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+
+def _on_host(x: Any) -> bool:
+  if not isinstance(x, jax.Array):
+    return True
+  return x.is_fully_addressable and all(d.platform == "cpu" for d in x.devices())
+
+
+def _host_digest(x: Any) -> int:
+  """`_digest` without a program for every shape, which a command would compile as it starts."""
+  x = np.asarray(x)
+  bits, total = x.reshape(-1).view(f"uint{8 * x.dtype.itemsize}"), 0
+  weights = 2 * np.arange(min(bits.size, _CHUNK), dtype=np.uint32) + 1
+  for start in range(0, bits.size, _CHUNK):
+    part = bits[start : start + _CHUNK].astype(np.uint32)
+    weighted = np.sum(part * weights[: part.size], dtype=np.uint32)
+    total += int(weighted) + 2 * start * int(np.sum(part, dtype=np.uint32))
+  return total % 2**32
 
 
 def _fingerprints(tree: Any) -> dict[str, int]:

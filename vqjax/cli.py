@@ -45,7 +45,7 @@ def setup() -> None:
   cache = os.environ.get("VQJAX_CACHE", str(pathlib.Path.home() / ".cache" / "vqjax" / "xla"))
   if cache:
     jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   if os.environ.get("VQJAX_DISTRIBUTED") == "1":
     arguments = {}
     if "JAX_NUM_PROCESSES" in os.environ:

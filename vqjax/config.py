@@ -6,18 +6,16 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
-import pathlib
+import functools
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vqjax import build, fields, files
+from vqjax import build, checks, config_file, fields, files, places
 from vqjax.errors import UserError, near_miss
 
 
@@ -36,20 +34,24 @@ class Common:
   ema_decay: float = 0.0  # moving average of the parameters; 0 keeps none
   mesh: dict = fields.record("sharding.Axes")
   sharding: Sequence = ((".*", "fsdp"),)  # vqjax.sharding.shardings
-  init_from: str | None = None  # workdir whose parameters this run starts from
+  init_from: str | None = fields.place(None)  # workdir whose parameters this run starts from
   evaluators: Sequence = ()  # measures of vqjax/evaluators; empty means the task's own
   log_every: int = 50
   save_every: int = 1_000  # also evaluates and draws previews
-  eval_examples: int = (
-    1_024  # held-out examples measured at each save; commands use the whole split
-  )
+  eval_examples: int = 1_024  # held-out examples measured at each save; evaluate takes all
   keep: int = 2  # newest checkpoints kept, besides the best
-  best: str = (
-    ""  # held-out figure that names the best checkpoint, "-" before it where less is better
-  )
+  best: str = ""  # held-out figure of the best checkpoint, "-" before it where less is better
   preview: int = 8  # examples per preview
 
   debug: dict = dataclasses.field(default_factory=dict)  # overrides applied by --config=FILE:debug
+
+  def __post_init__(self) -> None:
+    checks.within(self, "seed", at_least=0, below=2**32)
+    checks.within(self, "ema_decay", at_least=0, below=1)
+    checks.positive(
+      self, "batch_size", "total_steps", "log_every", "save_every", "eval_examples", "accumulate",
+      "keep", "preview",
+    )  # fmt: skip
 
 
 # What may differ between a checkpoint and the run that continues it.
@@ -75,30 +77,14 @@ def load(path: str) -> ConfigDict:
   config's own `debug` overrides.
 
   Raises:
-    UserError: no such file, or an argument that the config does not take.
+    UserError: no such file, one that raises or returns no dict, or an argument that the config
+      does not take.
   """
   file, _, arg = path.partition(":")
-  if not pathlib.Path(file).is_file():
-    raise UserError(
-      f"--config={path}: there is no file {file}. The configs that come with vqjax are in configs/."
-    )
-  root = str(pathlib.Path(file).resolve().parents[1])
-  if (
-    root not in sys.path
-  ):  # so that configs/a.py may import from configs, whatever the current folder
-    sys.path.append(root)
-  spec = importlib.util.spec_from_file_location("vqjax_config", file)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, "get_config"):
-    raise UserError(f"--config={path}: {file} defines no get_config().")
-  takes_argument = module.get_config.__code__.co_argcount > 0
-  values = (
-    module.get_config(None if arg in ("", "debug") else arg)
-    if takes_argument
-    else module.get_config()
-  )
+  values, takes_argument = config_file.values(path, file, None if arg in ("", "debug") else arg)
   config = editable(values)
+  if not _nested(config.get("debug", {})):
+    raise UserError(f"--config={path}: debug is {config.debug!r}, not a dict of fields.")
   known = ["debug"] if config.get("debug") else []
   if arg and arg not in known and (arg == "debug" or not takes_argument):
     raise UserError(
@@ -112,10 +98,25 @@ def load(path: str) -> ConfigDict:
 
 
 def editable(values: Mapping[str, Any]) -> ConfigDict:
-  """A config that `override` may add fields to."""
-  config = ConfigDict(dict(values))
+  """A config that `override` may add fields to. Raises UserError for a field without a name."""
+  config = _config_dict(values)
   config.unlock()
   return config
+
+
+def _config_dict(values: Mapping[str, Any], path: str = "config") -> ConfigDict:
+  _check_names(values, path)
+  return ConfigDict(dict(values))
+
+
+def _check_names(value: Any, path: str) -> None:
+  """Raises UserError for a key that no field can have."""
+  if not _nested(value):
+    return
+  for key, inner in value.items():
+    if not isinstance(key, str) or "." in key or not key:
+      raise UserError(f"{path}: {key!r} is no name of a field; write a word without dots.")
+    _check_names(inner, f"{path}.{key}")
 
 
 def _nested(value: Any) -> bool:
@@ -133,7 +134,7 @@ def _merge(config: ConfigDict, name: str, value: Any) -> None:
     for key, inner in value.items():
       _merge(present, key, inner)
   else:
-    config[name] = ConfigDict(value) if _nested(value) else value
+    config[name] = _config_dict(value, name) if _nested(value) else value
 
 
 def override(config: ConfigDict, assignments: Sequence[str]) -> None:
@@ -181,7 +182,7 @@ def _assign(config: ConfigDict, path: Sequence[str], value: Any) -> None:
     for stale in list(node):
       del node[stale]
   with node.ignore_type():
-    node[leaf] = ConfigDict(value) if isinstance(value, dict) else value
+    node[leaf] = _config_dict(value, f"config.{'.'.join(path)}") if _nested(value) else value
 
 
 def _literal(text: str) -> Any:
@@ -199,9 +200,11 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
   """Fills in the defaults of the top level and of every sub-dict, and checks names, fields, types.
 
   Left out are only the fields that the program sets: a completed config says what was run, whatever
-  the defaults become. Raises UserError with the near miss for an unknown field.
+  the defaults become. Raises UserError with the near miss for an unknown field. What only a part
+  made with the data's shapes can tell (a module's fields) is left to the task.
   """
   values = _plain(config)
+  _check_names(values, "config")
   task = values.get("task", Common.task)
   cls = _fields_of(task)
   if foreign := sorted(known_fields() & values.keys() - {f.name for f in dataclasses.fields(cls)}):
@@ -210,16 +213,7 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
       "config.task."
     )
   values = build.complete(cls, values, "config")
-  for name in (
-    "batch_size", "total_steps", "log_every", "save_every", "eval_examples", "accumulate", "keep",
-    "preview",
-  ):  # fmt: skip
-    if values[name] < 1:
-      raise UserError(f"config.{name}: {values[name]} is not positive.")
-  if not 0 <= values["ema_decay"] < 1:
-    raise UserError(
-      f"config.ema_decay: {values['ema_decay']} is outside [0, 1); 0 keeps no average."
-    )
+  build.checked(cls, values, "config")
   for i, measure in enumerate(values["evaluators"]):
     measure = {"name": measure} if isinstance(measure, str) else measure
     build.filled("evaluators", measure, f"config.evaluators[{i}]")
@@ -235,32 +229,90 @@ def _plain(value: Any) -> Any:
   return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
-# Stands in a saved config for its own workdir, so that a run can be moved with what lies in it.
-_HERE = "{workdir}/"
+def _places(config: Mapping[str, Any]) -> list[places.Place]:
+  """The places that a config names."""
+  return list(places.listed(_fields_of(config.get("task", Common.task)), config))
+
+
+def _relocated(config: ConfigDict, move: Callable[[places.Place], str]) -> ConfigDict:
+  """A copy of the config with `move(place)` for each place."""
+  config = config.copy_and_resolve_references()
+  for place in _places(config):
+    *parents, leaf = place.field.split(".")
+    functools.reduce(lambda node, key: node[key], parents, config)[leaf] = move(place)
+  return config
 
 
 def save(config: ConfigDict, workdir: files.Path) -> None:
-  within = f"{workdir}/"
-  files.write_json(workdir / "config.json", _replaced(_plain(config), within, _HERE))
+  """Writes the config into `workdir`, with the places that it names absolute, and says where the
+  workdir is, which tells how far from it they lie.
+  """
+  config = _relocated(config, lambda place: places.absolute(place.value))
+  own = {"workdir": places.absolute(str(workdir))}
+  files.write_json(workdir / "config.json", own | _plain(config))
 
 
-def _replaced(value: Any, old: str, new: str) -> Any:
-  """The config with another beginning of the texts in it that begin with `old`."""
-  if isinstance(value, dict):
-    return {k: _replaced(v, old, new) for k, v in value.items()}
-  if isinstance(value, (list, tuple)):
-    return type(value)(_replaced(v, old, new) for v in value)
-  return new + value[len(old) :] if isinstance(value, str) and value.startswith(old) else value
+def of_run(workdir: files.Path, option: str = "--workdir") -> ConfigDict:
+  """The resolved config of a run, with the places that it names where they lie now: as far from
+  `workdir` as when it was saved, else where they were.
 
-
-def of_run(workdir: files.Path) -> ConfigDict:
-  """The resolved config of a run. Raises UserError where `workdir` holds none."""
-  file = files.path(workdir) / "config.json"
-  if not file.exists():
+  Raises UserError, which begins with `option`, where `workdir` holds no run.
+  """
+  workdir = files.path(workdir)
+  if not (workdir / "config.json").exists():
     raise UserError(
-      f"--workdir={workdir}: holds no run (no config.json). Train one with python -m vqjax.main."
+      f"{option}={workdir}: holds no run (no config.json). Train one with python -m vqjax.main."
     )
-  return complete(_replaced(files.read_json(file), _HERE, f"{files.path(workdir)}/"))
+  config, begun_in = _saved(workdir)
+  return _relocated(config, lambda place: places.found(place.value, begun_in, workdir))
+
+
+def _saved(workdir: files.Path) -> tuple[ConfigDict, str | None]:
+  """(completed config as it lies in `workdir`, where that was when it was saved)."""
+  values = files.read_json(workdir / "config.json")
+  begun_in = values.pop("workdir", None)
+  return complete(values), begun_in
+
+
+def located(config: ConfigDict, workdir: files.Path) -> ConfigDict:
+  """The completed config for the run in `workdir` with absolute places.
+
+  A relative one that does not lie in the current folder is the one that the run began with, where
+  it has the same spelling. Raises UserError where a run is not there without which this one is
+  never opened.
+  """
+  known = {}
+  if (workdir / "config.json").exists():
+    known = {place.field: place.value for place in _places(of_run(workdir))}
+
+  def move(place: places.Place) -> str:
+    here, then = places.absolute(place.value), known.get(place.field)
+    if then and not places.exists(here) and places.same_spelling(place.value, then):
+      return then
+    return here
+
+  config = _relocated(config, move)
+  for place in _places(config):
+    if place.needed and not places.exists(place.value, run=True):
+      raise _missing(place, workdir)
+  return config
+
+
+def check_there(config: ConfigDict, workdir: files.Path, within: str) -> None:
+  """Raises UserError where a place of config.<within> is not there."""
+  for place in _places(config):
+    if f"{place.field}.".startswith(f"{within}.") and not places.exists(place.value):
+      raise _missing(place, workdir)
+
+
+def _missing(place: places.Place, workdir: files.Path) -> UserError:
+  tried = (place.value,)
+  if (workdir / "config.json").exists():
+    config, begun_in = _saved(workdir)
+    then = {p.field: p.value for p in _places(config)}.get(place.field)
+    if then == place.value:
+      tried = places.candidates(then, begun_in, workdir)
+  return places.missing(place, tried, workdir)
 
 
 def spec_of(
@@ -303,8 +355,10 @@ def check_same(saved: ConfigDict, new: ConfigDict, within: Sequence[str] = ("",)
   """Raises UserError naming the first field in which a continued run would differ from what its
   checkpoints were made with.
 
-  `within` holds the beginnings of the paths that matter.
+  `within` holds the beginnings of the paths that matter. Places may differ: what lies there is
+  compared, by vqjax.lineage.
   """
+  free = (*_FREE, *(place.field for config in (saved, new) for place in _places(config)))
   old, now = flatten(complete(saved)), flatten(complete(new))
   # Outer fields and names first: another model differs in all the rest.
   for path in sorted(
@@ -313,7 +367,7 @@ def check_same(saved: ConfigDict, new: ConfigDict, within: Sequence[str] = ("",)
     if (
       old.get(path) != now.get(path)
       and path.startswith(tuple(within))
-      and not any(path == f or path.startswith(f + ".") for f in _FREE)
+      and not any(path == f or path.startswith(f + ".") for f in free)
     ):
       raise UserError(
         f"config.{path}: this workdir was trained with {old.get(path)!r}, the config says "

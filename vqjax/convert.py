@@ -125,7 +125,7 @@ def write_run(run: importers.Imported, workdir: pathlib.Path) -> None:
   """
   import jax
 
-  from vqjax import checkpoint, config as configuration, train
+  from vqjax import checkpoint, config as configuration, lineage, train
 
   workdir = workdir / run.folder
   _check_free(workdir)
@@ -135,6 +135,9 @@ def write_run(run: importers.Imported, workdir: pathlib.Path) -> None:
   configuration.save(config, workdir)
   configuration.save_spec(spec, workdir)
   made = train.Run(config, spec)
+  tokenizers = made.task.frozen.identity(made.load_frozen())
+  lineage.check_frozen(tokenizers, config, workdir, begin=True)
+  lineage.leave_notes(tokenizers, config, workdir)
   params, stats = _placed(run.params, made.abstract.params), _placed(run.stats, made.abstract.stats)
   with checkpoint.Checkpoints(workdir) as checkpoints:
     checkpoints.save(0, made.init(jax.random.key(config.seed), params, stats), train.NoStream())

@@ -33,6 +33,18 @@ def record(cls: str, default: Any = MISSING) -> Any:
   return _field({} if default is MISSING else default, record=cls)
 
 
+def workdir(default: Any = MISSING) -> Any:
+  """The workdir of another run, without which a run is never opened. See vqjax.places for how this
+  and `place` are kept.
+  """
+  return _field(default, place="needed")
+
+
+def place(default: Any = MISSING) -> Any:
+  """A file or folder, a workdir among them, that a run reads at times."""
+  return _field(default, place="at times")
+
+
 def by_program(field: dataclasses.Field) -> bool:
   return field.metadata.get("by") == "program"
 

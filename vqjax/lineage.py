@@ -1,19 +1,27 @@
-"""Which tokenizer belongs to a run: the frozen one it began with, and the one that made the codes
-it reads.
+"""Which tokenizer belongs to a run: the frozen one it began with, the one that made the codes it
+reads; and which runs belong to a tokenizer.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from vqjax import files
+from vqjax import files, places
 from vqjax.errors import UserError
 
+log = logging.getLogger("vqjax")
+_NOTES = "dependents.json"  # in a tokenizer's workdir
 
-def check_frozen(now: Mapping[str, str], workdir: files.Path, begin: bool = False) -> None:
+
+def check_frozen(
+  now: Mapping[str, str], config: Any, workdir: files.Path, begin: bool = False
+) -> None:
   """Ties a run to the tokenizers that it began with: with `begin` their hashes `now`, by the
   config's fields, are written into the workdir where there are none.
 
@@ -27,16 +35,52 @@ def check_frozen(now: Mapping[str, str], workdir: files.Path, begin: bool = Fals
   for field, value in now.items():
     if then.get(field) != value:
       raise UserError(
-        f"config.{field}: has changed since {workdir} began ({then.get(field)} then, {value} now); "
-        "bring it back, or start in a new --workdir."
+        f"config.{field}: has changed since {workdir} began ({then.get(field)} then, {value} in "
+        f"{_value(config, field)} now); bring it back, or start in a new --workdir."
       )
   if begin and jax.process_index() == 0 and not file.exists():
     files.write_json(file, dict(now))
 
 
+def leave_notes(now: Mapping[str, str], config: Any, workdir: files.Path) -> None:
+  """Notes in the workdirs of the tokenizers `now` (by the config's fields) that the run in `workdir`
+  depends on them. One that cannot be written stays without.
+  """
+  for field in now:
+    tokenizer = files.path(_value(config, field))
+    with contextlib.suppress(UserError, OSError):
+      here = {*dependents(tokenizer), places.absolute(str(workdir))}
+      begun_in = places.absolute(str(tokenizer))
+      files.write_json(tokenizer / _NOTES, {"workdir": begun_in, "dependents": sorted(here)})
+
+
+def dependents(workdir: files.Path) -> list[str]:
+  """The workdirs of the priors that began with the tokenizer in `workdir` and are still there."""
+  if not (file := workdir / _NOTES).exists():
+    return []
+  notes = files.read_json(file)
+  found = (places.found(run, notes["workdir"], workdir) for run in notes["dependents"])
+  return [run for run in found if places.exists(run, run=True)]
+
+
+def warn_dependents(workdir: files.Path) -> None:
+  """Warns that to train the run in `workdir` changes what others depend on."""
+  if runs := dependents(workdir):
+    log.warning(
+      "%s: training changes its codes, and %s cannot be used with others; to keep both, start a new "
+      "--workdir with --config.init_from=%s",
+      *(workdir, ", ".join(runs), workdir),
+    )
+
+
+def _value(config: Any, field: str) -> Any:
+  return functools.reduce(lambda node, key: node[key], field.split("."), config)
+
+
 def check_codes(now: Mapping[str, str], made_by: str | None, config: Mapping) -> None:
   """Raises UserError where the run's data are codes that another tokenizer made."""
-  if made_by is None or made_by == (own := now.get("tokenizer")):
+  own = now.get("tokenizer")  # a tokenizer has none, and says itself that it cannot read codes
+  if own is None or made_by in (None, own):
     return
   path, tokenizer = config["data"]["path"], config["tokenizer"]
   raise UserError(
@@ -57,7 +101,8 @@ def check_data(dataset: Any, workdir: files.Path) -> None:
     if then.get(name) != now.get(name):
       raise UserError(
         f"config.data: has changed since {workdir} began: {name} was {then.get(name)}, is "
-        f"{now.get(name)}; bring the data back, or start in a new --workdir."
+        f"{now.get(name)}; bring the data back, or start in a new --workdir "
+        f"with --config.init_from={workdir}."
       )
   if jax.process_index() == 0 and not file.exists():
     files.write_json(file, now)

@@ -69,6 +69,12 @@ class Measurement:
     return {key: float(value) for found in figures.values() for key, value in found.items()}
 
 
+def of_run(config: Mapping[str, Any], task: Any, mesh: Any) -> Measurement:
+  """The config's measures of a task, or the task's own."""
+  made = measures(config["evaluators"] or task.info.evaluators, **task.info.measured)
+  return Measurement(made, task.predict, mesh)
+
+
 class HeldOut:
   """The held-out examples by which a run is measured as it goes.
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import optax
 
+from vqjax import checks
 from vqjax.build import make as make_record
 from vqjax.errors import UserError
 
@@ -19,9 +20,10 @@ from vqjax.errors import UserError
 class Optimizer:
   """One player's optimizer: Adam(W), Lion or Adafactor under a warm-up and a schedule.
 
-  `lr` is the peak learning rate; `warmup` steps rise to it linearly from zero, then `schedule`
-  leads to `end_lr` at the end of training: steps as training counts them, whether or not several
-  are accumulated into one update. `clip` bounds the global gradient norm (0: no bound). Weight
+  `lr` is the peak learning rate; the first `warmup` steps rise to it linearly, step i of them (from
+  1) at lr · i / warmup, then `schedule` leads to `end_lr` at the end of training: steps as training
+  counts them, whether or not several are accumulated into one update, which then comes with the
+  last of them. `clip` bounds the global gradient norm (0: no bound). Weight
   decay is decoupled and scaled by the learning rate (arXiv 1711.05101), whichever the optimizer; it
   acts on matrices and kernels alone: norms, biases, embeddings and codebooks are left alone. Lion
   does not read `eps`; Adafactor (arXiv 1804.04235) reads none of `b1`, `b2` and `eps`.
@@ -38,6 +40,11 @@ class Optimizer:
   weight_decay: float = 0.0
   clip: float = 0.0
 
+  def __post_init__(self) -> None:
+    checks.within(self, "lr", "eps", above=0)
+    checks.within(self, "b1", "b2", at_least=0, below=1)
+    checks.within(self, "warmup", "end_lr", "weight_decay", "clip", at_least=0)
+
   def learning_rate(self, total_steps: int) -> optax.Schedule:
     rest = max(1, total_steps - self.warmup)
     after = {
@@ -45,11 +52,11 @@ class Optimizer:
       "cosine": lambda: optax.cosine_decay_schedule(self.lr, rest, self.end_lr / self.lr),
       "linear": lambda: optax.linear_schedule(self.lr, self.end_lr, rest),
     }[self.schedule]()
-    return (
-      optax.join_schedules([optax.linear_schedule(0.0, self.lr, self.warmup), after], [self.warmup])
-      if self.warmup
-      else after
-    )
+    if not self.warmup:
+      return after
+    # Not from zero: the first update would change nothing.
+    rising = lambda step: self.lr * ((step + 1) / self.warmup)
+    return optax.join_schedules([rising, after], [self.warmup])
 
   def chain(self, total_steps: int, accumulate: int) -> optax.GradientTransformation:
     by_step = self.learning_rate(total_steps)
@@ -104,8 +111,6 @@ def make(
 
 def _one(fields: Mapping[str, Any], path: str) -> Optimizer:
   optimizer = make_record(Optimizer, fields, path)
-  if optimizer.lr <= 0:
-    raise UserError(f"{path}.lr: {optimizer.lr} is not positive.")
   for field in _UNREAD[optimizer.name]:
     if (value := getattr(optimizer, field)) != getattr(Optimizer, field):
       raise UserError(

@@ -6,7 +6,8 @@ holds one value a line. What can be read stands below the pictures.
 --image=A.png --keep=0.5 completes a picture from its first codes (--keep alone: held-out pictures
 of the run's data, above what the prior was shown, above the completions); --mask=M.png draws anew
 what is white (masked and diffusion priors); --height and --width go beyond the training size by a
-sliding window; --gif=FILE shows the steps. Options of the scheme: --temperature, --guidance,
+sliding window; --gif=FILE shows the steps; --rank=CLIP_RUN puts the samples of each --text in order,
+the best first, with their scores (cosines). Options of the scheme: --temperature, --guidance,
 --steps, …
 """
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str]) -> None:
   for name in ("image", "mask", "gif"):
     parser.add_argument(f"--{name}", type=pathlib.Path)
   parser.add_argument("--keep", type=float, help="share of the codes that stays; 0.5 with --image")
+  parser.add_argument("--rank", type=files.path, help="a run that embeds images and captions")
   for name in ("height", "width"):
     parser.add_argument(f"--{name}", type=int)
   for name, kind in options.items():
@@ -50,7 +52,8 @@ def main(argv: Sequence[str]) -> None:
   if not isinstance(model, api.Prior):
     raise UserError(f"--workdir={args.workdir}: is no prior, and nothing else draws samples.")
   given = _given(model, {name: texts for name in conditions if (texts := _texts(name, args))}, args)
-  rows, below, known = _draw(model, args, given, _chosen(args, options))
+  ranker = api.Ranker.open(args.rank, "--rank") if args.rank else None
+  rows, below, known = _draw(model, args, given, _chosen(args, options), ranker)
   pictures.save(args.output, pictures.sheet(rows, captions=below))
   print(f"{args.num} sample(s) in {args.output}")
   if args.gif:
@@ -84,6 +87,10 @@ def _check(args: Any, options: Sequence[str]) -> None:
       "--height, --width: only free samples grow beyond the training size; leave out --image, "
       "--keep and --gif."
     )
+  if args.rank and (args.image or args.keep is not None or args.gif):
+    raise UserError("--rank: orders free samples; leave out --image, --keep and --gif.")
+  if args.rank and not (args.text or args.text_file):
+    raise UserError("--rank: orders by a caption; give --text.")
   chosen = _chosen(args, options)
   Draw(**{k: v for k, v in chosen.items() if k in ("temperature", "top_k", "top_p")})
   names = {"guidance": "scale", "guidance_schedule": "schedule"}
@@ -121,7 +128,7 @@ def _given(model: Any, texts: dict[str, list[str]], args: Any) -> dict[str, np.n
 
 
 def _draw(
-  model: Any, args: Any, given: dict[str, Any], options: dict[str, Any]
+  model: Any, args: Any, given: dict[str, Any], options: dict[str, Any], ranker: Any
 ) -> tuple[list[np.ndarray], list[list[str]], dict[str, Any]]:
   """(rows of pictures, captions below them, what `frames` needs to draw the same)."""
   show, options = model.info.signal.pictures, options | {"seed": args.seed}
@@ -149,11 +156,31 @@ def _draw(
     value for value in given.values() if np.ndim(value) == 1 and len(dict.fromkeys(value)) > 1
   ]
   columns = max(1, round(args.num**0.5))
+  if ranker:
+    return *_ranked(ranker, drawn, given["text"], columns), {}
   if groups:  # a row per class or caption
     rows = [np.flatnonzero(groups[0] == value) for value in dict.fromkeys(groups[0])]
   else:
     rows = [np.arange(args.num)[i : i + columns] for i in range(0, args.num, columns)]
   return [drawn[row] for row in rows], [list(captions(given)[row]) for row in rows], {}
+
+
+def _ranked(
+  ranker: Any, drawn: np.ndarray, texts: np.ndarray, columns: int
+) -> tuple[list[np.ndarray], list[list[str]]]:
+  """(rows of pictures, what stands below them): the best first, several captions in a row each."""
+  rows, below = [], []
+  several = list(dict.fromkeys(texts))
+  for text in several:
+    own = drawn[[i for i, other in enumerate(texts) if other == text]]
+    order, scores = ranker.rank(own, text)
+    words = [f"{scores[i]:.3f} {text}" for i in order]
+    print(f"{text}: best {scores.max():.3f}, mean {scores.mean():.3f}")
+    wide = len(order) if len(several) > 1 else columns
+    for start in range(0, len(order), wide):
+      rows.append(own[order[start : start + wide]])
+      below.append(words[start : start + wide])
+  return rows, below
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import sharding
+from vqjax import checks, sharding
 from vqjax.errors import UserError, near_miss
 from vqjax.schemes import Draw, Guidance, autoregressive
+from vqjax.schemes._options import is_real
 from vqjax.tasks import Weights
 from vqjax.tasks._prefix import string
 
@@ -90,7 +91,9 @@ class Sampler:
     if not given.levels:
       return Request(prefix, blank, jnp.zeros(blank.shape[:2], bool))
     mask = given.mask
-    kept = self.keep_first(given.keep) if mask is None else self.keep_outside(np.asarray(mask))
+    kept = (
+      self.keep_first(given.keep) if mask is None else self.keep_outside(checks.array("mask", mask))
+    )
     codes = latent.flatten(jnp.asarray(given.levels[level]))
     return Request(prefix, codes, jnp.broadcast_to(jnp.asarray(kept), blank.shape[:2]))
 
@@ -157,7 +160,7 @@ class Sampler:
 
     Raises UserError outside [0, 1].
     """
-    if not 0 <= keep <= 1:
+    if not is_real(keep) or not 0 <= keep <= 1:
       raise UserError(
         f"keep: {keep} is outside 0 to 1, the share of the codes that stay; a longer prompt has no "
         "place in the grid."

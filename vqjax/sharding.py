@@ -5,6 +5,7 @@ arrays.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -40,10 +41,10 @@ def make_mesh(
   """
   devices = jax.devices() if devices is None else devices
   sizes = [data, fsdp, tensor]
-  given = int(np.prod([n for n in sizes if n != -1]))
+  given = math.prod(n for n in sizes if n != -1)
   if sizes.count(-1) == 1 and given > 0:
     sizes[sizes.index(-1)] = len(devices) // given
-  if np.prod(sizes) != len(devices) or min(sizes) < 1:
+  if math.prod(sizes) != len(devices) or min(sizes) < 1:
     raise UserError(
       f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not make {len(devices)} "
       "devices; use -1 for one of them."

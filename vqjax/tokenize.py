@@ -81,9 +81,10 @@ def _codes(model: Any, dataset: Any, split: str, batch_size: int) -> Iterator[di
   prior may be conditioned on, where the data has it.
   """
   from vqjax.api.prior import condition_fields
+  from vqjax.tasks import need
 
   for batch, mask in dataset.batches(batch_size, split=split):
-    levels = model.checked(model.encode(batch[model.info.signal.field]))
+    levels = model.checked(model.encode(need(batch, model.info.signal.field)))
     fields = {f"ids{i or ''}": ids for i, ids in enumerate(levels)}
     fields |= {k: batch[k] for k in condition_fields() if k in batch}
     yield {k: [row for row, real in zip(v, mask) if real] for k, v in fields.items()}

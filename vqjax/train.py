@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -92,9 +93,7 @@ class Run:
   @functools.cached_property
   def measurement(self) -> measure.Measurement:
     """The config's measures, or the task's own."""
-    info = self.task.info
-    made = measure.measures(self.config["evaluators"] or info.evaluators, **info.measured)
-    return measure.Measurement(made, self.task.predict, self.mesh)
+    return measure.of_run(self.config, self.task, self.mesh)
 
   def load_frozen(self) -> Any:
     """The weights that the loss reads and nobody trains, on the devices."""
@@ -102,13 +101,14 @@ class Run:
 
   def _init(self, key: jax.Array, params: Any = None, stats: Any = None) -> State:
     batch = {k: jnp.zeros((1, *v.shape[1:]), v.dtype) for k, v in self.spec.items()}
-    drawn_params, drawn_stats = self.task.init(key, batch)
+    drawn_params, drawn_stats = self.task.init(_stream(key, "init"), batch)
     params, stats = drawn_params | (params or {}), drawn_stats | (stats or {})
     ema = jax.tree.map(jnp.copy, params["model"]) if self.config["ema_decay"] else None
     return State(jnp.zeros((), jnp.int32), params, stats, self.tx.init(params), ema)
 
   def _step(self, state: State, frozen: Any, batch: Any) -> tuple[State, dict[str, jax.Array]]:
-    key = jax.random.fold_in(jax.random.key(self.config["seed"]), state.step)
+    key = _stream(jax.random.key(self.config["seed"]), "steps")
+    key = jax.random.fold_in(key, state.step)
     grad = jax.value_and_grad(self.task.loss, has_aux=True)
     (total, (stats, metrics)), grads = grad(
       state.params, state.stats, frozen, batch, key, state.step
@@ -118,15 +118,30 @@ class Run:
     metrics |= {"loss/total": total} | {
       f"grad_norm/{k}": optax.tree.norm(v) for k, v in grads.items()
     }
-    return State(state.step + 1, params, stats, opt, self._average(state, params)), metrics
+    return State(state.step + 1, params, stats, opt, self._average(state, params, stats)), metrics
 
-  def _average(self, state: State, params: Any) -> Any:
+  def _average(self, state: State, params: Any, stats: Any) -> Any:
+    """The average after a step that led from `state` to `params` and `stats`: it moves when the
+    parameters do, once per update.
+    """
     if state.ema is None:
       return None
-    # Early on the average follows closely, or the first thousand steps would show the
+    ema = self.task.restart(state.ema, state.params, state.stats, stats)
+    steps, accumulate = state.step + 1, self.config["accumulate"]
+    updates = steps // accumulate
+    # Early on the average follows closely, or the first thousand updates would show the
     # initialisation.
-    decay = jnp.minimum(self.config["ema_decay"], (1.0 + state.step) / (10.0 + state.step))
-    return jax.tree.map(lambda e, p: e * decay + p * (1 - decay), state.ema, params["model"])
+    decay = jnp.minimum(self.config["ema_decay"], updates / (9.0 + updates))
+    decay = jnp.where(steps % accumulate == 0, decay, 1.0)
+    return jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params["model"])
+
+
+def _stream(key: jax.Array, name: str) -> jax.Array:
+  """The key of one use of a run's seed.
+
+  Folds of small numbers into the seed itself would meet each other: split(key)[i] is fold_in(key, i).
+  """
+  return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def weights_of(state: State, frozen: Any) -> Weights:
@@ -142,9 +157,11 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     UserError: bad input, a loss that is not finite, a save that fails, or another process that
       trains in the workdir; in one line.
   """
-  config, workdir = configuration.complete(config), files.path(workdir)
+  workdir = files.path(workdir)
+  config = configuration.located(configuration.complete(config), workdir)
   with contextlib.ExitStack() as stack:
     held = stack.enter_context(_claim(workdir))
+    configuration.check_there(config, workdir, "data")
     dataset = data.Dataset(config.data, config.ops)
     config = begun(config, dataset, workdir)
     _settle(config, workdir)
@@ -154,11 +171,16 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     stack.callback(batches.close)
     frozen = run.load_frozen()
     tokenizers = run.task.frozen.identity(frozen)
-    lineage.check_frozen(tokenizers, workdir, begin=True)
+    lineage.check_frozen(tokenizers, config, workdir, begin=True)
     lineage.check_codes(tokenizers, dataset.made_by, config)
+    if jax.process_index() == 0:
+      configuration.save(config, workdir)  # what it names is what the run began with
+      lineage.leave_notes(tokenizers, config, workdir)
     held_out = measure.HeldOut(run, dataset, weights_of(run.abstract, frozen))
     start, total = int(state.step), config.total_steps
-    if start >= total:
+    if start < total:
+      lineage.warn_dependents(workdir)
+    else:
       log.info("%s: nothing is left to do, all %d steps are taken", workdir, total)
     journal = Journal(
       workdir,
@@ -220,13 +242,13 @@ def _claim(workdir: files.Path) -> Iterator[holder.Holder]:
 
 
 def _settle(config: Any, workdir: files.Path) -> None:
-  """Saves the config in `workdir`, after comparing it with the one that is there."""
+  """Compares the config with the one that is there, or saves it where nothing was trained yet."""
   if (workdir / "config.json").exists() and (steps := files.saved_steps(workdir)):
     # Step 0 is a conversion: only what its weights belong to is settled.
     weights = ("model", "disc", "task", "tokenizer", "signal", "text", "condition.layout_codes")
     within = weights if max(steps) == 0 else ("",)
     configuration.check_same(configuration.of_run(workdir), config, within)
-  if jax.process_index() == 0:
+  elif jax.process_index() == 0:
     configuration.save(config, workdir)
 
 
@@ -272,7 +294,7 @@ def _start(run: Run, source: str | os.PathLike[str] | None) -> State:
   if source:
     # A discriminator comes along where both runs have the same one; else it starts afresh, with
     # what belongs to it.
-    same = configuration.of_run(source).get("disc") == run.config.get("disc")
+    same = configuration.of_run(source, "config.init_from").get("disc") == run.config.get("disc")
     wanted = lambda tree: dict(tree) if same else {"model": tree["model"]}
     abstract = {"params": wanted(run.abstract.params), "stats": wanted(run.abstract.stats)}
     parts = checkpoint.restore_params(source, abstract)

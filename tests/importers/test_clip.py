@@ -10,6 +10,7 @@ import pytest
 
 import vqjax
 from vqjax import convert
+from vqjax.data import captions
 from vqjax.errors import UserError
 from vqjax.importers import _torch_file, clip
 
@@ -70,6 +71,11 @@ def test_its_own_vocabulary_comes_along(state, tmp_path):
   order, scores = model.rank(image, "a red circle")
   np.testing.assert_allclose(scores, model.embed(image=image) @ vectors[0], atol=1e-5)
   assert (np.diff(scores[order]) <= 0).all()
+  text = captions.Text(bpe=str(folder))
+  (tmp_path / "moved" / "bpe.json").unlink()  # weights whose vocabulary is given later
+  with pytest.raises(UserError, match="config.text.bpe: .* has weights but no bpe.json"):
+    captions.keep(captions.Text(), "config.text", [], tmp_path / "moved")
+  assert captions.keep(text, "config.text", [], tmp_path / "moved").endswith("moved/bpe.json")
   for given in (dict(), dict(image=image, text=""), dict(text=3), dict(image=image[0])):
     with pytest.raises(UserError) as e:
       model.embed(**given)

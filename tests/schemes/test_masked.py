@@ -1,5 +1,6 @@
 """Masked sampling with true conditionals against the joint; corruption and its bound."""
 
+import itertools
 import math
 
 import jax
@@ -108,6 +109,23 @@ def test_bound_with_true_conditionals_is_the_likelihood(world):
     nats = bound(jnp.tile(jnp.asarray(grid)[None], (n, 1)))
     exact = -np.log(world.joint[(world.grids == grid).all(1)][0])
     assert abs(nats.mean() - exact) < 5 * nats.std() / n**0.5
+
+
+def test_bound_of_any_network_is_the_mean_over_orders():
+  """With conditionals that belong to no joint: a code's order matters, and the bound is loose."""
+  latent, n = Codes((2,), 3), 20_000
+  table = np.random.default_rng(0).dirichlet(np.full(3, 0.5), size=(4, 4, 2))
+  full = lambda ids, time=None, done=None: jnp.log(table)[ids[:, 0], ids[:, 1]]
+  bound = jax.jit(lambda key, ids: masked.Scheme(latent).bound(key, Network(full), ids).sum(-1))
+  total, loosest = 0.0, 0.0
+  for x, y in itertools.product(range(3), repeat=2):
+    orders = [table[3, 3, 0, x] * table[x, 3, 1, y], table[3, 3, 1, y] * table[3, y, 0, x]]
+    mean, exact = -np.log(orders).mean(), -np.log(np.mean(orders))
+    nats = np.asarray(bound(jax.random.key(3 * x + y), jnp.tile(jnp.array([[x, y]]), (n, 1))))
+    assert abs(nats.mean() - mean) < 5 * nats.std() / n**0.5 and exact <= mean
+    total, loosest = total + np.exp(-exact), max(loosest, mean - exact)
+  np.testing.assert_allclose(total, 1.0, rtol=1e-6)  # drawing in a random order is the model
+  assert loosest > 0.1
 
 
 def test_errors(world):

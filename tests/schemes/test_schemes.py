@@ -152,7 +152,8 @@ def test_training_examples_and_losses_have_the_contracts_shapes(name):
   np.testing.assert_array_equal(metrics["accuracy"], right)
   if hasattr(scheme, "bound"):
     bound = jax.jit(lambda key: scheme.bound(key, network(jnp.zeros(B)), ids))
-    assert bound(jax.random.key(0)).shape == (B, L)
+    nats, other = (np.asarray(bound(jax.random.key(k))) for k in range(2))
+    assert nats.shape == (B, L) and scheme.exact == (nats == other).all()
 
 
 KERNELS = ("uniform", "absorbing", "mask_and_replace")

@@ -34,7 +34,8 @@ def setup(task):
 
 
 def test_gradients_equal_those_of_the_plain_loss():
-  task = make()
+  more = dict(lecam_weight=0.1, r1_weight=0.2, r1_every=7)
+  task = make(loss=dict(reconstruction="l1", feature_weight=0.5, adversarial_start=5) | more)
   params, stats, batch = setup(task)
   key, run = jax.random.key(2), task.info.modules
   x = run.input(batch)
@@ -59,9 +60,13 @@ def test_gradients_equal_those_of_the_plain_loss():
       q.loss + jnp.abs(recon - x).mean() + on * 0.5 * losses.feature_matching(real, features)
     )
     model_loss += scale * -logits.mean()
-    disc_loss = losses.discriminator_loss(
-      "hinge", judge(params["disc"], x)[0], judge(params["disc"], jax.lax.stop_gradient(recon))[0]
-    )
+    on_real = lambda image: judge(params["disc"], image)[0]
+    real, fake = on_real(x), on_real(jax.lax.stop_gradient(recon))
+    disc_loss = losses.discriminator_loss("hinge", real, fake)
+    means = jax.lax.stop_gradient((0.01 * real.mean(), 0.01 * fake.mean()))  # after one step from 0
+    disc_loss += 0.1 * (jnp.square(real - means[1]).mean() + jnp.square(fake - means[0]).mean())
+    slope = jax.grad(lambda image: on_real(image).sum())(x)
+    disc_loss += 0.2 * 7 * jnp.square(slope).sum((1, 2, 3)).mean()
     return model_loss + disc_loss
 
   ours = jax.jit(jax.grad(task.loss, has_aux=True))
@@ -82,12 +87,14 @@ def test_gradients_equal_those_of_the_plain_loss():
         )
 
 
-@pytest.mark.parametrize("model", ["vqvae", "vit"])
-def test_adaptive_weight_is_the_ratio_at_the_last_layer(model):
+@pytest.mark.parametrize(
+  "model, reconstruction", [("vqvae", "l2"), ("vit", "l2"), ("vqvae", "logit_laplace")]
+)
+def test_adaptive_weight_is_the_ratio_at_the_last_layer(model, reconstruction):
   """VQGAN's lambda from gradients of whole losses at the last kernel, taken through the whole
   model.
   """
-  task = make(model, loss=dict(reconstruction="l2", adversarial_weight=1.0))
+  task = make(model, loss=dict(reconstruction=reconstruction, adversarial_weight=1.0))
   params, stats, batch = setup(task)
   _, (_, metrics) = jax.jit(task.loss)(params, stats, {}, batch, jax.random.key(2), jnp.int32(0))
   run = task.info.modules
@@ -103,8 +110,10 @@ def test_adaptive_weight_is_the_ratio_at_the_last_layer(model):
         mutable=list(stats["model"]),
         rngs={"codes": jax.random.fold_in(jax.random.key(2), 0)},
       )
+      laplace = reconstruction == "logit_laplace"
       if name == "nll":
-        return jnp.square(recon - x).mean()
+        return losses.logit_laplace(recon, x) if laplace else jnp.square(recon - x).mean()
+      recon = losses.logit_laplace_mean(recon) if laplace else recon
       (logits, _), _ = run.disc.apply(
         {"params": params["disc"], **stats["disc"]}, recon, train=True, mutable=["batch_stats"]
       )
@@ -122,15 +131,18 @@ def test_adaptive_weight_is_the_ratio_at_the_last_layer(model):
 
 def test_every_term_is_logged_weighted_and_not():
   task = make(loss=dict(feature_weight=0.5, lecam_weight=0.1, r1_weight=0.2, r1_every=2))
-  params, stats, batch = setup(task)
-  _, (stats, metrics) = jax.jit(task.loss)(
-    params, stats, {}, batch, jax.random.key(2), jnp.int32(2)
-  )
+  params, begun, batch = setup(task)
+  loss = jax.jit(task.loss)
+  _, (stats, metrics) = loss(params, begun, {}, batch, jax.random.key(2), jnp.int32(2))
   for term in ("reconstruction", "features", "adversarial", "discriminator", "lecam", "r1"):
     assert {f"loss/{term}", f"raw/{term}"} <= metrics.keys()
   assert {"codes/usage", "codes/perplexity"} <= metrics.keys()
   np.testing.assert_allclose(metrics["loss/r1"], 0.2 * 2 * metrics["raw/r1"], rtol=1e-5)
-  assert float(stats["lecam"]["real"]) != 0
+  # Left out of every other step, R1 counts as if it were taken at its weight in all.
+  _, (_, between) = loss(params, begun, {}, batch, jax.random.key(2), jnp.int32(3))
+  taken = [float(m["loss/r1"]) for m in (metrics, between)]
+  np.testing.assert_allclose(np.mean(taken), 0.2 * metrics["raw/r1"], rtol=1e-5)
+  assert taken[1] == 0 and float(stats["lecam"]["real"]) != 0
 
 
 def test_the_discriminator_may_wait_for_its_start():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 import shutil
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import vqjax
-from vqjax import config as configuration, sharding, train
+from vqjax import config as configuration, sample, sharding, train
 from vqjax.data.text import Bpe
 from vqjax.errors import UserError
 from vqjax.tasks import contrast
@@ -83,12 +84,18 @@ def pairs(tmp_path_factory):
   return file
 
 
-def test_a_run_from_captions_to_ranked_pictures(pairs, tmp_path):
+def test_a_run_from_captions_to_ranked_pictures(pairs, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
   data = dict(name="arrays", path=str(pairs))
   config = config_of(
-    data=data, total_steps=1, eval_examples=8, preview=4, best="recall@1", text=dict(size=300)
+    data=data,
+    total_steps=1,
+    eval_examples=8,
+    preview=4,
+    best="recall@1",
+    text=dict(size=300, lower=True),
   )
-  workdir = tmp_path / "run"
+  workdir = pathlib.Path("run")
   figures = train.train(config, workdir)
   assert 0 <= figures["image_to_text@1"] <= figures["image_to_text@5"] <= 1
   bpe = Bpe.read(workdir / "bpe.json")
@@ -113,6 +120,14 @@ def test_a_run_from_captions_to_ranked_pictures(pairs, tmp_path):
   images = np.zeros((5, 20, 24, 3), np.float32)
   order, scores = model.rank(images, "a red square")
   assert sorted(order) == list(range(5)) and scores.shape == (5,)
+  colors = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
+  texts = np.array(["a red square", "a blue square"] * 2, object)
+  rows, below = sample._ranked(model, colors, texts, 2)
+  assert sorted(row.tobytes() for row in np.concatenate(rows)) == sorted(
+    c.tobytes() for c in colors
+  )
+  assert [len(row) for row in rows] == [2, 2] and below[1][0].endswith(" a blue square")
+  assert all(float(first.split()[0]) >= float(last.split()[0]) for first, last in below)
   with pytest.raises(UserError, match="2 captions for 5 images"):
     model.rank(images, ["a", "b"])
   other.marked().write(tmp_path / "moved" / "bpe.json")

@@ -239,6 +239,11 @@ def test_sliding_window_goes_beyond_the_training_size(priors):
 def test_bad_requests_are_one_line(tokenizer, priors, tmp_path):
   model = priors("autoregressive")
   images = data.Dataset(SHAPES).sample(1)["image"]
+  codes = np.zeros((1, 4, 4), int)
+  broken = [
+    None, 3, "word", codes[0], codes[:0], codes[:, :0, :0], codes * np.nan, codes[..., None],
+    [[1], [1, 2]], [[[10**30]]], {},
+  ]  # fmt: skip
   for call, message in [
     (lambda: model.sample(1, label=8), "label: 8 is outside 0 to 7"),
     (
@@ -247,25 +252,51 @@ def test_bad_requests_are_one_line(tokenizer, priors, tmp_path):
     ),
     (lambda: model.sample(1, top_k=0), "top_k: 0 is no whole number from 1 up"),
     (lambda: model.sample(1, top_k=9), "top_k: 9 is outside 1 to 8"),
-    (
-      lambda: model.sample(1, steps=4),
-      "steps: this prior has no such condition or option. Known: .*label",
-    ),
+    (lambda: model.sample(1, steps=4), "steps: the scheme autoregressive has no such option"),
     (lambda: model.complete(images, keep=1.5), "keep: 1.5 is outside 0 to 1"),
     (
       lambda: model.complete(images, mask=np.ones((16, 16))),
       "mask: an autoregressive prior cannot see",
     ),
-    (lambda: model.sample(0), "num: 0 in batches of 64; draw at least one"),
-    (lambda: model.sample(2, batch_size=0), "num: 2 in batches of 0"),
+    *(
+      (lambda n=n, call=call: call(n), f"{name}: .* is no whole number")
+      for name, call in [
+        ("num", model.sample),
+        ("num", model.frames),
+        ("num", model.held_out),
+        ("seed", lambda n: model.sample(1, seed=n or -1)),
+        ("batch_size", lambda n: model.sample(2, batch_size=n)),
+        ("draws", lambda n: model.log_prob(codes, draws=n)),
+        ("height", lambda n: model.sample(1, height=n or 1.5)),
+        ("top_k", lambda n: model.sample(1, top_k=n)),
+      ]
+      for n in (0, 1.5, 2.0, "many", [1])
+    ),
+    *(
+      (lambda value=value, call=call: call(value), f"{name}: ")
+      for name, call, values in [
+        ("ids", model.decode, broken),
+        ("ids", model.complete_codes, broken),
+        ("ids", model.log_prob, broken),
+        ("ids", lambda ids: model.frames(2, ids=ids), broken[1:]),
+        ("image", model.complete, [None, "word", [[1], [1, 2]], {}]),
+        ("images", model.encode, [None, "word", [[1], [1, 2]], images[0], images[:0]]),
+        ("images", model.reconstruct, [np.full((1, 16, 16, 3), x) for x in (np.nan, np.inf)]),
+        ("keep", lambda keep: model.complete_codes(codes, keep), ["all", [0.5], np.nan]),
+      ]
+      for value in values
+    ),
+    (lambda: model.sample(1, height=0, width=0), "height, width: 0 x 0 is not"),
+    (lambda: model.sample(1, height=4 * 10**9, width=16), "height, width: .* is too large"),
+    (lambda: model.complete_codes(codes, 0.5, np.ones((16, 16))), "keep, mask: each says which"),
     (
       lambda: model.sample(4, label=[1, 2]),
       r"label: 2 given for 4 example\(s\); give one, or one for each",
     ),
-    (lambda: model.sample(1, label="dress"), "label: <U5 of shape .*; give integers"),
+    (lambda: model.sample(1, label="dress"), "label: <U5 of shape .*; give numbers"),
     (lambda: model.sample(1, label=2.7), "label: float64 of shape .*; give integers"),
     (lambda: model.sample(1, label=2**40), "label: 1099511627776 is outside 0 to 7"),
-    (lambda: model.sample(1, seed=-1), "seed: -1 is outside"),
+    (lambda: model.sample(1, seed=-1), "seed: -1 is no whole number from 0 to"),
     (lambda: model.sample(1, height=-4), "height, width: -4 x 16 is not a multiple of 4"),
     (
       lambda: model.sample(1, guidance=3.0),

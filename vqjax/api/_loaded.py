@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from vqjax import checkpoint, config as configuration, files, lineage, sharding, train
+import jax
+
+from vqjax import build, checkpoint, config as configuration, files, lineage, measure, sharding
 from vqjax.data import Dataset
 from vqjax.errors import UserError
-from vqjax.tasks import Weights
+from vqjax.tasks import Task, Weights
+
+
+@dataclasses.dataclass
+class Opened:
+  """What predictions need of a run beside its weights: no optimizer, no step.
+
+  Attributes:
+    config: completed.
+    task: a vqjax.tasks.Task.
+    mesh: the devices.
+  """
+
+  config: Any
+  task: Task
+  mesh: Any
+
+  @functools.cached_property
+  def measurement(self) -> measure.Measurement:
+    """The config's measures, or the task's own."""
+    return measure.of_run(self.config, self.task, self.mesh)
+
+  def weights(self, workdir: files.Path, spec: Mapping[str, Any]) -> Weights:
+    """The newest ones saved in `workdir`, on the devices; `spec` is a batch of one row."""
+    params, stats = jax.eval_shape(self.task.init, jax.random.key(0), dict(spec))
+    wanted = {"params": dict(params), "stats": stats}
+    if self.config.ema_decay:  # instead of the model's own parameters
+      wanted["ema"] = wanted["params"].pop("model")
+    wanted = {k: v for k, v in wanted.items() if v}
+    places = sharding.shardings(self.config.sharding, self.mesh, wanted)
+    parts = checkpoint.restore_params(workdir, checkpoint.with_sharding(wanted, places))
+    params = parts.get("params", {}) | ({"model": parts["ema"]} if "ema" in parts else {})
+    frozen = jax.device_put(self.task.frozen.load(), sharding.replicated(self.mesh))
+    return Weights(params, parts.get("stats", stats), frozen)
 
 
 class Loaded(NamedTuple):
@@ -16,11 +54,12 @@ class Loaded(NamedTuple):
 
   workdir: files.Path
   config: Any
-  run: train.Run
+  run: Opened
   weights: Weights
 
   def dataset(self) -> Dataset:
     """The data that the run was trained on."""
+    configuration.check_there(self.config, self.workdir, "data")
     return Dataset(self.config.data, self.config.ops)
 
 
@@ -30,30 +69,21 @@ def open_run(workdir: str | os.PathLike[str]) -> Loaded:
   Raises UserError where there is none, or nothing of it was saved.
   """
   workdir = files.path(workdir)
-  config = configuration.of_run(workdir)
+  config = configuration.located(configuration.of_run(workdir), workdir)
   spec = configuration.read_spec(workdir)
   if spec is None:
     raise UserError(f"--workdir={workdir}: holds no batch.json; the run has not started yet.")
-  config.mesh = _mesh(config.mesh)
-  run = train.Run(config, spec)
-  abstract = run.abstract
-  wanted = {"params": abstract.params, "stats": abstract.stats}
-  if abstract.ema is not None:  # instead of the model's own parameters
-    others = {k: v for k, v in abstract.params.items() if k != "model"}
-    wanted |= {"params": others, "ema": abstract.ema}
-  parts = checkpoint.restore_params(workdir, {k: v for k, v in wanted.items() if v})
-  params = parts.get("params", {}) | ({"model": parts["ema"]} if "ema" in parts else {})
-  weights = Weights(params, parts.get("stats", abstract.stats), run.load_frozen())
-  lineage.check_frozen(run.task.frozen.identity(weights.frozen), workdir)
+  run = Opened(config, build.module("tasks", config.task).make(config, spec), _mesh(config.mesh))
+  weights = run.weights(workdir, spec)
+  lineage.check_frozen(run.task.frozen.identity(weights.frozen), config, workdir)
   return Loaded(workdir, config, run, weights)
 
 
-def _mesh(mesh: Any) -> Any:
+def _mesh(mesh: Mapping[str, int]) -> Any:
   """The run's mesh where these devices can make it, so that what was split over them is again; else
   all of them for data.
   """
   try:
-    sharding.make_mesh(**mesh)
+    return sharding.make_mesh(**mesh)
   except UserError:
-    return {}
-  return mesh
+    return sharding.make_mesh()

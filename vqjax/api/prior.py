@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import build
+from vqjax import build, checks, config as configuration
 from vqjax.api._loaded import Loaded, open_run
+from vqjax.api.ranker import Ranker
 from vqjax.api.tokenizer import Tokenizer
 from vqjax.errors import UserError, near_miss
 from vqjax.sampler import COMMON, Given, Sampler
+from vqjax.schemes._options import check_whole, is_whole
+from vqjax.tasks import need
 from vqjax.tasks._first_stage import joined
 
 
@@ -75,10 +79,8 @@ class Prior:
       UserError: a condition or option that the prior does not have, or a value out of range.
     """
     self._check_finest()
-    if num < 1 or batch_size < 1:
-      raise UserError(
-        f"num: {num} in batches of {batch_size}; draw at least one, at least one at a time."
-      )
+    check_whole("num", num, 1)
+    check_whole("batch_size", batch_size, 1)
     _check_seed(seed)
     conditions, options = self._split(given, num)
     whole = Given(num, conditions)
@@ -103,7 +105,8 @@ class Prior:
         priors).
       seed, **given: as for `sample`.
     """
-    shape = tuple(np.shape(values)[1:])
+    values = checks.array(self.info.signal.field, values)
+    shape = values.shape[1:]
     if len(shape) == len(self.info.shape) and shape != self.info.shape:
       found, wanted = (
         " x ".join(map(str, s[: self.info.signal.axes])) for s in (shape, self.info.shape)
@@ -141,6 +144,7 @@ class Prior:
     `mask` as for `complete`. Of a hierarchy the steps of the finest level are shown.
     """
     self._check_finest()
+    check_whole("num", num, 1)
     _check_seed(seed)
     levels = () if ids is None else self.tokenizer.checked(ids, whole=True)
     if levels and len(levels[0]) != num:
@@ -178,8 +182,7 @@ class Prior:
     levels = self.tokenizer.checked(ids, whole=True)
     if not hasattr(self.modules.scheme, "bound"):
       raise UserError(f"{self.workdir}: the scheme {self.config.scheme.name!r} has no likelihood.")
-    if draws < 1:
-      raise UserError(f"draws: {draws} is too few; use at least 1.")
+    check_whole("draws", draws, 1)
     conditions, options = self._split(given, len(levels[0]))
     if options:
       raise UserError(f"{next(iter(options))}: a likelihood depends on conditions alone.")
@@ -189,10 +192,11 @@ class Prior:
 
   def held_out(self, num: int) -> tuple[Any, dict[str, np.ndarray]]:
     """(codes of `num` held-out examples of the prior's data; their values of its conditions)."""
+    check_whole("num", num, 1)
     batch = self.loaded.dataset().sample(num)
     kept = {k: v for k, v in batch.items() if k == self.info.signal.field or k.startswith("ids")}
     levels = self.modules.tokenizer.levels_of(self.weights.frozen["tokenizer"], kept)
-    conditions = {name: batch[name] for name in self.sampler.fields}
+    conditions = {name: need(batch, name) for name in self.sampler.fields}
     return joined(tuple(map(np.asarray, levels))), conditions
 
   def condition(self, name: str) -> Any:
@@ -208,6 +212,16 @@ class Prior:
       f"{name}: this prior has no such condition or "
       f"option.{near_miss(name, {*fields, *self._options})}"
     )
+
+  def rank(self, images: Any, text: str | Sequence[str], by: str) -> tuple[np.ndarray, np.ndarray]:
+    """(order, scores) of images by how well they fit a caption, see vqjax.api.Ranker.rank.
+
+    Args:
+      images: as `sample` returns them.
+      text: a caption, or one for each image.
+      by: workdir of a run of the task contrast, or of converted CLIP weights.
+    """
+    return Ranker.open(by, "by").rank(images, text)
 
   def captions(self, num: int, given: Mapping[str, Any]) -> list[str]:
     """What of the conditions of `num` examples can be read, to stand below them; [] if nothing."""
@@ -243,6 +257,7 @@ class Prior:
     option = f"{self.workdir}: config.condition.coarser.prior"
     if not (path := self.config.condition.coarser.prior):
       raise UserError(f"{option}: is not set; give the workdir of the prior of the coarser level.")
+    configuration.check_there(self.config, self.workdir, "condition.coarser")
     coarser = open_run(path)
     coarse = Prior(coarser) if coarser.config.task == "prior" else None
     if coarse is None or coarse.modules.level != level - 1:
@@ -299,6 +314,9 @@ class Prior:
     """Codes of a picture of this size. Raises UserError for a size that is none."""
     if self.info.signal.axes != 2:
       raise UserError(f"height, width: a {self.info.signal.field} has none; leave them out.")
+    for name, value in (("height", height), ("width", width)):
+      if value is not None and not is_whole(value):
+        raise UserError(f"{name}: {value!r} is no whole number of pixels.")
     factors, trained = self.info.factors, self.info.size
     size = tuple(n if given is None else given for given, n in zip((height, width), trained))
     if any(n < 1 or n % f for n, f in zip(size, factors)):
@@ -306,7 +324,12 @@ class Prior:
         f"height, width: {size[0]} x {size[1]} is not a multiple of {factors[0]}, the tokenizer's "
         "factor."
       )
-    return size[0] // factors[0], size[1] // factors[1]
+    grid = (size[0] // factors[0], size[1] // factors[1])
+    if math.prod(grid) >= 2**31:
+      raise UserError(
+        f"height, width: {size[0]} x {size[1]} is too large; a grid has fewer than 2^31 codes."
+      )
+    return grid
 
 
 @functools.cache
@@ -338,5 +361,4 @@ def _share(keep: float | None, mask: Any) -> float:
 
 
 def _check_seed(seed: int) -> None:
-  if not 0 <= seed < 2**32:
-    raise UserError(f"seed: {seed} is outside 0 to 2^32 - 1.")
+  check_whole("seed", seed, 0, 2**32 - 1, "the largest of 32 bits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from vqjax import pictures, sharding
-from vqjax.api._loaded import Loaded
+from vqjax.api._loaded import Loaded, open_run
 from vqjax.errors import UserError
 
 _AT_ONCE = 128  # more are embedded in several batches
@@ -26,6 +27,17 @@ class Ranker:
   def __init__(self, loaded: Loaded):
     self.workdir, self.config, self.weights = loaded.workdir, loaded.config, loaded.weights
     self.task, self.info, self._mesh = loaded.run.task, loaded.run.task.info, loaded.run.mesh
+
+  @classmethod
+  def open(cls, workdir: str | os.PathLike[str], option: str) -> Ranker:
+    """Opens the run that a caller gave as `option`. Raises UserError for one of another kind."""
+    loaded = open_run(workdir)
+    if loaded.config.task != "contrast":
+      raise UserError(
+        f"{option}: {workdir} embeds no images and captions; give a run of the task contrast, or "
+        "converted CLIP weights."
+      )
+    return cls(loaded)
 
   def embed(self, *, image: Any = None, text: Any = None) -> np.ndarray:
     """Unit vectors float32 `[B, D]` of images or of captions.

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
 import numpy as np
 
-from vqjax import files, sharding
+from vqjax import checks, files, sharding, tiles
 from vqjax.api._loaded import Loaded
 from vqjax.errors import UserError
 from vqjax.tasks import Task, Weights
 from vqjax.tasks._first_stage import identity, joined
 
+# Positions of one example (pixels, samples) above which it is cut into tiles, and about how many a
+# tile has: 1024 x 1024 of an image where tiles are exact, 512 x 512 where they are blended.
+_WHOLE = 2**20
+_BLENDED = 2**18
+
 
 class Tokenizer:
   """A trained autoencoder: the signal to codes and back.
+
+  Examples of more than 2^20 positions (1024 x 1024 pixels) are computed in tiles that overlap. The
+  result is that of the whole where the architecture looks at a neighbourhood only (`model.halo`);
+  where norms or attention see everything, they see a tile each, and neighbours are blended.
 
   Args:
     workdir, config: of its run.
@@ -57,14 +67,14 @@ class Tokenizer:
   def decode(self, ids: Any) -> np.ndarray:
     """The signal of codes as `encode` returns them: images or label maps uint8."""
     values = self._predict("decode", ids=joined(self.checked(ids)))
-    return self.info.signal.finished(values[self.info.signal.field])
+    return self._finished(values)
 
   def reconstruct(self, values: Any) -> np.ndarray:
     """The signal after encoding and decoding; takes what `encode` takes, returns what `decode`
     returns.
     """
     out = self._predict("reconstruct", **self._batch(values))
-    return self.info.signal.finished(out[self.info.signal.field])
+    return self._finished(out)
 
   def checked(self, ids: Any, whole: bool = False) -> tuple[np.ndarray, ...]:
     """Codes as a tuple of levels; with `whole` on the very grids of training.
@@ -80,7 +90,16 @@ class Tokenizer:
         f"ids: one array; the tokenizer has {len(latents)} levels, give a tuple as encode returns "
         "it."
       )
-    return tuple(_checked_level(np.asarray(i), codes, whole) for i, codes in zip(levels, latents))
+    return tuple(
+      _checked_level(checks.array("ids", i), codes, whole) for i, codes in zip(levels, latents)
+    )
+
+  def _finished(self, out: dict[str, Any]) -> np.ndarray:
+    values, finished = out[self.info.signal.field], self.info.signal.finished
+    if math.prod(values.shape[1 : 1 + self.info.signal.axes]) <= _WHOLE:
+      return finished(values)
+    parts = np.array_split(values, -(-values[0].size // _WHOLE), axis=1)  # its floats are large
+    return np.concatenate([finished(part) for part in parts], axis=1)
 
   def _check_codes(self) -> None:
     if not self.info.levels:
@@ -95,11 +114,39 @@ class Tokenizer:
     return {signal.field: signal.given(values, (1, *self.info.shape))}
 
   def _predict(self, name: str, **batch: Any) -> dict[str, Any]:
+    """One of the task's predictions on a batch, in tiles where it is large."""
+    leaf, axes = jax.tree.leaves(batch)[0], self.info.signal.axes
+    factors, model = self.info.factors, self.info.modules.model
+    cells = leaf.shape[1 : 1 + axes]
+    if "ids" not in batch:
+      model.grid(*cells)  # raises for a size that does not fit
+      cells = tuple(n // f for n, f in zip(cells, factors))
+    if math.prod(cells) * math.prod(factors) <= _WHOLE:
+      return self._whole(name, **batch)
+    plan = _plan(cells, factors, model.halo, self.info.size)
+    return tiles.apply(lambda part: self._whole(name, **part), batch, plan)
+
+  def _whole(self, name: str, **batch: Any) -> dict[str, Any]:
     """One of the task's predictions on a batch, compiled once per shape."""
     if name not in self._compiled:
       fn = lambda weights, batch: self.task.predict[name](weights, batch, jax.random.key(0))
       self._compiled[name] = jax.jit(fn, out_shardings=sharding.replicated(self._mesh))
     return self._compiled[name](self.weights, sharding.spread(batch, self._mesh))
+
+
+def _plan(
+  cells: tuple[int, ...], factors: tuple[int, ...], halo: int | None, trained: tuple[int, ...]
+) -> tiles.Plan:
+  """How an example is cut: tiles of as many positions on every axis, that of training or more."""
+  side = round((_BLENDED if halo is None else _WHOLE) ** (1 / len(cells)))
+  sides = (max(side, n) for n in trained) if halo is None else (max(side, 4 * halo),) * len(cells)
+  window = tuple(-(-side // f) for side, f in zip(sides, factors))
+  beyond = (
+    tuple(max(1, w // 4) for w in window)
+    if halo is None
+    else tuple(2 * -(-halo // f) for f in factors)
+  )
+  return tiles.Plan(cells, window, beyond, halo is not None)
 
 
 def _checked_level(ids: np.ndarray, codes: Any, whole: bool) -> np.ndarray:

@@ -10,7 +10,7 @@ A file defines `class Model(nn.Module)` with the fields
     dtype: str = "float32"              compute dtype; parameters are float32
 
 `x` is `[B, ..., C]` in [-1, 1], with `axes` axes between batch and channels. A file that is made
-for some numbers of axes only raises UserError for the others (`nn.checks.axes`). Then
+for some numbers of axes only raises UserError for the others (`checks.axes`). Then
 
     model(x, *, train, step=None) -> (recon, Quantized)
     model.encode(x, *, train=False) -> z        latents before the quantizer
@@ -20,6 +20,9 @@ for some numbers of axes only raises UserError for the others (`nn.checks.axes`)
     model.last_layer: tuple[str, ...]           path in params of the decoder's last layer, a kernel
                                                 and a bias: the adaptive weight is measured there
     model.factors: tuple[int, ...]              what each side of the grid must be a multiple of
+    model.halo: int | None      how many positions of the signal beyond its edge a tile needs, on every
+                                side, for its inside to be encoded and decoded as in the whole; None
+                                where norms or attention see the whole
     model.grid(*size) -> tuple[int, ...]        the grid of codes of one example of this size
 
 Most of these are the same for every encoder, quantizer and decoder: `_composite` has them as
@@ -35,5 +38,5 @@ functions, which a class takes as its methods.
   "batch_stats".
 - Random streams: "codes" (quantizer), "dropout".
 - A size that does not fit raises `UserError` naming the size, the factors and the remedy; a field
-  out of range raises one when the model is made (`nn.checks`).
+  out of range raises one when the model is made (`checks`).
 """

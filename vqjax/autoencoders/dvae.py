@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.autoencoders import _composite as composite
-from vqjax.nn import checks, layers, patches
+from vqjax.nn import layers, patches
 from vqjax.nn.losses import map_pixels
 
 
@@ -120,6 +120,12 @@ class Model(nn.Module):
   @property
   def factors(self) -> tuple[int, ...]:
     return (2 ** (self.groups - 1),) * self.axes
+
+  @property
+  def halo(self) -> int | None:
+    # Three convolutions of size 3 in each block, of encoder and decoder, the first one of 7, and the
+    # rest of a code of which pooling has seen a part.
+    return 3 + 2 * 3 * self.blocks_per_group * (2**self.groups - 1) + 2 ** (self.groups - 1)
 
   def setup(self):
     shared = (self.hidden, self.groups, self.blocks_per_group)

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.autoencoders import _composite as composite
-from vqjax.nn import checks, layers
+from vqjax.nn import layers
 
 
 class _Block(nn.Module):
@@ -119,6 +119,7 @@ class Model(nn.Module):
   out_channels: int | None = fields.program(None)
   dtype: str = "float32"
 
+  halo = None
   last_layer = ("decoder", "conv_out")
 
   def __post_init__(self):

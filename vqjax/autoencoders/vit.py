@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.autoencoders import _composite as composite
 from vqjax.errors import UserError
-from vqjax.nn import checks, layers, patches
+from vqjax.nn import layers, patches
 from vqjax.nn.attention import attend
 
 
@@ -138,6 +138,7 @@ class Model(nn.Module):
   out_channels: int | None = fields.program(None)
   dtype: str = "float32"
 
+  halo = None
   last_layer = ("decoder", "out")
 
   def __post_init__(self):

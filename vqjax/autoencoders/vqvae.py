@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 from flax import linen as nn
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.autoencoders import _composite as composite
-from vqjax.nn import checks, layers
+from vqjax.nn import layers
 
 
 class Encoder(nn.Module):
@@ -83,13 +83,20 @@ class Model(nn.Module):
 
   def __post_init__(self):
     checks.axes(self, "vqvae", 1, 2, 3)
-    checks.positive(self, "hidden", "residual_hidden", "downsamples", "channels", "out_channels")
+    checks.positive(self, "hidden", "residual_hidden", "channels", "out_channels")
+    checks.within(self, "downsamples", at_least=1, at_most=30)
     checks.at_least(self, 0, "residual_blocks")
     super().__post_init__()
 
   @property
   def factors(self) -> tuple[int, ...]:
     return (2**self.downsamples,) * self.axes
+
+  @property
+  def halo(self) -> int | None:
+    # In codes: 1 of the strided convolutions, 2 of the transposed ones, and of the convolutions of
+    # size 3 one in each block and one besides, in encoder and decoder.
+    return 2**self.downsamples * (2 * self.residual_blocks + 5)
 
   def setup(self):
     shared = (self.hidden, self.residual_hidden, self.residual_blocks, self.downsamples)

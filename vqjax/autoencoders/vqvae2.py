@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.autoencoders import _composite as composite
 from vqjax.errors import UserError
-from vqjax.nn import checks, layers
+from vqjax.nn import layers
 from vqjax.quantizers import Quantized
 
 # Coarse first.
@@ -102,7 +102,8 @@ class Model(nn.Module):
       raise UserError(f"levels: {self.levels} is not possible; give 2 or 3.")
     checks.axes(self, "vqvae2", 1, 2, 3)
     checks.at_least(self, 2, "hidden")  # the first convolutions have half of it
-    checks.positive(self, "residual_hidden", "downsamples", "channels", "out_channels")
+    checks.positive(self, "residual_hidden", "channels", "out_channels")
+    checks.within(self, "downsamples", at_least=1, at_most=30)
     checks.at_least(self, 0, "residual_blocks")
     super().__post_init__()
 
@@ -113,6 +114,13 @@ class Model(nn.Module):
   def grid(self, *size: int) -> tuple[tuple[int, ...], ...]:
     coarsest = composite.grid(self, *size)
     return tuple(tuple(n * 2**level for n in coarsest) for level in range(self.levels))
+
+  @property
+  def halo(self) -> int | None:
+    # Up the encoders of all levels, down the contexts of all but the finest, and the decoder: per
+    # stage a convolution of size 3 and one in each block, 1 of the resampling, 2 of the decoder's.
+    stages, blocks = 2 ** (self.levels + 1) - 3, self.residual_blocks
+    return 2**self.downsamples * (stages * (blocks + 2) + blocks + 3)
 
   def setup(self):
     names = _LEVELS[self.levels]

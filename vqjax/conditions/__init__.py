@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vqjax import checks
 from vqjax.errors import UserError
 from vqjax.latents import Codes
 
@@ -127,7 +128,7 @@ def per_example(name: str, value: Any, num: int, axes: int) -> np.ndarray:
 
   Raises UserError for another number of them, or for what are no integers.
   """
-  value = np.asarray(value)
+  value = checks.array(name, value)
   if value.dtype.kind not in "iu" or value.ndim not in (axes, axes + 1):
     one = "one" if axes == 0 else "one map [H, W]"
     raise UserError(

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from vqjax import fields
 from vqjax.conditions import Context, Lead, Part
 from vqjax.errors import UserError
 
@@ -19,7 +20,7 @@ class Condition:
     prior: workdir of the prior of the next coarser level, from which sampling starts.
   """
 
-  prior: str | None = None
+  prior: str | None = fields.place(None)
 
   field: ClassVar[str] = "coarser"
   given: ClassVar[bool] = False

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from vqjax import pictures
+from vqjax import fields, pictures
 from vqjax.conditions import Context, Lead, Part, check_range, per_example, require
 from vqjax.errors import UserError
 
@@ -23,7 +23,7 @@ class Condition:
     tokenizer: workdir of a run that learned the signal `layout`.
   """
 
-  tokenizer: str
+  tokenizer: str = fields.workdir()
 
   field: ClassVar[str] = "layout"
   given: ClassVar[bool] = True

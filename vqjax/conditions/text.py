@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import files, pictures
+from vqjax import fields, files, pictures
 from vqjax.conditions import Context, Lead, Part, require
 from vqjax.data import captions
 from vqjax.data.text import Bpe
@@ -37,7 +37,7 @@ class Condition:
       are a caption's tokens and the padding that ends it. 0: the text is given and not learned.
   """
 
-  bpe: str | None = None
+  bpe: str | None = fields.place(None)
   size: int = 16_384
   length: int = 256
   lower: bool = True

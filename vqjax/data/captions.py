@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from vqjax import files
+from vqjax import fields, files
 from vqjax.data.text import Bpe
 from vqjax.errors import UserError
 
@@ -30,7 +31,7 @@ class Text:
     lower: whether captions are lower-cased.
   """
 
-  bpe: str | None = None
+  bpe: str | None = fields.place(None)
   size: int = 4_096
   length: int = 64
   lower: bool = False
@@ -44,7 +45,8 @@ class Text:
 def keep(
   text: Text, option: str, dataset: Any, workdir: files.Path, marked: bool = False
 ) -> str | None:
-  """Reads or trains the vocabulary and keeps it as `bpe.json` in the workdir; returns that path.
+  """Reads or trains the vocabulary and keeps it as `bpe.json` in the workdir; returns its path,
+  absolute.
 
   One that weights in the workdir belong to stays: it is read again.
 
@@ -70,7 +72,7 @@ def keep(
         f"{option}.bpe: {workdir} has weights but no {FILE}; give the file that they belong to."
       )
     kept = Bpe.read(file) if file.exists() else None
-    if given and given.identity != kept.identity:
+    if given and kept and given.identity != kept.identity:
       raise UserError(
         f"{option}.bpe: {text.bpe} is another vocabulary than that of {workdir}; bring it back, or "
         "start in a new --workdir."
@@ -83,7 +85,7 @@ def keep(
       from jax.experimental import multihost_utils
 
       multihost_utils.sync_global_devices("vocabulary written")
-  return str(file)
+  return str(file) if files.is_remote(file) else os.path.abspath(file)
 
 
 def _trained(text: Text, option: str, dataset: Any, marked: bool) -> Bpe:

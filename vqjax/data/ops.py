@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from vqjax import pictures
+from vqjax import checks, pictures
 from vqjax.errors import UserError
 from vqjax.pictures import Box
 
@@ -49,18 +49,14 @@ class Ops:
   min_area: float = 0.08
 
   def __post_init__(self):
-    if self.size is not None and self.size < 1:
-      raise UserError(f"size: {self.size} is not a number of pixels; give 1 or more, or None.")
+    checks.positive(self, "size")
     if self.size is None and self.crop in ("random", "random_resized"):
       raise UserError(f"crop: {self.crop!r} needs a size.")
     if self.channels not in (None, 1, 3):
       raise UserError(
         f"channels: {self.channels} is not supported; give 1 (grey), 3 (RGB) or None."
       )
-    if not 0 < self.min_area <= 1:
-      raise UserError(
-        f"min_area: {self.min_area} is not a share of the area; give more than 0 and at most 1."
-      )
+    checks.within(self, "min_area", above=0, at_most=1)
 
 
 def generator(seed: int, counter: int, stream: int = 0) -> np.random.Generator:

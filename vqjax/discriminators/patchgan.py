@@ -11,9 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.errors import UserError
-from vqjax.nn import checks
 
 
 class Model(nn.Module):

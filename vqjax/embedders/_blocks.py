@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vqjax import checks
 from vqjax.errors import UserError
-from vqjax.nn import checks
 from vqjax.nn.attention import attend
 
 Activation = Literal["quick_gelu", "gelu"]

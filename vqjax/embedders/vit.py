@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.embedders import _blocks as blocks
 from vqjax.errors import UserError
-from vqjax.nn import checks, layers, patches
+from vqjax.nn import layers, patches
 
 
 class Model(nn.Module):

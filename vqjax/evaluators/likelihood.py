@@ -16,25 +16,31 @@ from vqjax import fields
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-  """ "nats_per_code", its standard error, "bits_per_dim" and "bits_per_image"; "nats_at/i" is the
-  mean at position i; "nats_per_text_token" that over the tokens of all captions, where the prior
-  predicts these too.
+  """ "nats_per_code", "bits_per_dim" and "bits_per_image"; "nats_at/i" is the mean at position i;
+  "nats_per_text_token" that over the tokens of all captions, where the prior predicts these too.
 
   Bits per dimension spread the codes' bits over the image's H·W·C values; they say what the codes
   cost, not the pixels that the tokenizer loses.
 
+  Standard errors are by how the images' totals vary, so that they hold the noise of a bound's draws
+  too. They are too large rather than too small where draws are spread evenly over a batch (masked).
+
   Attributes:
     values: H·W·C of one image; set by the program.
+    exact: whether the nats are -log p or bound it from above; set by the program.
   """
 
   values: int = fields.program(0)
+  exact: bool = fields.program(False)
 
   needs: ClassVar[str] = "likelihood"
   reduction: ClassVar[str] = "sum"
-  protocol: ClassVar[str] = (
-    "-log p of the codes of each image, exact for autoregressive priors, else one draw of the "
-    "variational bound"
-  )
+
+  @property
+  def protocol(self) -> str:
+    """Whether the figures are exact or a bound."""
+    of = "-log p of the codes of each image"
+    return f"{of}, exact" if self.exact else f"upper bound on {of}, one draw of it per image"
 
   def frozen(self) -> tuple[()]:
     """No weights."""
@@ -58,14 +64,16 @@ class Measure:
     at = sums["nats"] / images
     mean = float(at.mean())
     variance = max(0.0, float(sums["squares"]) / images - mean**2)
-    bits = float(at.sum() / np.log(2))
+    error = float(np.sqrt(variance / max(1.0, images - 1)))
+    bits = at.size / float(np.log(2))  # of an image, for each nat per code
     figures = {
       "nats_per_code": mean,
-      "standard_error": float(np.sqrt(variance / images)),
-      "bits_per_image": bits,
+      "nats_per_code_standard_error": error,
+      "bits_per_image": mean * bits,
     }
     if self.values:
-      figures["bits_per_dim"] = bits / self.values
+      figures["bits_per_dim"] = mean * bits / self.values
+      figures["bits_per_dim_standard_error"] = error * bits / self.values
     for key in sums:
       if key.startswith("prefix/"):
         name = key.removeprefix("prefix/")

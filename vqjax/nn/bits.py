@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vqjax import checks
 from vqjax.errors import UserError
-from vqjax.nn import checks, codebook
+from vqjax.nn import codebook
 
 
 def check_bits(module: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -179,7 +180,8 @@ def by_gradient(module: nn.Module, base_KD: jax.Array, **options: Any) -> Book:
   """A codebook `base + offset` whose `base` the optimizer moves; `options` are those of `Book`.
 
   Initialisation and revival set the untrained `offset`, because the training step applies nothing
-  but gradients to params. In "stats": `offset` [K, D], and `used` [K], running usage with mean 1.
+  but gradients to params; `restart` lets averaged params follow. In "stats": `offset` [K, D], and
+  `used` [K], running usage with mean 1.
   """
   size, frozen_KD = len(base_KD), jax.lax.stop_gradient(base_KD)
 
@@ -200,6 +202,27 @@ def by_gradient(module: nn.Module, base_KD: jax.Array, **options: Any) -> Book:
     "used": module.variable("stats", "used", jnp.ones, (size,), jnp.float32),
   }
   return Book(module, state, Rule(lambda s: base_KD + s["offset"], put, update), **options)
+
+
+def restart(average: Any, params: Any, before: Any, after: Any) -> Any:
+  """Averaged params of a model, with the codes that a step placed or revived as in `params`.
+
+  Their offset refers to the base that the step began with, so that on any other base the code would
+  be another than the latent that was chosen. A base that is computed from other params (`simvq`)
+  stays as averaged: its codes all follow the averaged map.
+
+  Args:
+    average, params: trees of params, `params` those that the step began with.
+    before, after: the model's other variables, {"stats": …}, before and after the step.
+  """
+  flat = flax.traverse_util.flatten_dict
+  average, params, before, after = (flat(tree) for tree in (average, params, before, after))
+  for path, offset_KD in after.items():
+    book = (*path[1:-1], "codebook")
+    if path[-1] == "offset" and book in average:
+      placed_K1 = jnp.any(offset_KD != before[path], axis=-1, keepdims=True)
+      average[book] = jnp.where(placed_K1, params[book], average[book])
+  return flax.traverse_util.unflatten_dict(average)
 
 
 def of_param(module: nn.Module, metric: Literal["l2", "dot"] = "l2") -> Book:

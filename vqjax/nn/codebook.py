@@ -14,8 +14,9 @@ import einops
 import jax
 import jax.numpy as jnp
 
+from vqjax import checks
 from vqjax.errors import UserError
-from vqjax.nn import checks, target
+from vqjax.nn import target
 
 # The most elements that one [positions, codes] tile may hold on a device, and the most positions.
 TILE_ELEMENTS = 2**24

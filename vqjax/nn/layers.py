@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vqjax import checks
 from vqjax.errors import UserError
-from vqjax.nn import checks, patches
+from vqjax.nn import patches
 from vqjax.nn.attention import attend
 
 

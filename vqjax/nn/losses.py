@@ -47,7 +47,9 @@ def logit_laplace(output: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def logit_laplace_mean(output: jax.Array) -> jax.Array:
-  """The image in [-1, 1], float32 [B, ..., C], that the parameters of `logit_laplace` stand for."""
+  """The image, float32 [B, ..., C], that the parameters of `logit_laplace` stand for. In [-1, 1] as
+  pixels are, and up to 1.25 beyond; not clipped, so that all pixels keep a gradient.
+  """
   mu, _ = jnp.split(output.astype(jnp.float32), 2, axis=-1)
   return 2 * unmap_pixels(jax.nn.sigmoid(mu)) - 1
 
@@ -72,8 +74,8 @@ def map_pixels(x01: jax.Array) -> jax.Array:
 
 
 def unmap_pixels(mapped: jax.Array) -> jax.Array:
-  """The inverse of `map_pixels`, clipped to [0, 1]."""
-  return jnp.clip((mapped - _PIXEL_MARGIN) / (1 - 2 * _PIXEL_MARGIN), 0.0, 1.0)
+  """The inverse of `map_pixels`; DALL-E's code clips it to [0, 1]."""
+  return (mapped - _PIXEL_MARGIN) / (1 - 2 * _PIXEL_MARGIN)
 
 
 def generator_loss(name: str, logits_fake: jax.Array) -> jax.Array:
@@ -169,7 +171,8 @@ def adaptive_weight(
   """VQGAN's lambda (arXiv 2012.09841, equation 7): ||grad_nll|| / (||grad_gan|| + eps) in [0,
   limit], no gradient.
 
-  Both are gradients of unweighted losses at the decoder's last kernel, see `last_layer_gradient`.
+  Both are gradients at the decoder's last kernel, see `last_layer_gradient`: of the distortion with
+  its terms' weights, and of the generator's adversarial loss without its weight.
   """
   return jax.lax.stop_gradient(jnp.clip(_norm(grad_nll) / (_norm(grad_gan) + eps), 0.0, limit))
 

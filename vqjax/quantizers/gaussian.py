@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vqjax import checks
 from vqjax.errors import UserError
-from vqjax.nn import checks
 from vqjax.quantizers import Quantized
 
 

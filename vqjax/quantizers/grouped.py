@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.errors import UserError
-from vqjax.nn import checks, codebook
+from vqjax.nn import codebook
 from vqjax.quantizers import Quantized
 
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vqjax.nn import book, checks, codebook
+from vqjax import checks
+from vqjax.nn import book, codebook
 from vqjax.quantizers import Quantized, quantized
 
 

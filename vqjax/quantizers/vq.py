@@ -7,7 +7,8 @@ from typing import Literal
 import jax
 from flax import linen as nn
 
-from vqjax.nn import book, checks, codebook
+from vqjax import checks
+from vqjax.nn import book, codebook
 from vqjax.quantizers import Quantized, quantized
 
 

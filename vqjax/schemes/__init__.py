@@ -16,6 +16,7 @@ A file defines a frozen dataclass `Scheme`, whose fields a config may set; the p
         -> latent_BL
     bound(key, network, latent_BL) -> nats_BL   whose mean over keys is at least -log p in total;
                                                 absent where no bound is known
+    exact: bool                                 whether it is -log p itself, whatever the key
 
 - `latent_BL` is a sequence as `latent.flatten` makes it: codes int32 [B, L] (or floats [B, L, D]).
 - `network` is a record of functions (see `Network`), closed over parameters and condition; guidance

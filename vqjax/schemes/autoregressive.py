@@ -52,6 +52,7 @@ class Scheme:
   extra_ids: ClassVar[int] = 0
   causal: ClassVar[bool] = True
   timed: ClassVar[bool] = False
+  exact: ClassVar[bool] = True
   options: ClassVar[Mapping[str, type]] = {}
 
   def corrupt(self, key: jax.Array, latent_BL: jax.Array) -> Corrupted:

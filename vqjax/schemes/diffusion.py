@@ -43,6 +43,7 @@ class Scheme:
   auxiliary: float = 0.1
   causal: ClassVar[bool] = False
   timed: ClassVar[bool] = True
+  exact: ClassVar[bool] = False
   options: ClassVar[Mapping[str, type]] = {"steps": int}
 
   def __post_init__(self) -> None:

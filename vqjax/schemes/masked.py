@@ -47,6 +47,7 @@ class Scheme:
   extra_ids: ClassVar[int] = 1
   causal: ClassVar[bool] = False
   timed: ClassVar[bool] = False
+  exact: ClassVar[bool] = False
   options: ClassVar[Mapping[str, type]] = {"steps": int, "choice_temperature": float}
 
   def __post_init__(self) -> None:

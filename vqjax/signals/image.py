@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import pictures
+from vqjax import checks, pictures
 from vqjax.errors import UserError
 from vqjax.nn import losses
 from vqjax.signals import Likelihood, sized
@@ -50,22 +50,22 @@ class Signal:
     return values
 
   def given(self, values: Any, shape: tuple[int, ...]) -> jax.Array:
-    images, channels = jnp.asarray(values), shape[-1]
+    images, channels = checks.array("images", values), shape[-1]
     if images.ndim != 4 or images.shape[-1] != channels or not images.size:
       raise UserError(
         f"images: shape {images.shape} is not [B, H, W, {channels}]; this model was trained on "
         f"{channels} channel(s)."
       )
     if images.dtype == jnp.uint8:
-      return images
+      return jnp.asarray(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
       raise UserError(
         f"images: {images.dtype} is neither uint8 nor float in [-1, 1]; convert with "
         ".astype('uint8')."
       )
-    if not (top := float(jnp.abs(images).max())) <= 1.001:  # NaN fails the comparison, too
+    if not (top := float(np.abs(images).max())) <= 1.001:  # NaN fails the comparison, too
       raise UserError(f"images: floats reach {top:.4g}; scale them to [-1, 1], or pass uint8.")
-    return images.astype(jnp.float32)
+    return jnp.asarray(images, jnp.float32)
 
   def finished(self, values: jax.Array) -> np.ndarray:
     return pictures.to_uint8(np.asarray(values))

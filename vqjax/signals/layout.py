@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import pictures
+from vqjax import checks, pictures
 from vqjax.errors import UserError
 from vqjax.nn import losses, palette
 from vqjax.signals import Likelihood, sized
@@ -72,7 +72,7 @@ class Signal:
 
   def given(self, values: Any, shape: tuple[int, ...]) -> jax.Array:
     del shape
-    maps = np.asarray(values)
+    maps = checks.array("layout", values)
     if maps.ndim != 3 or maps.dtype.kind not in "iu" or not maps.size:
       raise UserError(
         f"layout: {maps.dtype} of shape {maps.shape}; this run was trained on label maps, give "

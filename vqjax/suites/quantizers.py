@@ -75,9 +75,10 @@ def measure(
 def _speed(loaded: Any, steps: int = 20) -> float:
   import jax
 
-  from vqjax import sharding
+  from vqjax import config as configuration, sharding, train
 
-  run, config = loaded.run, loaded.config
+  config = loaded.config
+  run = train.Run(config, configuration.read_spec(loaded.workdir))
   batch = run.task.prepare(loaded.dataset().sample(config.batch_size, "train"))
   state, batch, frozen = (
     run.init(jax.random.key(0)),

@@ -22,6 +22,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vqjax.errors import UserError
+
+
+def need(batch: Mapping[str, Any], field: str) -> Any:
+  """batch[field]. Raises UserError where the data have none."""
+  if field not in batch:
+    raise UserError(
+      f"config.data: yields {', '.join(batch)}, no {field}, which the run reads; use other data."
+    )
+  return batch[field]
+
 
 class Weights(NamedTuple):
   """All that a prediction depends on beside its batch and its key.
@@ -58,6 +69,7 @@ class Info(NamedTuple):
   levels: the latents of its tokenizer, coarse first, see vqjax.latents; () without codes.
   evaluators: the measures that it is judged by, unless its config names others.
   pictures(batch, out) -> rows of uint8 pictures [N, H, W, 1 or 3] of the prediction "preview".
+  exact: whether the prediction "likelihood" is -log p itself, or else a bound on it.
   modules: the record behind the task's functions, for what serves this task alone (the sampler).
   """
 
@@ -68,6 +80,7 @@ class Info(NamedTuple):
   evaluators: tuple[Any, ...]
   pictures: Callable[[Any, Any], Sequence[Any]]
   modules: Any
+  exact: bool = False
 
   @property
   def size(self) -> tuple[int, ...]:
@@ -77,7 +90,8 @@ class Info(NamedTuple):
   @property
   def measured(self) -> dict[str, Any]:
     """Values for the fields of measures that the program sets."""
-    return {"signal": self.signal, "levels": self.levels, "values": math.prod(self.shape)}
+    values = math.prod(self.shape)
+    return {"signal": self.signal, "levels": self.levels, "values": values, "exact": self.exact}
 
 
 class Task(NamedTuple):
@@ -90,6 +104,9 @@ class Task(NamedTuple):
   predict: {name: fn(weights, batch, key) -> dict of arrays}, for measures, previews and the API;
     `weights` is a `Weights`.
   prepare(batch) -> batch: on the host; picks and checks the fields that the task reads.
+  restart(average, params, before, after) -> average: of params["model"], with the entries that mean
+    something else since the step which began with `params` and led from the stats `before` to
+    `after`: they take the value in `params`, from which they are averaged anew.
   """
 
   init: Callable[..., Any]
@@ -98,3 +115,4 @@ class Task(NamedTuple):
   prepare: Callable[[dict[str, Any]], dict[str, Any]]
   info: Info
   frozen: Frozen = Frozen()
+  restart: Callable[[Any, Any, Any, Any], Any] = lambda average, params, before, after: average

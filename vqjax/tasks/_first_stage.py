@@ -31,7 +31,7 @@ class FirstStage:
 
   def __init__(self, workdir: str, spec: Mapping[str, Any], option: str, field: str | None = None):
     self.workdir, self.option = files.path(workdir), option
-    self.config = configuration.of_run(self.workdir)
+    self.config = configuration.of_run(self.workdir, option)
     if self.config.task != "autoencode":
       raise UserError(f"{option}: {workdir} is no tokenizer; give the workdir of one.")
     if (trained := configuration.read_spec(self.workdir)) is None:

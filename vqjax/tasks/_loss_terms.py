@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 from flax import linen as nn
 
+from vqjax import checks, fields
 from vqjax.errors import UserError
 
 
@@ -30,7 +31,7 @@ class Losses:
   reconstruction: str = "l2"
   reconstruction_weight: float = 1.0
   perceptual_weight: float = 0.0
-  perceptual_weights: str | None = None
+  perceptual_weights: str | None = fields.place(None)
   feature_weight: float = 0.0
   adversarial: Literal["hinge", "vanilla", "non_saturating"] = "hinge"
   adversarial_weight: float = 0.8
@@ -40,6 +41,11 @@ class Losses:
   lecam_weight: float = 0.0
   r1_weight: float = 0.0
   r1_every: int = 16
+
+  def __post_init__(self) -> None:
+    weights = (f.name for f in dataclasses.fields(self) if f.name.endswith("_weight"))
+    checks.within(self, *weights, "adversarial_start", at_least=0)
+    checks.positive(self, "r1_every")
 
 
 def check(weights: Losses, disc: nn.Module | None, signal: Any) -> None:

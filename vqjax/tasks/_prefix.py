@@ -14,6 +14,7 @@ import numpy as np
 from vqjax.build import make as make_record, member, names
 from vqjax.conditions import Context, Lead
 from vqjax.errors import UserError
+from vqjax.tasks import need
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Prefix:
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """On the host: the fields that the conditions read, checked."""
-    return {f: b.lead.prepare(batch[f], (1,) * 3) for f, b in self.fields.items()}
+    return {f: b.lead.prepare(need(batch, f), (1,) * 3) for f, b in self.fields.items()}
 
   def parts(
     self,

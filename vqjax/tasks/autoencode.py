@@ -15,9 +15,9 @@ from vqjax import fields
 from vqjax.build import build, make as make_record
 from vqjax.errors import UserError, near_miss
 from vqjax.latents import Codes
-from vqjax.nn import losses, perceptual
+from vqjax.nn import book, losses, perceptual
 from vqjax.signals import Likelihood
-from vqjax.tasks import Frozen, Info, Task, Weights, _loss_terms as loss_terms
+from vqjax.tasks import Frozen, Info, Task, Weights, _loss_terms as loss_terms, need
 
 # A histogram of more codes is too large to count them all.
 _COUNTABLE = 2**24
@@ -87,6 +87,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
       modules=run,
     ),
     frozen=Frozen(run.frozen, run.frozen_shapes),
+    restart=lambda average, *step: book.restart(average, *(tree["model"] for tree in step)),
   )
 
 
@@ -119,7 +120,7 @@ class Autoencode:
   weights: loss_terms.Losses
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {self.signal.field: self.signal.prepare(batch[self.signal.field])}
+    return {self.signal.field: self.signal.prepare(need(batch, self.signal.field))}
 
   def input(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """What the model reads, float32 [B, *size, channels]."""

@@ -18,7 +18,7 @@ from vqjax.conditions import Context
 from vqjax.errors import UserError
 from vqjax.latents import Codes, Floats
 from vqjax.schemes import Draw, Guidance, Network, _guidance, autoregressive
-from vqjax.tasks import Frozen, Task, Weights, autoencode
+from vqjax.tasks import Frozen, Task, Weights, autoencode, need
 from vqjax.tasks._first_stage import FirstStage, joined
 from vqjax.tasks._prefix import Prefix, conditions_of
 
@@ -27,7 +27,7 @@ from vqjax.tasks._prefix import Prefix, conditions_of
 class Fields:
   """What a config of this task holds beside vqjax.config.Common."""
 
-  tokenizer: str | None = None  # workdir of the run whose codes are learned
+  tokenizer: str | None = fields.workdir(None)  # of the run whose codes are learned
   level: int = 0  # which level of a hierarchy is learned, coarse first
   model: dict = fields.member("priors", {})
   scheme: dict | None = fields.member("schemes", None)
@@ -36,7 +36,8 @@ class Fields:
 
 def spec(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
   """{field: (shape, dtype)} of one example, as config.ops make it."""
-  first_stage = configuration.of_run(config["tokenizer"])
+  _check_set(config)
+  first_stage = configuration.of_run(config["tokenizer"], "config.tokenizer")
   return autoencode.spec({"signal": first_stage.signal, "ops": config["ops"]}) | made(config)
 
 
@@ -66,12 +67,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     UserError: no tokenizer, or anything in config.model, config.scheme or config.condition that
       does not fit it.
   """
-  if not config["tokenizer"]:
-    raise UserError(
-      "config.tokenizer: is not set; give the workdir of a trained or converted tokenizer."
-    )
-  if not config["scheme"]:
-    raise UserError("config.scheme: is not set; for example config.scheme.name=autoregressive.")
+  _check_set(config)
   tokenizer = FirstStage(config["tokenizer"], spec, "config.tokenizer")
   latent = _level(config, tokenizer)
   scheme = build("schemes", config["scheme"], "config.scheme", latent=latent)
@@ -108,10 +104,22 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     predict=predict | ({"likelihood": run.likelihood} if measured else {}),
     prepare=run.prepare,
     info=tokenizer.info._replace(
-      evaluators=("likelihood",) if measured else (), pictures=run.pictures, modules=run
+      evaluators=("likelihood",) if measured else (),
+      pictures=run.pictures,
+      modules=run,
+      exact=measured and scheme.exact,
     ),
     frozen=Frozen(run.frozen, run.frozen_shapes, run.identity),
   )
+
+
+def _check_set(config: Mapping[str, Any]) -> None:
+  if not config["tokenizer"]:
+    raise UserError(
+      "config.tokenizer: is not set; give the workdir of a trained or converted tokenizer."
+    )
+  if not config["scheme"]:
+    raise UserError("config.scheme: is not set; for example config.scheme.name=autoregressive.")
 
 
 def _check_predicts(config: Mapping[str, Any], prefix: Prefix, scheme: Any) -> None:
@@ -157,7 +165,9 @@ class Prior:
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The signal, or its codes where they were computed before, and the conditions' fields."""
     kept = {k: v for k, v in batch.items() if k == self.tokenizer.field or k.startswith("ids")}
-    return kept | self.prefix.prepare(batch)
+    return (kept or {self.tokenizer.field: need(batch, self.tokenizer.field)}) | (
+      self.prefix.prepare(batch)
+    )
 
   def init(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
     rows = len(next(iter(batch.values())))

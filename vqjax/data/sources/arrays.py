@@ -33,7 +33,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vqjax import pictures
+from vqjax import fields, pictures
 from vqjax.data.sources import hold_out
 from vqjax.errors import UserError
 
@@ -53,7 +53,7 @@ class Source:
   precedence: ClassVar[int] = 2
   kind: ClassVar[str] = "an .npz or .npy file or a folder with one, a folder of IDX files"
 
-  path: str
+  path: str = fields.place()
 
   @staticmethod
   def recognise(path: pathlib.Path) -> dict[str, Any] | None:

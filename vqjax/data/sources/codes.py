@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from vqjax import fields
 from vqjax.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -26,7 +27,7 @@ class Source:
   precedence: ClassVar[int] = 1
   kind: ClassVar[str] = "a folder of codes"
 
-  path: str
+  path: str = fields.place()
 
   @staticmethod
   def recognise(path: pathlib.Path) -> dict[str, Any] | None:

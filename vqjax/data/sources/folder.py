@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vqjax import pictures
+from vqjax import fields, pictures
 from vqjax.data.sources import EVAL_NAMES, hold_out
 from vqjax.errors import UserError
 
@@ -41,7 +41,7 @@ class Source:
   precedence: ClassVar[int] = 3
   kind: ClassVar[str] = f"a folder of images ({', '.join(pictures.SUFFIXES)})"
 
-  path: str
+  path: str = fields.place()
 
   @staticmethod
   def recognise(path: pathlib.Path) -> dict[str, Any] | None:

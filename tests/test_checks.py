@@ -4,8 +4,8 @@ import types
 
 import pytest
 
+from vqjax import checks
 from vqjax.errors import UserError
-from vqjax.nn import checks
 
 
 def test_checks():

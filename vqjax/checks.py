@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from vqjax.errors import UserError
 
 
@@ -47,7 +49,7 @@ def within(
   for field in fields:
     value = getattr(module, field)
     fits = (
-      math.isfinite(value)
+      abs(value) < math.inf  # math.isfinite takes no large int
       and (at_least is None or value >= at_least)
       and (above is None or value > above)
       and (at_most is None or value <= at_most)
@@ -55,6 +57,17 @@ def within(
     )
     if not fits:
       raise UserError(f"{field}: {value} is out of range; give a number {said}.")
+
+
+def array(name: str, value: Any) -> np.ndarray:
+  """`value` as NumPy's array. Raises UserError for what is none: ragged lists, words, huge ints."""
+  try:
+    found = np.asarray(value)
+  except (ValueError, TypeError, OverflowError):
+    raise UserError(f"{name}: is no array of numbers; give all rows the same length.") from None
+  if found.dtype.kind in "OSU":
+    raise UserError(f"{name}: {found.dtype} of shape {found.shape}; give numbers.")
+  return found
 
 
 def axes(module: Any, name: str, *known: int) -> None:
