@@ -20,9 +20,10 @@ from vqjax.errors import UserError, near_miss
 PAPER = dict(layers=64, width=62 * 64, heads=62)
 SIZES = {
     "paper": dict(model=PAPER, batch_size=1_024, total_steps=430_000),
+    # `accumulate`: updates see 256 pairs here and below.
     "v5e16": dict(
-      model=dict(layers=32, width=2_048, heads=32), batch_size=256, total_steps=300_000),
-    # `accumulate`: updates see 256 pairs, too.
+      model=dict(layers=32, width=2_048, heads=32), batch_size=128, accumulate=2,
+      total_steps=600_000),
     "h100": dict(
       model=dict(layers=24, width=2_048, heads=32), batch_size=32, accumulate=8,
       total_steps=2_400_000),
