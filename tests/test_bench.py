@@ -4,6 +4,8 @@ alike.
 
 import functools
 import json
+import subprocess
+import sys
 import types
 
 import jax
@@ -237,3 +239,13 @@ def test_compile_prints_what_a_step_takes(prior, tmp_path, capsys, monkeypatch):
   assert int(rows["all-reduce"][0]) > 0  # the gradients' mean over the devices
   with pytest.raises(UserError, match="config.ops.size: is not set"):
     compile_.main([f"--config={tmp_path / 'prior.py'}", "--config.ops.size=none"])
+
+
+def test_what_does_not_end_in_time_is_killed():
+  suite = build.module("suites", "kills")
+  sleep = lambda seconds: subprocess.Popen(
+    [sys.executable, "-c", f"import time; time.sleep({seconds})"]
+  )
+  process = sleep(60)
+  assert suite.wait_or_kill(process, 0.1) and process.returncode == -9
+  assert not suite.wait_or_kill(sleep(0), 30)
