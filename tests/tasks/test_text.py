@@ -89,9 +89,9 @@ def test_the_joint_loss_by_hand(model):
 def test_same_caption_and_seed_give_the_same_picture_and_prompts_stay(model):
   texts = ["a red circle", "", "x" * 10_000]
   given = dict(text=texts, label=[0, 1, 2], seed=2)
-  drawn = model.sample(3, guidance=3.0, **given)
-  np.testing.assert_array_equal(drawn, model.sample(3, guidance=3.0, **given))
-  assert (drawn != model.sample(3, **given | {"text": "a \ud800 日本"}, guidance=3.0)).any()
+  drawn = model.sample(3, guidance=3e3, **given)
+  np.testing.assert_array_equal(drawn, model.sample(3, guidance=3e3, **given))
+  assert (drawn != model.sample(3, **given | {"text": "a \ud800 日本"}, guidance=3e3)).any()
   assert model.sample(2).shape == (2, 16, 16, 3)  # nothing given
   images = data.Dataset(SHAPES).sample(3)["image"]
   ids = np.asarray(model.encode(images))
