@@ -163,3 +163,15 @@ def test_what_would_end_a_run_at_its_first_save_ends_it_before(untrained):
   dataset = types.SimpleNamespace(size=lambda split: 0)
   with pytest.raises(UserError, match="config.data: has no held-out examples"):
     held_out()
+
+
+def test_measures_that_cannot_be_taken_are_named(untrained):
+  loaded = untrained(TOKENIZER, PRIOR)
+  for given, message in [
+    (["distortion"], "config.evaluators: 'distortion' needs the prediction 'reconstruct'"),
+    (["likelihood", "likelihood"], r"config.evaluators\[1\]: 'likelihood' is given twice"),
+  ]:
+    config = loaded.run.config.copy_and_resolve_references()
+    config.evaluators = given
+    with pytest.raises(UserError, match=message):
+      measure.of_run(config, loaded.run.task, loaded.run.mesh)

@@ -406,7 +406,7 @@ def test_continuing_without_batch_json_reads_no_batch_twice(tmp_path, monkeypatc
   run = train.Run(config, spec)
   configuration.save(config, tmp_path)
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
-    checkpoints.save(2, run.init(jax.random.key(0)), train.NoStream())
+    checkpoints.save(2, run.init(jax.random.key(0)), checkpoint.NoStream())
 
   class Stream:
     def __init__(self, step):

@@ -103,6 +103,13 @@ class StreamRestore(ocp.args.CheckpointArgs):
   stream: Any
 
 
+class NoStream:
+  """Stands for the data position of a checkpoint that no training made."""
+
+  def save(self, directory: files.Path) -> None:
+    del directory
+
+
 def fingerprint(tree: Any) -> list[int]:
   """For each leaf a position-weighted sum of its bits modulo 2^32: the same however the leaf is
   sharded.

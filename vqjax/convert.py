@@ -140,7 +140,9 @@ def write_run(run: importers.Imported, workdir: pathlib.Path) -> None:
   lineage.leave_notes(tokenizers, config, workdir)
   params, stats = _placed(run.params, made.abstract.params), _placed(run.stats, made.abstract.stats)
   with checkpoint.Checkpoints(workdir) as checkpoints:
-    checkpoints.save(0, made.init(jax.random.key(config.seed), params, stats), train.NoStream())
+    checkpoints.save(
+      0, made.init(jax.random.key(config.seed), params, stats), checkpoint.NoStream()
+    )
 
 
 def _placed(new: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:

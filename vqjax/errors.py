@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend: commands print it as a single line, without a
+"""The one exception for what a user can fix: commands print it as a single line, without a
 traceback.
 """
 

@@ -92,9 +92,9 @@ def _pictures(
     return  # samples need the finer prior, or the coarser one
   _, conditions = model.held_out(num)
   samples = model.sample(num, **conditions)
-  nearest, seen = _nearest(samples, _training(model, dataset, of))
-  show = model.info.signal.pictures
-  _write(workdir / "nearest.png", pictures.sheet([show(samples), show(nearest)], enlarge=128))
+  show = model.info.signal.pictures  # distances too: numbers of classes have none
+  nearest, seen = _nearest(show(samples), map(show, _training(model, dataset, of)))
+  _write(workdir / "nearest.png", pictures.sheet([show(samples), nearest], enlarge=128))
   print(
     f"nearest.png: above, samples; below, the nearest of {seen} training examples to each: copies "
     "would mean memorising"

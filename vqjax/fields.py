@@ -34,14 +34,12 @@ def record(cls: str, default: Any = MISSING) -> Any:
 
 
 def workdir(default: Any = MISSING) -> Any:
-  """The workdir of another run, without which a run is never opened. See vqjax.places for how this
-  and `place` are kept.
-  """
+  """The workdir of another run that must exist whenever this run is opened; see vqjax.places."""
   return _field(default, place="needed")
 
 
 def place(default: Any = MISSING) -> Any:
-  """A file or folder, a workdir among them, that a run reads at times."""
+  """A file or folder (or workdir) that only some commands need."""
   return _field(default, place="at times")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from vqjax import sharding
 from vqjax.build import build
 from vqjax.errors import UserError, near_miss
-from vqjax.evaluators import add, gather
+from vqjax.evaluators import add, gather, reduced
 
 
 def measures(configs: Sequence[Any], **given: Any) -> dict[str, Any]:
@@ -23,6 +23,8 @@ def measures(configs: Sequence[Any], **given: Any) -> dict[str, Any]:
   made = {}
   for i, config in enumerate(configs):
     config = {"name": config} if isinstance(config, str) else dict(config)
+    if config["name"] in made:
+      raise UserError(f"config.evaluators[{i}]: {config['name']!r} is given twice; give it once.")
     made[config["name"]] = build("evaluators", config, f"config.evaluators[{i}]", **given)
   return made
 
@@ -37,6 +39,12 @@ class Measurement:
   """
 
   def __init__(self, made: Mapping[str, Any], predict: Mapping[str, Callable], mesh: Any):
+    for name, m in made.items():
+      if m.needs not in predict:
+        raise UserError(
+          f"config.evaluators: {name!r} needs the prediction {m.needs!r}, which this run has not; it "
+          f"has {', '.join(sorted(predict))}."
+        )
     self.made, self._predict, self._mesh = made, predict, mesh
     frozen = {name: m.frozen() for name, m in made.items()}
     self.frozen = jax.device_put(frozen, sharding.replicated(mesh))
@@ -65,7 +73,7 @@ class Measurement:
       for name, m in self.made.items():
         so_far, new = totals[name], taken[name]
         totals[name] = add(so_far, new) if m.reduction == "sum" else gather(so_far, new, kept)
-    figures = {name: m.result(totals[name]) for name, m in self.made.items()}
+    figures = {name: m.result(reduced(totals[name])) for name, m in self.made.items()}
     return {key: float(value) for found in figures.values() for key, value in found.items()}
 
 

@@ -27,11 +27,6 @@ def list_files(folder: pathlib.Path) -> list[str]:
   return sorted(_walk(folder))
 
 
-def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """All pictures below a folder, told by their suffixes, sorted."""
-  return [folder / name for name in list_files(folder) if name.lower().endswith(SUFFIXES)]
-
-
 def has_images(folder: pathlib.Path) -> bool:
   """Whether there is any picture below a folder; stops at the first."""
   return any(name.lower().endswith(SUFFIXES) for name in _walk(folder))
@@ -123,11 +118,6 @@ def to_channels(image: np.ndarray, channels: int | None) -> np.ndarray:
   if channels == 3:
     return np.repeat(image, 3, axis=-1)
   return np.asarray(Image.fromarray(image).convert("L"))[..., None]
-
-
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Bicubic, antialiased where it shrinks: uint8 [H, W, C] -> uint8 [height, width, C]."""
-  return cut(image, (0, 0, *image.shape[:2]), (height, width))
 
 
 def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:

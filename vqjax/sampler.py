@@ -1,4 +1,4 @@
-"""Requests to a trained prior: draw, complete, fill in, exceed the training size, tell nats."""
+"""Requests to a trained prior: draw, complete, inpaint, exceed the training size, likelihood."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ class Given(NamedTuple):
 
   def rows(self, start: int, count: int) -> Given:
     """Examples `start` to `start + count`, or to the last."""
-    cut = {name: values[start : start + count] for name, values in self.conditions.items()}
-    return self._replace(num=min(count, self.num - start), conditions=cut)
+    cut = lambda values: values[start : start + count]
+    conditions = {name: cut(values) for name, values in self.conditions.items()}
+    levels = tuple(map(cut, self.levels))
+    return self._replace(num=min(count, self.num - start), conditions=conditions, levels=levels)
 
 
 class Request(NamedTuple):
@@ -143,6 +145,7 @@ class Sampler:
     guidance = Guidance(**given)
     if guidance.scale == 1:
       return guidance
+    # Without a condition both halves would be the unconditional network: twice the work for nothing.
     if self.prior.prefix.drop == 0:
       raise UserError(
         f"guidance: {guidance.scale} needs a prior that was also trained without its conditions; "
@@ -278,11 +281,13 @@ class Sampler:
 
     def bound(params: Any, request: Request) -> jax.Array:
       network = self.prior.network(params, request.prefix_BP)
+      # One fixed key: two examples, or two completions, are compared under the same noise.
       return self.prior.scheme.bound(jax.random.key(0), network, request.latent_BL)
 
     def one(params: Any, row: Request) -> jax.Array:
       return bound(params, jax.tree.map(lambda x: jnp.repeat(x[None], draws, 0), row)).mean(0)
 
+    # Rows one at a time: masked's counts are spread over a batch, which would tie a row to others.
     each = lambda params, request: jax.lax.map(lambda row: one(params, row), request)
     fn = self._jit(("nats", draws), lambda: bound if causal else each)
     return fn(self.weights.params, sharding.spread(request, self._mesh) if causal else request)

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     "class_names": list(dataset.class_names),
     "splits": splits,
   }
-  (args.output / codes.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+  files.write_json(args.output / codes.MANIFEST, manifest)
 
 
 def _write(model: Any, dataset: Any, split: str, args: Any) -> Iterator[dict[str, Any]]:

@@ -107,6 +107,7 @@ class Run:
     return State(jnp.zeros((), jnp.int32), params, stats, self.tx.init(params), ema)
 
   def _step(self, state: State, frozen: Any, batch: Any) -> tuple[State, dict[str, jax.Array]]:
+    # A function of (seed, step): nothing random needs saving, and a resumed run draws the same.
     key = _stream(jax.random.key(self.config["seed"]), "steps")
     key = jax.random.fold_in(key, state.step)
     grad = jax.value_and_grad(self.task.loss, has_aux=True)
@@ -151,7 +152,8 @@ def weights_of(state: State, frozen: Any) -> Weights:
 
 
 def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str, float]:
-  """Trains the run in `workdir`, or continues it. Returns the last held-out figures.
+  """Trains the run in `workdir`, or continues it. Returns the held-out figures of the last save;
+  {} where no step was left to take.
 
   Raises:
     UserError: bad input, a loss that is not finite, a save that fails, or another process that
@@ -204,6 +206,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         journal.flush()
       if due:
         weights = weights_of(state, frozen)
+        # Before the save: a figure that is not finite must leave the last good step the newest.
         figures = held_out.figures(weights)
         journal.held_out(step, figures)
         journal.preview(step, held_out.preview(weights))
@@ -256,6 +259,7 @@ def _begin(
   config: Any, workdir: files.Path, dataset: data.Dataset, checkpoints: checkpoint.Checkpoints
 ) -> tuple[Run, State, Batches, dict[str, Any]]:
   """(run, its state, its batches from there on, metrics not logged yet): restored, or begun."""
+  # Before there is a Run: it is made for the shapes of the first batch, this process's share.
   mesh = sharding.make_mesh(**config.mesh)
   local = sharding.local_batch_size(config.batch_size, mesh)
 
@@ -299,13 +303,6 @@ def _start(run: Run, source: str | os.PathLike[str] | None) -> State:
     abstract = {"params": wanted(run.abstract.params), "stats": wanted(run.abstract.stats)}
     parts = checkpoint.restore_params(source, abstract)
   return run.init(jax.random.key(run.config["seed"]), **parts)
-
-
-class NoStream:
-  """Stands for the data position of a checkpoint that no training made."""
-
-  def save(self, directory: files.Path) -> None:
-    del directory
 
 
 class Batches:

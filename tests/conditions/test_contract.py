@@ -88,8 +88,7 @@ def test_contract(name, tmp_path):
   with pytest.raises(UserError, match=f"{condition.field}: .*give (integers|a string)"):
     lead.given(np.zeros(np.shape(one)) + 0.5, 3)
   shape, dtype = condition.spec({"size": 16, "channels": 3})
-  read = values if condition.field == "text" else BATCH[condition.field]
-  assert shape == read.shape[1:] and np.dtype(dtype) == read.dtype
+  assert shape == values.shape[1:] and np.dtype(dtype) == values.dtype
   if condition.field != "text":
     with pytest.raises(UserError, match=f"{condition.field}: 99 is outside"):
       lead.prepare(np.full_like(BATCH[condition.field], 99), (1, 1))

@@ -52,7 +52,7 @@ class Tokenizer:
     return identity(self.config, self.weights._asdict())
 
   def encode(self, values: Any) -> Any:
-    """Codes int32 `[B, *grid]` (`[B, *grid, Q]` for several codebooks, a tuple for hierarchies).
+    """Codes int32 `[B, *grid]`, see latents.Codes.grid; a tuple for a hierarchy, coarse first.
 
     Args:
       values: of the run's signal: images `[B, H, W, C]`, uint8 or float in [-1, 1]; label maps,

@@ -29,7 +29,7 @@ Most of these are the same for every encoder, quantizer and decoder: `_composite
 functions, which a class takes as its methods.
 
 - `recon` is float32 and is what the reconstruction loss takes: an image in about [-1, 1], or, with
-  `out_channels=2*C`, the parameters of a likelihood (see `nn.losses.to_image`).
+  `out_channels=2*C`, the parameters of a likelihood (see `vqjax.signals.Likelihood`).
 - A hierarchy returns tuples, coarse first: `ids`, `grid`, and `z` of `encode` and `decode` too. Its
   `Quantized` has a tuple of ids, and metrics carry the level's name.
 - `__call__` and `decode` with `train=True` sow the input of the last layer as ("intermediates",

@@ -8,8 +8,8 @@ A file defines a frozen dataclass `Condition`, whose fields a config may set, wi
     condition.given: bool         whether callers can give it (coarser codes are drawn instead)
     condition.place: int          where it stands among several: smaller first
     condition.help: str           of its flag --<field>
-    condition.spec(ops) -> (shape, dtype)    of one example's field under config.ops, where no data
-                                  are read; only where it is given
+    condition.spec(ops) -> (shape, dtype)    of one example's prepared values under config.ops,
+                                  where no data are read; only where it is given
     condition.bind(context) -> Lead
                                   what it is for the data and the tokenizer in `context`. Raises
                                   UserError where these do not have what it needs

@@ -40,6 +40,7 @@ class Condition:
       del frozen
       return tuple(codes.flatten(ids).reshape(ids.shape) for codes, ids in zip(levels, values))
 
+    # Codes of the tokenizer itself: nothing to check, and no caller gives them.
     unchanged = lambda values, _: values
     return Lead(parts, unchanged, tokens, unchanged)
 

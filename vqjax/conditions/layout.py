@@ -40,7 +40,8 @@ class Condition:
       raise UserError(f"grid: {self.grid} is no height and width; for example (8, 8).")
 
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
-    return (ops["size"], ops["size"]), "uint8"
+    del ops
+    return tuple(self.grid), "int32"
 
   def bind(self, context: Context) -> Lead:
     require(context, self.field, "config.condition.layout")

@@ -7,7 +7,7 @@ A file defines a frozen dataclass `Measure` (its fields a config may set) with
                                    "sample", "likelihood", …
     measure.update(frozen, batch, out, mask) -> {name: array}      pure and jittable: of one batch
     measure.reduction: str         what becomes of them over the split: "sum" adds them up, "gather"
-                                   strings rows [B, …] together (features, for distances between
+                                   concatenates rows [B, …] (features, for distances between
                                    distributions)
     measure.result(reduced) -> {name: float}
     measure.protocol: str          one line that makes the figures comparable
@@ -40,7 +40,14 @@ def add(total: Sums | None, sums: Mapping[str, Any]) -> Sums:
   return sums if total is None else {key: total[key] + sums[key] for key in total}
 
 
-def gather(rows: Sums | None, more: Mapping[str, Any], mask: np.ndarray) -> Sums:
-  """Strings the rows of one batch whose mask is not 0 to those so far; None starts with none."""
+def gather(rows: list[Sums] | None, more: Mapping[str, Any], mask: np.ndarray) -> list[Sums]:
+  """Appends the rows of one batch whose mask is not 0 to those so far; None starts with none."""
   kept = {key: np.asarray(value)[np.asarray(mask) != 0] for key, value in more.items()}
-  return kept if rows is None else {key: np.concatenate([rows[key], kept[key]]) for key in rows}
+  return [*(rows or ()), kept]
+
+
+def reduced(total: Sums | list[Sums]) -> Sums:
+  """What a measure's `result` takes, of what `add` or `gather` made of the batches."""
+  if not isinstance(total, list):
+    return total
+  return {key: np.concatenate([rows[key] for rows in total]) for key in total[0]}

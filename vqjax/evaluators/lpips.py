@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from vqjax import fields
 from vqjax.evaluators import _pixels
 from vqjax.nn import perceptual
 
@@ -20,7 +21,7 @@ class Measure:
     weights: path of an .npz that `python -m vqjax.convert --source=lpips` wrote.
   """
 
-  weights: str
+  weights: str = fields.place()
 
   needs: ClassVar[str] = "reconstruct"
   reduction: ClassVar[str] = "sum"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -74,6 +75,7 @@ class Prefix:
     beside = {f.name for f in dataclasses.fields(Dropping)}
     rest = {k: v for k, v in (config or {}).items() if k in beside}
     self.drop = make_record(Dropping, rest, "config.condition").drop
+    # Each part has rows of its own after the codes': class 3 and code 3 are different embeddings.
     self.bound: tuple[Bound, ...] = ()
     self._first = offset
     for name, condition in conditions_of(config):
@@ -126,7 +128,13 @@ class Prefix:
       given = values.get(condition.field)
       if given is None:
         shapes = [
-          [round(n * s) for n, s in zip(part.grid, scale)] if part.spatial else part.grid
+          # The books of a grid of several codebooks are no length that grows.
+          [
+            round(n * s)
+            for n, s in itertools.zip_longest(part.grid, scale[: len(part.grid)], fillvalue=1)
+          ]
+          if part.spatial
+          else part.grid
           for part in lead.parts
         ]
         parts += [jnp.full((rows, *shape), -1, jnp.int32) for shape in shapes]

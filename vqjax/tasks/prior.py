@@ -244,6 +244,7 @@ class Prior:
     """The network with parameters and condition bound; guidance doubles the batch."""
     if guidance.scale == 1.0 or not self.prefix.length:
       return self._plain(params, prefix)
+    # All of the prefix is null, as `dropped` trains it: one that is partly so was never seen.
     doubled = self._plain(params, _guidance.double(prefix, jnp.full_like(prefix, -1)))
     return _guidance.guided(doubled, guidance, length=self.latent.length)
 
