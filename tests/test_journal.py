@@ -9,9 +9,8 @@ from vqjax.journal import Journal
 
 
 def make(workdir, saved=(), window=()):
-  return Journal(
-    workdir, 0, 9, batch_size=4, every=3, window=dict(window), saved=lambda: list(saved)
-  )
+  config = dict(total_steps=9, batch_size=4, log_every=3)
+  return Journal(workdir, config, 0, window=dict(window), saved=lambda: list(saved))
 
 
 def lines(workdir):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,13 +13,11 @@ from vqjax.errors import UserError
 
 
 class Journal:
-  """Collects the metrics of steps, checks them, and writes one line for every `every` of them.
+  """Collects the metrics of steps, checks them, and writes one line for every `log_every` of them.
 
   Args:
-    workdir: of the run.
-    start, total: the step that training continues from, and its last.
-    batch_size: examples of a step.
-    every: steps to a line.
+    workdir, config: of the run.
+    start: the step that training continues from.
     window: metrics of the steps since the last line, as `window` gives them; of the run's
       checkpoint.
     saved: a function that tells the steps that are saved, for messages.
@@ -30,21 +28,19 @@ class Journal:
   def __init__(
     self,
     workdir: files.Path,
+    config: Mapping[str, Any],
     start: int,
-    total: int,
     *,
-    batch_size: int,
-    every: int,
     window: Mapping[str, Sequence[float]],
-    saved: Any,
+    saved: Callable[[], Sequence[int]],
   ):
-    self._workdir, self._every, self._saved = workdir, every, saved
+    self._workdir, self._every, self._saved = workdir, config["log_every"], saved
     self._window = [dict(zip(window, values)) for values in zip(*window.values())]
     self._pending: list[tuple[int, Any]] = []  # (step, device metrics) that nobody has fetched
     self._writer = self._progress = None
     if jax.process_index() == 0:
       self._writer = writers.Writer(workdir, start)
-      self._progress = writers.Progress(start, total, batch_size)
+      self._progress = writers.Progress(start, config["total_steps"], config["batch_size"])
 
   @property
   def window(self) -> dict[str, list[float]]:

@@ -172,27 +172,14 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     run, state, batches, window = _begin(config, workdir, dataset, checkpoints)
     stack.callback(batches.close)
     frozen = run.load_frozen()
-    tokenizers = run.task.frozen.identity(frozen)
-    lineage.check_frozen(tokenizers, config, workdir, begin=True)
-    lineage.check_codes(tokenizers, dataset.made_by, config)
-    if jax.process_index() == 0:
-      configuration.save(config, workdir)  # what it names is what the run began with
-      lineage.leave_notes(tokenizers, config, workdir)
+    _check_lineage(run, frozen, dataset, workdir)
     held_out = measure.HeldOut(run, dataset, weights_of(run.abstract, frozen))
     start, total = int(state.step), config.total_steps
     if start < total:
       lineage.warn_dependents(workdir)
     else:
       log.info("%s: nothing is left to do, all %d steps are taken", workdir, total)
-    journal = Journal(
-      workdir,
-      start,
-      total,
-      batch_size=config.batch_size,
-      every=config.log_every,
-      window=window,
-      saved=checkpoints.steps,
-    )
+    journal = Journal(workdir, config, start, window=window, saved=checkpoints.steps)
     stack.callback(journal.close)
     signals = stack.enter_context(preemption.Signals())
     figures: dict[str, float] = {}
@@ -221,6 +208,16 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         log.info("%s: stopped by a signal at step %d; the same command continues", workdir, step)
         break
   return figures
+
+
+def _check_lineage(run: Run, frozen: Any, dataset: data.Dataset, workdir: files.Path) -> None:
+  """Ties the run to its tokenizers and its data. Raises UserError where they are others by now."""
+  config, tokenizers = run.config, run.task.frozen.identity(frozen)
+  lineage.check_frozen(tokenizers, config, workdir, begin=True)
+  lineage.check_codes(tokenizers, dataset.made_by, config)
+  if jax.process_index() == 0:
+    configuration.save(config, workdir)  # what it names is what the run began with
+    lineage.leave_notes(tokenizers, config, workdir)
 
 
 def begun(config: Any, dataset: data.Dataset | None, workdir: files.Path) -> Any:
