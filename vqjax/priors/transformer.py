@@ -17,100 +17,7 @@ from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes
 from vqjax.nn import attention, sparse, target, tokens
-
-
-def _norm(kind: str, bias: bool, dtype: jnp.dtype, name: str | None = None) -> nn.Module:
-  if kind == "rmsnorm":
-    return nn.RMSNorm(epsilon=1e-5, dtype=dtype, name=name)
-  return nn.LayerNorm(epsilon=1e-5, use_bias=bias, dtype=dtype, name=name)
-
-
-def _modulate(x_TC: jax.Array, shift_TC: jax.Array, scale_TC: jax.Array) -> jax.Array:
-  return x_TC * (1 + scale_TC) + shift_TC
-
-
-class Block(nn.Module):
-  """Attention and MLP with residuals, normalised before each.
-
-  `scale`: initial deviation of the outputs' kernels.
-  """
-
-  heads: int
-  hidden: int
-  causal: bool
-  norm: str
-  mlp: str
-  qk_norm: str
-  modulation: str
-  bias: bool
-  dropout: float
-  scale: float
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(
-    self,
-    x_BLC: jax.Array,
-    cond_BC: jax.Array | None,
-    angles_LF: jax.Array | None,
-    train: bool,
-    masks_KLL: jax.Array | None = None,
-    kind: jax.Array | int = 0,
-    cache: attention.Cache | None = None,
-    index: jax.Array | None = None,
-  ) -> tuple[jax.Array, attention.Cache | None]:
-    """Returns the next activations and the cache.
-
-    Without `index` the sequence starts at 0, and a cache is filled from there; with it, x is the
-    one position `index`, which attends to what the cache holds. `masks_KLL[kind]` says who sees
-    whom, over all positions of the cache if there is one; None is plain causal or full attention.
-    """
-    b, length, width = x_BLC.shape
-    # Two axes: XLA's CPU matmul is a third slower on three.
-    x = einops.rearrange(x_BLC, "b l c -> (b l) c")
-    dense = functools.partial(
-      nn.Dense, use_bias=self.bias, dtype=self.dtype, kernel_init=nn.initializers.normal(0.02)
-    )
-    out = functools.partial(dense, width, kernel_init=nn.initializers.normal(self.scale))
-    drop = nn.Dropout(self.dropout, deterministic=not train)
-    if self.modulation == "adaln":
-      m = nn.Dense(6 * width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulate")(
-        cond_BC
-      )
-      m = jnp.split(einops.repeat(m, "b c -> (b l) c", l=length), 6, axis=-1)
-      shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = m
-
-    h = _norm(self.norm, self.bias, self.dtype, "norm_1")(x)
-    h = _modulate(h, shift_1, scale_1) if self.modulation == "adaln" else h
-    q, k, v = (
-      einops.rearrange(dense(width, name=name)(h), "(b l) (n h) -> b l n h", b=b, n=self.heads)
-      for name in ("query", "key", "value")
-    )
-    if self.qk_norm == "rmsnorm":
-      q = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype, name="query_norm")(q)
-      k = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype, name="key_norm")(k)
-    if angles_LF is not None:
-      q, k = attention.rotate(q, angles_LF), attention.rotate(k, angles_LF)
-    if cache is not None:
-      cache = attention.update_cache(cache, k, v, 0 if index is None else index)
-    if index is None:
-      plain = "causal" if self.causal else "full"
-      h = attention.attend(q, k, v, plain if masks_KLL is None else masks_KLL[kind])
-    else:
-      seen = None if masks_KLL is None else masks_KLL[kind][index]
-      h = attention.attend_cache(q[:, 0], cache, index + 1, seen)[:, None]
-    h = drop(out(name="proj")(einops.rearrange(h, "b l n h -> (b l) (n h)")))
-    x = x + (gate_1 * h if self.modulation == "adaln" else h)
-
-    h = _norm(self.norm, self.bias, self.dtype, "norm_2")(x)
-    h = _modulate(h, shift_2, scale_2) if self.modulation == "adaln" else h
-    if self.mlp == "swiglu":  # arXiv 2002.05202
-      h = nn.silu(dense(self.hidden, name="gate")(h)) * dense(self.hidden, name="up")(h)
-    else:
-      h = nn.gelu(dense(self.hidden, name="up")(h), approximate=False)
-    h = drop(out(name="down")(h))
-    x = x + (gate_2 * h if self.modulation == "adaln" else h)
-    return einops.rearrange(x, "(b l) c -> b l c", b=b), cache
+from vqjax.priors._block import Block, modulate, norm
 
 
 @struct.dataclass
@@ -219,7 +126,7 @@ class Model(nn.Module):
       unroll=unroll,
     )(**self._block_fields())
     self.drop = nn.Dropout(self.dropout)
-    self.norm_out = _norm(self.norm, self.bias, self._dtype)
+    self.norm_out = norm(self.norm, self.bias, self._dtype)
     head = functools.partial(
       tokens.head, dtype=self._dtype, use_bias=False, kernel_init=nn.initializers.normal(0.02)
     )
@@ -374,7 +281,7 @@ class Model(nn.Module):
     x = self.norm_out(x_BLC)
     if self.modulation == "adaln":
       shift, scale = jnp.split(self.modulate(cond_BC)[:, None], 2, axis=-1)
-      x = _modulate(x, shift, scale)
+      x = modulate(x, shift, scale)
     b = x.shape[0]
     return einops.rearrange(head(einops.rearrange(x, "b l c -> (b l) c")), "(b l) v -> b l v", b=b)
 
