@@ -457,8 +457,18 @@ def test_tokenize_replaces_a_folder_and_refuses_priors(runs, tmp_path):
 @pytest.mark.parametrize(
   "command, run, source, message",
   [
-    ("evaluate", "tokenizer", "codes", "yields ids, label, layout, no image, which the run reads"),
-    ("tokenize", "tokenizer", "codes", "yields ids, label, layout, no image, which the run reads"),
+    (
+      "evaluate",
+      "tokenizer",
+      "codes",
+      "yields ids, label, layout, text, no image, which the run reads",
+    ),
+    (
+      "tokenize",
+      "tokenizer",
+      "codes",
+      "yields ids, label, layout, text, no image, which the run reads",
+    ),
     ("evaluate", "autoregressive", "pictures", "yields image, no label, which the run reads"),
     ("main", "tokenizer", "codes", "learns the data's image, but they yield ids, label"),
     ("main", "autoregressive", "pictures", "condition.label: the data have no label"),

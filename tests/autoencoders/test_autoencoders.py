@@ -178,10 +178,10 @@ def test_gradients_reach_every_parameter(name):
         rngs=rngs,
         mutable=["stats", "intermediates"],
       )
-      return losses.reconstruction("l2", recon, x) + quantized.loss, (recon, sown["intermediates"])
+      return losses.l2(recon, x) + quantized.loss, (recon, sown["intermediates"])
 
     (_, (recon, sown)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-    cotangent = jax.grad(lambda recon: losses.reconstruction("l2", recon, x))(recon)
+    cotangent = jax.grad(lambda recon: losses.l2(recon, x))(recon)
     return grads, cotangent, sown
 
   grads, cotangent, sown = run(variables["params"])

@@ -107,8 +107,9 @@ def test_notebook_shows_previews_samples_and_completions(shown):
   assert tiles(samples, 8, 8, 64).std() > 0
   images, decoded, completed = tiles(completions, 3, 8, 64)
   assert images.std() > 10
-  # Half of the codes are kept; the decoder sees a few rows beyond them.
-  np.testing.assert_allclose(completed[:, :16], decoded[:, :16], atol=1)
+  # Half of the codes are kept; the decoder sees a few rows beyond them, and batches of
+  # other sizes round otherwise.
+  np.testing.assert_allclose(completed[:, :16], decoded[:, :16], atol=3)
   assert tiles(mine, 2, 4, 64).std() > 0
 
 

@@ -285,11 +285,11 @@ def test_what_does_not_fit_is_one_line(runs, prior, of_maps, of_prior, tmp_path,
       f"{option}: .* is a tokenizer of the data's image, no tokenizer of layouts",
     ),
     (lambda: codes_of(runs["prior"]), f"{option}: .* is no tokenizer; give the workdir of one"),
-    (lambda: codes_of(tmp_path), "holds no run"),
+    (lambda: codes_of(tmp_path), f"{option}: no run lies at"),
     (lambda: codes_of(tmp_path / "codeless"), "is an autoencoder without codes"),
     (
       lambda: train.train(of_prior(runs["image"], runs["image"]), runs["prior"]),
-      f"{option}: this workdir was trained with",
+      f"{option}: .* is a tokenizer of the data's image, no tokenizer of layouts",
     ),
   ]:
     with pytest.raises(UserError, match=message) as e:

@@ -79,12 +79,17 @@ def main(argv: Sequence[str]) -> None:
     before = time.monotonic()
     start("whole").wait()  # nothing is left to do: start-up alone, with a warm cache
     start_up = time.monotonic() - before
+    newest = lambda: max(files.saved_steps(root / "killed"), default=0)
     moments, found = random.Random(args.seed), []
     while len(found) < args.kills:
-      # Some in the middle of the start-up, most of them within the steps.
-      if not wait_or_kill(start("killed"), moments.uniform(0.4, 1.6) * start_up):
+      process, goal = start("killed"), newest() + 20 * moments.randint(1, 3)
+      # One in four within its start-up, the others while it steps, saves or measures.
+      if len(found) % 4:
+        while newest() < goal and process.poll() is None:
+          time.sleep(0.01)
+      if not wait_or_kill(process, moments.uniform(0, 0.5 if len(found) % 4 else start_up)):
         break
-      found.append(max(files.saved_steps(root / "killed"), default=0))
+      found.append(newest())
     print(f"{len(found)} kills; newest step saved at each: {', '.join(map(str, found))}")
     start("killed").wait()
     ends = [final_state(root / name) for name in ("whole", "killed")]
