@@ -2,9 +2,9 @@
 
   python -m vqjax.main --config=configs/clip_emoji.py --data=EMOJI.npz --workdir=runs/clip_emoji
 
-`captions.json` lies beside the array that --data names. Of the 273 held-out emoji, recall@1, 5 and 10
-are 11, 26 and 35 % after 400 steps, 8 minutes on two cores that others shared; guessing finds 0.4 %
-at once. No paper has a figure for this data.
+`captions.json` lies beside the array that --data names. Of the 273 held-out emoji, recall@1, 5 and
+10 are 11, 26 and 35 % after 400 steps, 8 minutes on two cores that others shared; guessing finds
+0.4 % at once. No paper has a figure for this data.
 """
 
 from configs import common

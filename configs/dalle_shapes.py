@@ -5,8 +5,8 @@ square".
   python -m vqjax.sample --workdir=runs/dalle_shapes --num=8 \
       --text="a large red circle above a medium blue square"
 
-Needs runs/vqvae_shapes_text. Captions are of 30 words, each a token, and of 12 tokens at most. Made for two
-CPU cores; nothing is downloaded. No paper has a figure for this data.
+Needs runs/vqvae_shapes_text. Captions are of 30 words, each a token, and of 12 tokens at most.
+Made for two CPU cores; nothing is downloaded. No paper has a figure for this data.
 """
 
 from configs import common, vqvae_shapes_text

@@ -1,4 +1,4 @@
-"""A run, and the runs and data that its config names: from any folder, moved, replaced, trained on."""
+"""A run, and the runs and data its config names: from any folder, moved, replaced, trained on."""
 
 import json
 import logging

@@ -279,7 +279,7 @@ def test_initialisation_and_steps_never_draw_from_the_same_key(monkeypatch):
     state, metrics = run.step(state, {}, {"x": np.zeros((4, 1), np.float32)})
     keys.append(np.asarray(metrics["key"]))
   keys = [jax.random.key(3), *(jax.random.wrap_key_data(k) for k in keys)]
-  # What is made of them: tasks split keys and fold small numbers in, commands fold them in the seed.
+  # What is made of them: tasks split keys and fold small numbers in, commands fold in the seed.
   made = [k for key in keys for k in (key, *jax.random.split(key, 4))]
   assert len({tuple(np.asarray(jax.random.key_data(k))) for k in made}) == len(made)
 

@@ -43,8 +43,8 @@ def check_frozen(
 
 
 def leave_notes(now: Mapping[str, str], config: Any, workdir: files.Path) -> None:
-  """Notes in the workdirs of the tokenizers `now` (by the config's fields) that the run in `workdir`
-  depends on them. One that cannot be written stays without.
+  """Notes in the workdirs of the tokenizers `now` (by the config's fields) that the run in
+  `workdir` depends on them. One that cannot be written stays without.
   """
   for field in now:
     tokenizer = files.path(_value(config, field))
@@ -67,8 +67,8 @@ def warn_dependents(workdir: files.Path) -> None:
   """Warns that to train the run in `workdir` changes what others depend on."""
   if runs := dependents(workdir):
     log.warning(
-      "%s: training changes its codes, and %s cannot be used with others; to keep both, start a new "
-      "--workdir with --config.init_from=%s",
+      "%s: training changes its codes, and %s cannot be used with others; to keep both, start "
+      "a new --workdir with --config.init_from=%s",
       *(workdir, ", ".join(runs), workdir),
     )
 

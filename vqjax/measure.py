@@ -42,8 +42,8 @@ class Measurement:
     for name, m in made.items():
       if m.needs not in predict:
         raise UserError(
-          f"config.evaluators: {name!r} needs the prediction {m.needs!r}, which this run has not; it "
-          f"has {', '.join(sorted(predict))}."
+          f"config.evaluators: {name!r} needs the prediction {m.needs!r}, which this run has not; "
+          f"it has {', '.join(sorted(predict))}."
         )
     self.made, self._predict, self._mesh = made, predict, mesh
     frozen = {name: m.frozen() for name, m in made.items()}

@@ -1,7 +1,8 @@
-"""Where a run's config points, other runs and data: kept so that it works from any folder, and after
-the run and what it names were moved together.
+"""Where a run's config points, other runs and data: kept so that it works from any folder, and
+after the run and what it names were moved together.
 
-Which fields name a place is said by their marks, see vqjax.fields. A path in a bucket stays as it is.
+Which fields name a place is said by their marks, see vqjax.fields. A path in a bucket stays as it
+is.
 """
 
 from __future__ import annotations

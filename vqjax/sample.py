@@ -6,9 +6,9 @@ holds one value a line. What can be read stands below the pictures.
 --image=A.png --keep=0.5 completes a picture from its first codes (--keep alone: held-out pictures
 of the run's data, above what the prior was shown, above the completions); --mask=M.png draws anew
 what is white (masked and diffusion priors); --height and --width go beyond the training size by a
-sliding window; --gif=FILE shows the steps; --rank=CLIP_RUN puts the samples of each --text in order,
-the best first, with their scores (cosines). Options of the scheme: --temperature, --guidance,
---steps, …
+sliding window; --gif=FILE shows the steps; --rank=CLIP_RUN puts the samples of each --text in
+order, the best first, with their scores (cosines). Options of the scheme: --temperature,
+--guidance, --steps, …
 """
 
 from __future__ import annotations

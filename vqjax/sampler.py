@@ -145,7 +145,7 @@ class Sampler:
     guidance = Guidance(**given)
     if guidance.scale == 1:
       return guidance
-    # Without a condition both halves would be the unconditional network: twice the work for nothing.
+    # Without a condition both halves would be the unconditional network: twice the work, no gain.
     if self.prior.prefix.drop == 0:
       raise UserError(
         f"guidance: {guidance.scale} needs a prior that was also trained without its conditions; "

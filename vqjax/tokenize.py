@@ -1,8 +1,8 @@
 """Tokenize: python -m vqjax.tokenize --workdir=TOKENIZER --output=DIR [--data=PATH] [--shard=8192]
 
 Writes the codes of both splits of the tokenizer's data (or of --data), with labels, layouts and
-captions, as .npy shards (captions as .json) and a manifest that names the tokenizer's weights. A prior reads them with
---config.data.name=codes --config.data.path=DIR, and refuses another's.
+captions, as .npy shards (captions as .json) and a manifest that names the tokenizer's weights. A
+prior reads them with --config.data.name=codes --config.data.path=DIR, and refuses another's.
 """
 
 from __future__ import annotations

@@ -140,7 +140,8 @@ class Run:
 def _stream(key: jax.Array, name: str) -> jax.Array:
   """The key of one use of a run's seed.
 
-  Folds of small numbers into the seed itself would meet each other: split(key)[i] is fold_in(key, i).
+  Small numbers folded into the seed itself would meet each other: split(key)[i] is
+  fold_in(key, i).
   """
   return jax.random.fold_in(key, zlib.crc32(name.encode()))
 

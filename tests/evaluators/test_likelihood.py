@@ -41,7 +41,7 @@ def test_the_protocol_says_whether_it_is_a_bound():
 
 @pytest.mark.parametrize("name", ["masked", "diffusion"])
 def test_standard_errors_hold_the_noise_of_the_draws(name):
-  """Equal images differ by their draws alone: whole evaluations scatter as the error of one says."""
+  """Equal images differ by their draws alone: evaluations scatter as the error of one says."""
   latent = Codes((3,), 4)
   scheme = {"masked": masked, "diffusion": diffusion}[name].Scheme(latent)
   table = 2 * jax.random.normal(jax.random.key(0), (5**3, 3, 4))

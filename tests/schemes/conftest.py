@@ -16,9 +16,8 @@ K, L = 3, 4
 
 
 class World:
-  """`latent` are its codes; `joint` [81] over `grids` [81, 4]; `states` [256, 4] are all inputs, with
-  the mask 3; networks
-  look tables up.
+  """`latent` are its codes; `joint` [81] over `grids` [81, 4]; `states` [256, 4] are all inputs,
+  with the mask 3; networks look tables up.
   """
 
   def __init__(self):

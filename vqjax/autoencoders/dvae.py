@@ -123,8 +123,8 @@ class Model(nn.Module):
 
   @property
   def halo(self) -> int | None:
-    # Three convolutions of size 3 in each block, of encoder and decoder, the first one of 7, and the
-    # rest of a code of which pooling has seen a part.
+    # Three convolutions of size 3 in each block, of encoder and decoder, the first one of 7, and
+    # the rest of a code of which pooling has seen a part.
     return 3 + 2 * 3 * self.blocks_per_group * (2**self.groups - 1) + 2 ** (self.groups - 1)
 
   def setup(self):
