@@ -145,6 +145,28 @@ def test_captions_on_the_command_line(model, workdir, tmp_path, capsys):
       call()
 
 
+def test_samples_are_ranked_by_another_run(workdir, tmp_path, capsys):
+  tower = dict(width=8, depth=1, heads=2, mlp_width=16)
+  towers = dict(
+    image=dict(name="vit", patch=8, **tower), text=dict(name="transformer", **tower), features=4
+  )
+  config = dict(task="contrast", model=towers, text=TEXT, data=SHAPES, ops=dict(size=16))
+  ranker = tmp_path / "ranker"
+  train.train(
+    configuration.complete(config | dict(batch_size=8, total_steps=1, eval_examples=8)), ranker
+  )
+  flags = ["--workdir", str(workdir), "--num", "4", "--label", "3", "--text=a red ring"]
+  page = tmp_path / "page.png"
+  for more, captions in [([], ["a red ring"]), (["--text=a star"], ["a red ring", "a star"])]:
+    sample.main([*flags, *more, "--output", str(page), "--rank", str(ranker)])
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(": best ")[0] for line in said if ": best " in line] == captions
+    with Image.open(page) as image:
+      assert image.width == 2 * 64 + 2
+  with pytest.raises(UserError, match="--rank: .* embeds no images and captions"):
+    sample.main([*flags, "--rank", str(workdir)])
+
+
 def test_captions_beside_codes_train_the_same_vocabulary(tokenizer, workdir, tmp_path):
   folder = tmp_path / "codes"
   flags = ["--workdir", tokenizer, "--output", str(folder), "--shard", "12", "--batch_size", "8"]
