@@ -225,6 +225,22 @@ def test_steps_that_vanish_while_being_read_give_way_to_newer_ones(tmp_path, mon
   assert not caplog.text
 
 
+def test_a_step_is_whole_though_an_older_one_vanished(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(logging.getLogger("vqjax"), "propagate", True)
+  filled(tmp_path, steps=(1, 2), keep=2)
+  read_part = checkpoint._read_part
+
+  def overtaken(directory, step, target):
+    if (older := directory / "1").exists():
+      shutil.rmtree(older)
+      raise FileNotFoundError(older)
+    return read_part(directory, step, target)
+
+  monkeypatch.setattr(checkpoint, "_read_part", overtaken)
+  jax.tree.map(np.testing.assert_array_equal, read(tmp_path), state(2)["params"])
+  assert not caplog.text
+
+
 def test_reading_beside_a_run_that_saves_all_the_time(tmp_path):
   filled(tmp_path, steps=(1,))
   stop = threading.Event()

@@ -406,14 +406,16 @@ def restore_params(workdir: str | os.PathLike[str], abstract: Mapping[str, Any])
     raise UserError(f"--workdir={workdir}: holds no checkpoint.")
   damaged: set[int] = set()
   end = time.monotonic() + _READ_SECONDS
-  while left := [step for step in files.saved_steps(directory.parent) if step not in damaged]:
+  saved = files.saved_steps(directory.parent)
+  while left := [step for step in saved if step not in damaged]:
     step = left[-1]
     try:
       with _quiet():
         return _read_part(directory, step, dict(abstract))
     except Exception as e:
-      saved = files.saved_steps(directory.parent)
-      if saved and (step not in saved or saved[-1] > left[-1]) and time.monotonic() < end:
+      before, saved = saved, files.saved_steps(directory.parent)
+      # Opening a step looks at its neighbours too: one of them may be what vanished.
+      if saved != before and time.monotonic() < end:
         continue
       log.warning(
         "checkpoint %d in %s cannot be read (%s); looking at the one before",
