@@ -88,3 +88,14 @@ def rank(size: Sequence[int], axes: int) -> None:
 def times(sides: Sequence[int]) -> str:
   """How messages spell a size: (16, 32) is "16x32"."""
   return "x".join(map(str, sides))
+
+
+def check_classes(values: np.ndarray, classes: int, field: str, source: str) -> np.ndarray:
+  """Returns integers; raises UserError naming the first outside 0 to classes - 1, and `source`,
+  which says where their number comes from.
+  """
+  values = np.asarray(values)
+  if values.size and not 0 <= values.min() <= values.max() < classes:
+    bad = values[(values < 0) | (values >= classes)].flat[0]
+    raise UserError(f"{field}: {bad} is outside 0 to {classes - 1}, the classes of {source}.")
+  return values

@@ -84,8 +84,7 @@ def _pictures(
     _write(workdir / "positions.png", pictures.sheet([heat[None]], enlarge=256))
     print(
       f"positions.png: nats per position of the grid, from {low:.2f} (black) over red and yellow "
-      "to "
-      f"{high:.2f} and more (white)"
+      f"to {high:.2f} and more (white)"
     )
   coarser = model.config.condition.get("coarser")
   if modules.level < len(model.info.levels) - 1 or (modules.level and not coarser.prior):

@@ -249,8 +249,7 @@ class Sampler:
     if any(p.shape[1] % grid[0] or p.shape[2] % grid[1] for p, s in zip(parts, spatial) if s):
       raise UserError(
         f"height, width: the layout's grid is no multiple of the codes' {shape[0]} x {shape[1]}, "
-        "so "
-        "no window fits both."
+        "so no window fits both."
       )
     check_options(options, ("guidance", *_DRAW), "sliding window")
     options = dict(options)

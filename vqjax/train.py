@@ -265,9 +265,8 @@ def _begin(
     place = dict(process_index=jax.process_index(), process_count=jax.process_count())
     return dataset.train(local, seed=config.seed, step=step, **place)
 
-  trained = any(
-    files.saved_steps(workdir)
-  )  # a conversion's step 0 says nothing of the data to come
+  # A conversion's step 0 says nothing of the data to come.
+  trained = any(files.saved_steps(workdir))
   spec = configuration.read_spec(workdir) if trained else None
   stream = first = None
   if spec is None:

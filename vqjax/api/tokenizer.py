@@ -105,8 +105,7 @@ class Tokenizer:
     if not self.info.levels:
       raise UserError(
         f"{self.workdir}: is an autoencoder without codes; use reconstruct, or a run whose "
-        "quantizer "
-        "has codes."
+        "quantizer has codes."
       )
 
   def _batch(self, values: Any) -> dict[str, Any]:

@@ -112,17 +112,6 @@ def require(context: Context, field: str, option: str) -> None:
     )
 
 
-def check_range(values: np.ndarray, classes: int, field: str, source: str) -> np.ndarray:
-  """Returns integers; raises UserError naming the first outside 0 to classes - 1, and `source`,
-  which says where their number comes from.
-  """
-  values = np.asarray(values)
-  if values.size and not 0 <= values.min() <= values.max() < classes:
-    bad = values[(values < 0) | (values >= classes)].flat[0]
-    raise UserError(f"{field}: {bad} is outside 0 to {classes - 1}, the classes of {source}.")
-  return values
-
-
 def per_example(name: str, value: Any, num: int, axes: int) -> np.ndarray:
   """Integers [num, ...] of one value for all or of one for each, each with `axes` axes.
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax.conditions import Context, Lead, Part, check_range, per_example, require
+from vqjax.checks import check_classes
+from vqjax.conditions import Context, Lead, Part, per_example, require
 from vqjax.errors import UserError
 
 
@@ -43,7 +44,7 @@ class Condition:
     def prepare(values: np.ndarray, scale: tuple[float, ...] = ()) -> np.ndarray:
       del scale
       source = f"config.condition.label.classes={self.classes}"
-      return check_range(values, self.classes, self.field, source)
+      return check_classes(values, self.classes, self.field, source)
 
     def tokens(values: jax.Array, frozen: Any) -> tuple[jax.Array]:
       del frozen

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqjax import pictures
-from vqjax.conditions import Context, Lead, Part, check_range, per_example, require
+from vqjax.checks import check_classes
+from vqjax.conditions import Context, Lead, Part, per_example, require
 from vqjax.errors import UserError
 
 
@@ -48,7 +49,7 @@ class Condition:
 
     def prepare(values: np.ndarray, scale: tuple[float, ...] = (1, 1)) -> np.ndarray:
       source = f"config.condition.layout.classes={self.classes}"
-      check_range(values, self.classes, self.field, source)
+      check_classes(values, self.classes, self.field, source)
       return reduced(values, tuple(round(n * s) for n, s in zip(self.grid, scale)), self.classes)
 
     def tokens(values: jax.Array, frozen: Any) -> tuple[jax.Array]:
@@ -72,8 +73,7 @@ def reduced(layout_BHW: np.ndarray, grid: tuple[int, int], classes: int) -> np.n
   if height % h or width % w:
     raise UserError(
       f"layout: {height} x {width} is not a multiple of config.condition.layout.grid={grid}; "
-      "choose "
-      "a grid that divides it."
+      "choose a grid that divides it."
     )
   cells = layout_BHW.reshape(batch, h, height // h, w, width // w).transpose(0, 1, 3, 2, 4)
   cells = cells.reshape(batch, h, w, -1)

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from vqjax import fields, pictures
-from vqjax.conditions import Context, Lead, Part, check_range, per_example, require
+from vqjax.checks import check_classes
+from vqjax.conditions import Context, Lead, Part, per_example, require
 from vqjax.errors import UserError
 
 
@@ -49,7 +50,7 @@ class Condition:
           f"layout: {h} x {w} pixels, {option}.tokenizer needs {height} x {width} here; resize it, "
           "with nearest neighbours."
         )
-      return check_range(values, signal.classes, self.field, f"{option}.tokenizer")
+      return check_classes(values, signal.classes, self.field, f"{option}.tokenizer")
 
     def tokens(values: jax.Array, frozen: Any) -> tuple[jax.Array, ...]:
       ids = encode(frozen, values)

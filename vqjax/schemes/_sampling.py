@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from vqjax.schemes._records import Corrupted, Loss
+
 
 def example_keys(key: jax.Array, batch: int) -> jax.Array:
   """One threefry key per example, [batch]: one key with the example's index folded in, or a key
@@ -47,6 +49,12 @@ def log_prob(logits_BLV: jax.Array, ids_BL: jax.Array) -> jax.Array:
   """Log-probability in nats of each code, float32 [B, L]."""
   log_probs = jax.nn.log_softmax(logits_BLV.astype(jnp.float32))
   return jnp.take_along_axis(log_probs, ids_BL[..., None], -1)[..., 0]
+
+
+def cross_entropy(logits_BLV: jax.Array, corrupted: Corrupted) -> Loss:
+  """Of the targets, in nats."""
+  nats_BL = -log_prob(logits_BLV, corrupted.targets)
+  return Loss(nats_BL, corrupted.weights, accuracy(logits_BLV, corrupted.targets))
 
 
 def accuracy(logits_BLV: jax.Array, ids_BL: jax.Array) -> dict[str, jax.Array]:

@@ -62,12 +62,7 @@ class Scheme:
 
   def loss(self, prediction: jax.Array, corrupted: Corrupted) -> Loss:
     """Cross entropy of each code given those before, in nats."""
-    logits_BLV = prediction[..., : self.latent.vocabulary]
-    return Loss(
-      -_sampling.log_prob(logits_BLV, corrupted.targets),
-      corrupted.weights,
-      _sampling.accuracy(logits_BLV, corrupted.targets),
-    )
+    return _sampling.cross_entropy(prediction[..., : self.latent.vocabulary], corrupted)
 
   def bound(self, key: jax.Array, network: Network, latent_BL: jax.Array) -> jax.Array:
     """-log p of each code given those before, in nats [B, L]; exact, and `key` is not used."""

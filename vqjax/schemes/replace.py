@@ -59,12 +59,7 @@ class Scheme:
 
   def loss(self, prediction: jax.Array, corrupted: Corrupted) -> Loss:
     """Cross entropy of x_a in nats; every position counts."""
-    logits_BLV = prediction[..., : self.latent.vocabulary]
-    return Loss(
-      -_sampling.log_prob(logits_BLV, corrupted.targets),
-      corrupted.weights,
-      _sampling.accuracy(logits_BLV, corrupted.targets),
-    )
+    return _sampling.cross_entropy(prediction[..., : self.latent.vocabulary], corrupted)
 
   def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
     """Nothing follows from what is known."""

@@ -61,14 +61,8 @@ class Signal:
     return jnp.argmax(mean, axis=-1).astype(jnp.uint8)
 
   def prepare(self, values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values)
-    if values.size and not 0 <= values.min() <= values.max() < self.classes:
-      bad = values[(values < 0) | (values >= self.classes)].flat[0]
-      raise UserError(
-        f"layout: {bad} is outside 0 to {self.classes - 1}, the classes of "
-        f"config.signal.classes={self.classes}."
-      )
-    return values
+    source = f"config.signal.classes={self.classes}"
+    return checks.check_classes(values, self.classes, self.field, source)
 
   def given(self, values: Any, shape: tuple[int, ...]) -> jax.Array:
     del shape

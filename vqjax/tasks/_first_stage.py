@@ -92,8 +92,8 @@ class FirstStage:
     if "ids" in batch:
       return tuple(batch[f"ids{i or ''}"] for i in range(len(self.levels)))
     batch = {self.field: batch[self.field]}
-    ids = jax.lax.stop_gradient(self.task.predict["encode"](self.weights(frozen), batch, None))
-    return ids["ids"] if isinstance(ids["ids"], tuple) else (ids["ids"],)
+    found = jax.lax.stop_gradient(self.task.predict["encode"](self.weights(frozen), batch, None))
+    return separated(found["ids"])
 
   def decode(self, frozen: Any, levels: tuple[jax.Array, ...]) -> jax.Array:
     """Values of the signal, as its predictions have them."""
@@ -104,6 +104,11 @@ class FirstStage:
 def joined(levels: tuple[Any, ...]) -> Any:
   """Codes as autoencoders take and give them: a tuple for a hierarchy alone."""
   return levels if len(levels) > 1 else levels[0]
+
+
+def separated(ids: Any) -> tuple[Any, ...]:
+  """The inverse of `joined`: every level's codes."""
+  return ids if isinstance(ids, tuple) else (ids,)
 
 
 def identity(config: Any, weights: Any) -> str:

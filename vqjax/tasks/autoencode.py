@@ -51,8 +51,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
   if signal.field not in spec:
     raise UserError(
       f"config.signal.name: {config['signal']['name']!r} learns the data's {signal.field}, but "
-      "they "
-      f"yield {', '.join(spec)}. Use other data, or another signal."
+      f"they yield {', '.join(spec)}. Use other data, or another signal."
     )
   shape = tuple(spec[signal.field].shape[1:])
   weights = make_record(loss_terms.Losses, config["loss"], "config.loss")

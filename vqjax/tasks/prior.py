@@ -19,7 +19,7 @@ from vqjax.errors import UserError
 from vqjax.latents import Codes, Floats
 from vqjax.schemes import Draw, Guidance, Network, _guidance, autoregressive
 from vqjax.tasks import Frozen, Task, Weights, autoencode, need
-from vqjax.tasks._first_stage import FirstStage, joined
+from vqjax.tasks._first_stage import FirstStage, joined, separated
 from vqjax.tasks._prefix import Prefix, conditions_of
 
 
@@ -178,21 +178,23 @@ class Prior:
     )
     return {"model": variables["params"]}, {"model": {}}
 
+  @property
+  def _tokenizers(self) -> dict[str, Any]:
+    """The prior's own, and under conditions' names those that they read by."""
+    return {"tokenizer": self.tokenizer} | self.prefix.tokenizers
+
   def frozen(self) -> dict[str, Any]:
-    """Weights of the tokenizer, and under conditions' names of those that they read by."""
-    tokenizers = {"tokenizer": self.tokenizer} | self.prefix.tokenizers
-    return {name: stage.load() for name, stage in tokenizers.items()}
+    """Weights of all tokenizers, by their names."""
+    return {name: stage.load() for name, stage in self._tokenizers.items()}
 
   def frozen_shapes(self) -> dict[str, Any]:
-    tokenizers = {"tokenizer": self.tokenizer} | self.prefix.tokenizers
-    return {name: stage.shapes() for name, stage in tokenizers.items()}
+    return {name: stage.shapes() for name, stage in self._tokenizers.items()}
 
   def identity(self, frozen: Any) -> dict[str, str]:
     """Hashes of the tokenizers, by the config's field that names them without its "config."."""
-    tokenizers = {"tokenizer": self.tokenizer} | self.prefix.tokenizers
     return {
       stage.option.removeprefix("config."): stage.identity(frozen[name])
-      for name, stage in tokenizers.items()
+      for name, stage in self._tokenizers.items()
     }
 
   def _predict(
@@ -303,7 +305,7 @@ class Prior:
 
   def decode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
     del key
-    levels = batch["ids"] if isinstance(batch["ids"], tuple) else (batch["ids"],)
+    levels = separated(batch["ids"])
     return {self.tokenizer.field: self.tokenizer.decode(weights.frozen["tokenizer"], levels)}
 
   def sample(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, Any]:
