@@ -160,10 +160,11 @@ class Prior:
   def _frame(self, coarser: tuple, flat_BL: jax.Array) -> np.ndarray:
     """Pictures of codes of which some are not decided yet."""
     latent = self.sampler.prior.latent
-    pictures = self.info.signal.pictures(
-      self.decode(joined((*coarser, latent.unflatten(jnp.minimum(flat_BL, latent.vocabulary - 1)))))
+    values = self.decode(
+      joined((*coarser, latent.unflatten(jnp.minimum(flat_BL, latent.vocabulary - 1))))
     )
-    return _greyed(pictures, np.asarray(flat_BL >= latent.vocabulary), latent)
+    hidden = _hidden(np.asarray(flat_BL >= latent.vocabulary), latent, values)
+    return self.info.signal.pictures(values, hidden)
 
   def log_prob(
     self, ids: Any, *, per_code: bool = False, draws: int = 16, **given: Any
@@ -231,11 +232,11 @@ class Prior:
     return [", ".join(texts) for texts in zip(*several)]
 
   def shown(self, ids: Any, keep: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of codes as the tokenizer shows them, and with grey where the prior sees nothing."""
+    """(codes as the tokenizer shows them; bool [B, *size]: where the prior sees nothing)."""
     levels, latent = self.tokenizer.checked(ids, whole=True), self.modules.latent
-    pictures = self.info.signal.pictures(self.decode(joined(levels)))
-    hidden = jnp.broadcast_to(~self.sampler.keep_first(keep), (len(pictures), latent.length))
-    return pictures, _greyed(pictures, np.asarray(hidden), latent)
+    values = self.decode(joined(levels))
+    hidden = jnp.broadcast_to(~self.sampler.keep_first(keep), (len(values), latent.length))
+    return values, _hidden(np.asarray(hidden), latent, values)
 
   @property
   def _fields(self) -> dict[str, Any]:
@@ -346,12 +347,12 @@ def scheme_options() -> dict[str, type]:
   return COMMON | {k: kind for scheme in schemes for k, kind in scheme.options.items()}
 
 
-def _greyed(pictures: np.ndarray, hidden_BL: np.ndarray, latent: Any) -> np.ndarray:
-  """uint8 [B, H, W, C] with grey over the cells of which all codes are hidden."""
+def _hidden(hidden_BL: np.ndarray, latent: Any, values: np.ndarray) -> np.ndarray:
+  """Bool [B, *size]: the positions of `values` in cells of which all codes are hidden."""
   hidden = hidden_BL.reshape(len(hidden_BL), *latent.shape, -1).all(-1)
-  for axis, side in enumerate(latent.shape, 1):
-    hidden = hidden.repeat(pictures.shape[axis] // side, axis)
-  return np.where(hidden[..., None], np.uint8(128), pictures)
+  for axis, cells in enumerate(latent.shape, 1):
+    hidden = hidden.repeat(values.shape[axis] // cells, axis)
+  return hidden
 
 
 def _share(keep: float | None, mask: Any) -> float:
