@@ -83,7 +83,7 @@ def _codes(model: Any, dataset: Any, split: str, batch_size: int) -> Iterator[di
   from vqjax.api.prior import condition_fields
   from vqjax.tasks import need
 
-  for batch, mask in dataset.batches(batch_size, split=split):
+  for batch, mask in dataset.batches(batch_size, split=split, texts="all"):
     levels = model.checked(model.encode(need(batch, model.info.signal.field)))
     fields = {f"ids{i or ''}": ids for i, ids in enumerate(levels)}
     fields |= {k: batch[k] for k in condition_fields() if k in batch}
@@ -95,7 +95,7 @@ def _save(
 ) -> dict[str, Any]:
   files = {}
   for name, values in rows.items():
-    if isinstance(values[0], str):
+    if name == "text":
       files[name] = f"{split}-{number:05d}-{name}.json"
       (output / files[name]).write_text(json.dumps(values), encoding="utf-8")
       continue
