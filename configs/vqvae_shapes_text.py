@@ -3,8 +3,8 @@ the tokenizer of dalle_shapes.
 
   python -m vqjax.main --config=configs/vqvae_shapes_text.py --workdir=runs/vqvae_shapes_text
 
-vqvae_shapes with a second object, and one colour of each shape kept for the held-out split. Made for
-a CPU; nothing is downloaded. No paper has a figure for this data.
+vqvae_shapes with a second object, and one colour of each shape kept for the held-out split. Made
+for a CPU; nothing is downloaded. No paper has a figure for this data.
 """
 
 from configs import vqvae_shapes
