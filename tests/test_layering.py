@@ -21,7 +21,8 @@ ALLOWED = {
   "pictures": set(),
   "build": set(),
   "nn": {"nn"},
-  "latents": set(),
+  "orders": set(),
+  "latents": {"orders"},
   "signals": {"nn", "signals"},
   "conditions": {"nn", "latents", "conditions", "data"},  # how captions are written in ids
   "quantizers": {"nn", "quantizers"},
@@ -41,8 +42,8 @@ ALLOWED = {
   "optim": {"build"},
   # Families by name, but for the records that cross their borders.
   "tasks": {
-    "tasks", "build", "checkpoint", "config", "data", "latents", "nn", "schemes", "conditions",
-    "signals",
+    "tasks", "build", "checkpoint", "config", "data", "latents", "nn", "orders", "schemes",
+    "conditions", "signals",
   },
   "measure": {"build", "sharding", "evaluators"},
   "writers": set(),
