@@ -611,7 +611,7 @@ def test_reconstruct_a_folder_of_any_sizes(runs, tmp_path, capsys):
   ).read_bytes()
   for arguments, message in (
     ([f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'in'}"], "would be overwritten"),
-    ([f"--input={tmp_path / 'none'}", "--output=x"], "no picture found"),
+    ([f"--input={tmp_path / 'none'}", "--output=x"], "nothing is there"),
   ):
     with pytest.raises(UserError, match=message):
       reconstruct.main(["--workdir", runs["tokenizer"], *arguments])

@@ -17,7 +17,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from vqjax import build, config as configuration, data, sharding, train
-from vqjax.data import ops
 from vqjax.errors import UserError
 from vqjax.latents import Codes
 
@@ -70,7 +69,7 @@ def test_docstring_says_what_it_is_and_how_to_run_it(name):
 def test_the_source_and_the_ops_know_the_fields(name):
   for config in (load(name), load(f"{name}:debug")):
     build.build("data.sources", config.data, "config.data")
-    build.make(ops.Ops, config.ops, "config.ops")
+    build.build("data.ops", config.ops, "config.ops")
 
 
 def spec_of(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:

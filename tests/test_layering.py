@@ -12,13 +12,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "vqjax").rglob("*.py"))
 
 # What a folder (or, at the top, a file) may import from vqjax. Leaves may be imported by all.
-LEAVES = {"checks", "errors", "fields", "files", "pictures"}
+LEAVES = {"checks", "errors", "fields", "files", "pictures", "sounds"}
 ALLOWED = {
   "checks": set(),
   "errors": set(),
   "fields": set(),
   "files": set(),
   "pictures": set(),
+  "sounds": set(),
   "build": set(),
   "nn": {"nn"},
   "orders": set(),

@@ -181,3 +181,12 @@ def test_a_suffix_that_is_no_picture_is_refused(tmp_path, name):
   with pytest.raises(UserError, match="is no picture format; end the name in .png"):
     pictures.save(tmp_path / "new" / name, picture(2, 2))
   assert not (tmp_path / "new").exists()
+
+
+def test_rows_are_broken_where_a_page_is_narrow():
+  part = lambda rows: [(i, (s.start, s.stop)) for i, s in rows]
+  assert part(pictures.broken([3, 2], None)) == [(0, (0, 3)), (1, (0, 3))]
+  one_by_one = [(0, (0, 2)), (0, (2, 4)), (1, (0, 2))]
+  assert part(pictures.broken([3, 2], 2)) == one_by_one
+  together = [(0, (0, 2)), (1, (0, 2)), (0, (2, 4)), (1, (2, 4))]
+  assert part(pictures.broken([3, 3], 2, together=True)) == together

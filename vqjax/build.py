@@ -51,8 +51,8 @@ def build(family: str, config: Mapping[str, Any], path: str = "config", /, **giv
   Raises:
     UserError: unknown name, unknown field, missing field or a value of the wrong type.
   """
-  name, values = _named(family, config, path)
-  return make(member(family, name), values, path, f"{path}({name})", **given)
+  name, values, where = _named(family, config, path)
+  return make(member(family, name), values, path, where, **given)
 
 
 def make(
@@ -65,6 +65,7 @@ def make(
     raise UserError(f"{path}.{key}: is set by the program here; remove it from the config.")
   built = {}
   for key, value in values.items():
+    value = value.to_dict() if hasattr(value, "to_dict") else value  # a ConfigDict is no Mapping
     family = known[key].metadata.get("family") if key in known else None
     nested = family and isinstance(value, Mapping)
     built[key] = build(family, value, f"{path}.{key}") if nested else value
@@ -89,8 +90,8 @@ def filled(family: str, config: Mapping[str, Any], path: str = "config") -> dict
   Raises:
     UserError: unknown name, unknown field or a value of the wrong type.
   """
-  name, values = _named(family, config, path)
-  return {"name": name} | complete(member(family, name), values, path, f"{path}({name})")
+  name, values, where = _named(family, config, path)
+  return {"name": name} | complete(member(family, name), values, path, where)
 
 
 def complete(
@@ -118,7 +119,7 @@ def _completed(metadata: Mapping[str, str], value: Any, path: str) -> Any:
     return value
   value = _mapping(value, path)
   if "family" in metadata:
-    return filled(metadata["family"], value, path)
+    return _checked_member(metadata["family"], filled(metadata["family"], value, path), path)
   file, _, cls = metadata["record"].rpartition(".")
   cls = getattr(importlib.import_module(f"vqjax.{file}"), cls)
   if "members" not in metadata:
@@ -135,6 +136,17 @@ def _completed(metadata: Mapping[str, str], value: Any, path: str) -> Any:
   return complete(cls, rest, path) | inner
 
 
+def _checked_member(family: str, config: dict[str, Any], path: str) -> dict[str, Any]:
+  """`config`, filled; what the member's own checks raise is raised now where its fields alone make
+  it.
+  """
+  name, values, where = _named(family, config, path)
+  cls = member(family, name)
+  if all(not f.metadata and (f.name in values or not _required(f)) for f in _fields(cls)):
+    checked(cls, {k: _plain(v) for k, v in values.items()}, where)
+  return config
+
+
 def defaults(target: Any) -> dict[str, Any]:
   """The defaults of a dataclass's fields."""
   found = {}
@@ -146,12 +158,18 @@ def defaults(target: Any) -> dict[str, Any]:
   return found
 
 
-def _named(family: str, config: Mapping[str, Any], path: str) -> tuple[str, dict[str, Any]]:
-  """The name in a sub-dict, and the other entries."""
+def _named(family: str, config: Mapping[str, Any], path: str) -> tuple[str, dict[str, Any], str]:
+  """The name in a sub-dict, or else the family's UNNAMED; the other entries; how messages call the
+  sub-dict: by its name too, unless that goes without saying.
+  """
   values = dict(_mapping(config, path, " with a 'name'"))
+  unnamed = getattr(importlib.import_module(f"vqjax.{family}"), "UNNAMED", None)
+  if unnamed:
+    values = {"name": unnamed} | values
   if "name" not in values:
     raise UserError(f"{path}: has no 'name'. Choose from {', '.join(names(family))}.")
-  return values.pop("name"), values
+  name = values.pop("name")
+  return name, values, path if name == unnamed else f"{path}({name})"
 
 
 def _mapping(config: Any, path: str, what: str = "") -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ class Common:
   batch_size: int = 64  # over all devices and processes
   total_steps: int = 10_000
   data: dict = fields.member("data.sources", {"name": "shapes"})
-  ops: dict = fields.record("data.ops.Ops")
+  ops: dict = fields.member("data.ops", {})
   optim: dict = fields.record("optim.Optimizer")  # for every player
   accumulate: int = 1  # steps whose gradients are averaged into one update
   ema_decay: float = 0.0  # moving average of the parameters; 0 keeps none

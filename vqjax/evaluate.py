@@ -79,8 +79,8 @@ def _pictures(
 
   modules, workdir = model.modules, model.workdir
   nats = np.array([v for k, v in figures.items() if k.startswith("nats_at/")])
-  if nats.size and len(modules.latent.shape) == 2:
-    heat, low, high = heat_map(nats.reshape(*modules.latent.shape, -1).mean(-1))
+  if nats.size:
+    heat, low, high = heat_map(plane(nats, modules.latent.shape))
     _write(workdir / "positions.png", pictures.sheet([heat[None]], enlarge=256))
     print(
       f"positions.png: nats per position of the grid, from {low:.2f} (black) over red and yellow "
@@ -91,9 +91,13 @@ def _pictures(
     return  # samples need the finer prior, or the coarser one
   _, conditions = model.held_out(num)
   samples = model.sample(num, **conditions)
-  show = model.info.signal.pictures  # distances too: numbers of classes have none
-  nearest, seen = _nearest(show(samples), map(show, _training(model, dataset, of)))
-  _write(workdir / "nearest.png", pictures.sheet([show(samples), nearest], enlarge=128))
+  signal = model.info.signal
+  show = signal.pictures  # distances too: numbers of classes have none
+  shown = show(samples)
+  nearest, seen = _nearest(shown, map(show, _training(model, dataset, of)))
+  rows = [shown, nearest]
+  parts = pictures.broken([num, num], signal.columns, together=True)
+  _write(workdir / "nearest.png", pictures.sheet([rows[i][p] for i, p in parts], enlarge=128))
   print(
     f"nearest.png: above, samples; below, the nearest of {seen} training examples to each: copies "
     "would mean memorising"
@@ -104,6 +108,17 @@ def _write(file: files.Path, sheet: np.ndarray) -> None:
   from vqjax import pictures
 
   files.write_bytes(file, pictures.encode(sheet))
+
+
+def plane(values: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+  """Values of every position as [H, W]: the mean over codebooks where the grid is a plane or a
+  row of planes, which stand beside each other; codebooks below each other where it is a line.
+  """
+  values = values.reshape(*grid, -1)
+  if len(grid) == 1:
+    return values.T
+  values = values.mean(-1)
+  return values if len(grid) == 2 else np.concatenate(list(values), axis=1)
 
 
 def heat_map(values_HW: np.ndarray) -> tuple[np.ndarray, float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vqjax import files, pictures, writers
+from vqjax import files, writers
 from vqjax.errors import UserError
 
 
@@ -21,6 +21,7 @@ class Journal:
     window: metrics of the steps since the last line, as `window` gives them; of the run's
       checkpoint.
     saved: a function that tells the steps that are saved, for messages.
+    noun: what one example is called.
 
   On other processes than the first it checks, and writes nothing.
   """
@@ -33,14 +34,16 @@ class Journal:
     *,
     window: Mapping[str, Sequence[float]],
     saved: Callable[[], Sequence[int]],
+    noun: str = "image",
   ):
+    self._noun = noun
     self._workdir, self._every, self._saved = workdir, config["log_every"], saved
     self._window = [dict(zip(window, values)) for values in zip(*window.values())]
     self._pending: list[tuple[int, Any]] = []  # (step, device metrics) that nobody has fetched
     self._writer = self._progress = None
     if jax.process_index() == 0:
       self._writer = writers.Writer(workdir, start)
-      self._progress = writers.Progress(start, config["total_steps"], config["batch_size"])
+      self._progress = writers.Progress(start, config["total_steps"], config["batch_size"], noun)
 
   @property
   def window(self) -> dict[str, list[float]]:
@@ -74,7 +77,7 @@ class Journal:
     mean = {k: float(np.mean([m[k] for m in self._window])) for k in self._window[-1]}
     if self._writer:
       rate = self._progress.report(step, mean)
-      self._writer.scalars(step, mean, images_per_second=rate)
+      self._writer.scalars(step, mean, **{f"{self._noun}s_per_second": rate})
     self._window = []
 
   def held_out(self, step: int, figures: Mapping[str, float]) -> None:
@@ -87,10 +90,15 @@ class Journal:
       plain = [f"{k} {v:.4g}" for k, v in figures.items() if "/" not in k]
       self._progress.say("  ".join([f"step {step}: held out", *plain]))
 
-  def preview(self, step: int, rows: Sequence[np.ndarray]) -> None:
-    """Writes rows of pictures; what took time until now is no part of the next lines' rate."""
+  def preview(self, step: int, preview: Any) -> None:
+    """Writes a vqjax.measure.Preview; what took time until now is no part of the next lines'
+    rate.
+    """
     if self._writer:
-      self._writer.picture(step, "preview", pictures.sheet(rows))
+      self._writer.picture(step, "preview", preview.page)
+      for name, clips in preview.clips.items():
+        for i, clip in enumerate(clips):
+          self._writer.clip(step, f"{name}/{i}", clip)
       self._progress.restart(step)
 
   def check_finite(self, step: int, values: Mapping[str, float]) -> None:

@@ -5,12 +5,12 @@ devices.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from vqjax import sharding
+from vqjax import pictures, sharding
 from vqjax.build import build
 from vqjax.errors import UserError, near_miss
 from vqjax.evaluators import add, gather, reduced
@@ -83,6 +83,17 @@ def of_run(config: Mapping[str, Any], task: Any, mesh: Any) -> Measurement:
   return Measurement(made, task.predict, mesh)
 
 
+class Preview(NamedTuple):
+  """How a run shows what it has learned.
+
+  page: uint8 [H, W, 3].
+  clips: {prediction: what there is to hear of it}, see vqjax.signals.Clip; empty where nothing is.
+  """
+
+  page: np.ndarray
+  clips: Mapping[str, Sequence[Any]]
+
+
 class HeldOut:
   """The held-out examples by which a run is measured as it goes.
 
@@ -130,14 +141,17 @@ class HeldOut:
     limit = self._run.config["eval_examples"]
     return evaluate_split(self._run, self._dataset, weights, limit=limit)
 
-  def preview(self, weights: Any) -> Sequence[np.ndarray]:
-    """Rows of uint8 pictures."""
+  def preview(self, weights: Any) -> Preview:
+    """What the run makes of its preview's examples."""
     run = self._run
     batch = jax.device_put(self._examples, sharding.replicated(run.mesh))
     # The same noise at every step shows what training changes.
     key = jax.random.key(run.config["seed"])
     out = jax.device_get(self._preview(weights, batch, key))
-    return run.task.info.pictures(self._examples, out)
+    signal, rows = run.task.info.signal, run.task.info.pictures(self._examples, out)
+    parts = pictures.broken([len(row) for row in rows], signal.columns, together=True)
+    clips = {name: signal.clips(values) for name, values in out.items()}
+    return Preview(pictures.sheet([rows[i][part] for i, part in parts]), clips)
 
 
 def evaluate_split(

@@ -156,6 +156,26 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
   return np.round((np.clip(np.asarray(images, np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
+def greyed(images: np.ndarray, hidden: np.ndarray | None) -> np.ndarray:
+  """uint8 [B, H, W, C] with grey where `hidden` [B, H, W] says so; None hides nothing."""
+  return images if hidden is None else np.where(hidden[..., None], np.uint8(128), images)
+
+
+def broken(
+  lengths: Sequence[int], columns: int | None, together: bool = False
+) -> list[tuple[int, slice]]:
+  """Which parts (row, slice of it) of rows of these lengths stand in the rows of a page that has
+  so many columns; None has any number.
+
+  Rows that belong `together`, column by column, are broken together.
+  """
+  starts = lambda num: range(0, num, columns or max(1, num))
+  part = lambda start: slice(start, start + (columns or max(1, *lengths, 1)))
+  if together:
+    return [(i, part(s)) for s in starts(max(lengths)) for i, n in enumerate(lengths) if s < n]
+  return [(i, part(s)) for i, n in enumerate(lengths) for s in starts(n)]
+
+
 def sheet(
   rows: Sequence[np.ndarray],
   gap: int = 2,

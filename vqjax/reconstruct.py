@@ -2,8 +2,9 @@
 
 Encodes and decodes what the tokenizer learned, of any size: a side that is not a multiple of the
 model's factor is padded by its own edge and cut again. Writes each reconstruction under its own
-name as PNG; where two files differ by their suffix alone, a.png and a.jpg, as a.png.png and
-a.jpg.png. A prior's workdir stands for its tokenizer's.
+name, pictures as PNG, sounds in their own format where that can be written; where two files would
+have one name, a.png and a.jpg, as a.png.png and a.jpg.png. A prior's workdir stands for its
+tokenizer's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import collections
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,12 +26,14 @@ def padded(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
   return np.pad(values, missing + [(0, 0)] * (values.ndim - len(missing)), mode="edge")
 
 
-def names(files: Sequence[pathlib.Path], suffix: str) -> list[pathlib.Path]:
+def names(
+  files: Sequence[pathlib.Path], suffix: Callable[[pathlib.Path], str]
+) -> list[pathlib.Path]:
   """Names ending in the suffix, one for each file: with its old suffix before where another file
   would else have the same.
   """
-  short = [f.with_suffix(suffix) for f in files]
-  full = [f.with_name(f.name + suffix) for f in files]
+  short = [f.with_suffix(suffix(f)) for f in files]
+  full = [f.with_name(f.name + suffix(f)) for f in files]
   taken = collections.Counter([*short, *full])
   return [s if taken[s] == 1 else f for s, f in zip(short, full)]
 
@@ -42,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--output", required=True, type=pathlib.Path, help="a folder")
   args = parser.parse_args(argv)
   if not args.input.exists():
-    raise UserError(f"--input={args.input}: no picture found there.")
+    raise UserError(f"--input={args.input}: nothing is there; give a file or a folder.")
   base = args.input if args.input.is_dir() else args.input.parent
   if args.output.resolve() == base.resolve():
     raise UserError(
@@ -59,9 +62,10 @@ def main(argv: Sequence[str]) -> None:
   found = [args.input / name for name in listed if name.lower().endswith(signal.suffixes)]
   inputs = found if args.input.is_dir() else [args.input]
   if not inputs:
-    raise UserError(f"--input={args.input}: no picture found there.")
+    kinds = ", ".join(signal.suffixes)
+    raise UserError(f"--input={args.input}: no {signal.noun} found there ({kinds}).")
   failed = []
-  outputs = names([f.relative_to(base) for f in inputs], signal.suffix)
+  outputs = names([f.relative_to(base) for f in inputs], signal.suffix_for)
   for file, name in zip(inputs, outputs):
     try:
       value = signal.open(file, info.shape)

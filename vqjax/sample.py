@@ -3,12 +3,14 @@
 Conditions are given by name: --label=3, --layout=MAP.png (a pixel's value is its class),
 --text="a red circle". A flag may be given several times, and --text_file=FILE (so for each of them)
 holds one value a line. What can be read stands below the pictures.
---image=A.png --keep=0.5 completes a picture from its first codes (--keep alone: held-out pictures
-of the run's data, above what the prior was shown, above the completions); --mask=M.png draws anew
-what is white (masked and diffusion priors); --height and --width go beyond the training size by a
-sliding window; --gif=FILE shows the steps; --rank=CLIP_RUN puts the samples of each --text in
-order, the best first, with their scores (cosines). Options of the scheme: --temperature,
---guidance, --steps, …
+--output may be a picture of all samples, or what the signal is itself: sound as .wav or .flac,
+numbered where there are several.
+--image=A.png --keep=0.5 completes a picture (--audio=A.wav a sound) from its first codes (--keep
+alone: held-out examples of the run's data, above what the prior was shown, above the completions);
+--mask=M.png draws anew what is white (masked and diffusion priors); --height and --width go beyond
+the training size by a sliding window; --gif=FILE shows the steps; --rank=CLIP_RUN puts the samples
+of each --text in order, the best first, with their scores (cosines). Options of the scheme:
+--temperature, --guidance, --steps, …
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from vqjax.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
+  from vqjax import build
   from vqjax.api.prior import condition_fields, scheme_options
 
   parser = cli.parser(__doc__)
   parser.add_argument("--workdir", required=True, type=files.path, help="a trained prior")
-  parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("samples.png"))
+  parser.add_argument("--output", type=pathlib.Path, help="samples.png, or what the signal is")
   parser.add_argument("--num", type=int, default=16)
   parser.add_argument("--seed", type=int, default=0)
   conditions, options = condition_fields(), scheme_options()
@@ -36,9 +39,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(f"--{name}", action="append", default=[], help=condition.help)
     more = f"as many --{name} as it has lines"
     parser.add_argument(f"--{name}_file", type=pathlib.Path, metavar="FILE", help=more)
-  for name in ("image", "mask", "gif"):
+  fields = {build.member("signals", name).field for name in build.names("signals")}
+  inputs = [f"--{field}" for field in sorted(fields - conditions.keys())]
+  parser.add_argument(*inputs, type=pathlib.Path, dest="input", help="what is completed")
+  for name in ("mask", "gif"):
     parser.add_argument(f"--{name}", type=pathlib.Path)
-  parser.add_argument("--keep", type=float, help="share of the codes that stays; 0.5 with --image")
+  parser.add_argument("--keep", type=float, help="share of the codes that stays; 0.5 by default")
   parser.add_argument("--rank", type=files.path, help="a run that embeds images and captions")
   for name in ("height", "width"):
     parser.add_argument(f"--{name}", type=int)
@@ -53,13 +59,17 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(f"--workdir={args.workdir}: is no prior, and nothing else draws samples.")
   given = _given(model, {name: texts for name in conditions if (texts := _texts(name, args))}, args)
   ranker = api.Ranker.open(args.rank, "--rank") if args.rank else None
-  rows, below, known = _draw(model, args, given, _chosen(args, options), ranker)
-  pictures.save(args.output, pictures.sheet(rows, captions=below))
-  print(f"{args.num} sample(s) in {args.output}")
+  signal = model.info.signal
+  output = args.output or pathlib.Path(f"samples{signal.suffix}")
+  signal.check_page(output)
+  rows, known = _draw(model, args, given, _chosen(args, options), ranker)
+  written = signal.save_page(output, rows, together=bool(known))
+  print(f"{args.num} sample(s) in {', '.join(map(str, written[:2]))}{' …' if written[2:] else ''}")
   if args.gif:
     given |= known.pop("given", {})
     frames = model.frames(args.num, **known, **given, **_chosen(args, options), seed=args.seed)
-    sheets = [pictures.sheet([f[i : i + 4] for i in range(0, len(f), 4)]) for f in frames]
+    across = min(4, signal.columns or 4)
+    sheets = [pictures.sheet([f[i : i + across] for i in range(0, len(f), across)]) for f in frames]
     pictures.save_gif(args.gif, sheets)
     print(f"{len(frames)} steps in {args.gif}")
 
@@ -70,24 +80,22 @@ def _chosen(args: Any, options: Sequence[str]) -> dict[str, Any]:
 
 def _check(args: Any, options: Sequence[str]) -> None:
   """Raises UserError for what can be said before anything is loaded."""
-  from vqjax import pictures
   from vqjax.schemes import Draw, Guidance
 
   if args.num < 1:
     raise UserError(f"--num={args.num}: draw at least one.")
-  pictures.check(args.output)
   if args.gif and args.gif.suffix.lower() != ".gif":
     raise UserError(f"--gif={args.gif}: is written as GIF; end the name in .gif.")
-  if args.mask and not args.image:
+  if args.mask and not args.input:
     raise UserError("--mask: says what of a picture is drawn anew; give the picture as --image.")
   if args.mask and args.keep is not None:
     raise UserError("--mask, --keep: each says which codes stay; give one of them.")
-  if (args.height or args.width) and (args.image or args.gif or args.keep is not None):
+  if (args.height or args.width) and (args.input or args.gif or args.keep is not None):
     raise UserError(
       "--height, --width: only free samples grow beyond the training size; leave out --image, "
       "--keep and --gif."
     )
-  if args.rank and (args.image or args.keep is not None or args.gif):
+  if args.rank and (args.input or args.keep is not None or args.gif):
     raise UserError("--rank: orders free samples; leave out --image, --keep and --gif.")
   if args.rank and not (args.text or args.text_file):
     raise UserError("--rank: orders by a caption; give --text.")
@@ -129,47 +137,57 @@ def _given(model: Any, texts: dict[str, list[str]], args: Any) -> dict[str, np.n
 
 def _draw(
   model: Any, args: Any, given: dict[str, Any], options: dict[str, Any], ranker: Any
-) -> tuple[list[np.ndarray], list[list[str]], dict[str, Any]]:
-  """(rows of pictures, captions below them, what `frames` needs to draw the same)."""
-  show, options = model.info.signal.pictures, options | {"seed": args.seed}
+) -> tuple[list[Any], dict[str, Any]]:
+  """(vqjax.signals.Rows, what `frames` needs to draw the same)."""
+  from vqjax.signals import Row
+
+  options = options | {"seed": args.seed}
   captions = lambda given: np.array(model.captions(args.num, given) or [""] * args.num, object)
-  if args.image:
+  if args.input:
     signal, info = model.info.signal, model.info
-    value = signal.open(args.image, info.shape, info.size)
+    value = signal.open(args.input, info.shape, info.size)
     known = {"ids": model.encode(np.repeat(value[None], args.num, 0)), "keep": args.keep}
     if args.mask:
-      from vqjax import pictures
-
-      white = pictures.read(args.mask, 1)[..., 0] > 127
-      known["mask"] = pictures.fit(white.astype(np.uint8), *info.size)
-    drawn, texts = show(model.complete_codes(**known, **given, **options)), captions(given)
-    original, rows = show(value[None]), [slice(i, i + 8) for i in range(0, args.num, 8)]
-    pages = [np.concatenate([original, drawn[row]]) for row in rows]
-    return pages, [["", *texts[row]] for row in rows], known
+      known["mask"] = _mask(args.mask, info.size)
+    drawn, texts = model.complete_codes(**known, **given, **options), captions(given)
+    beside = [slice(i, i + 8) for i in range(0, args.num, 8)]
+    page = lambda row: Row(np.concatenate([value[None], drawn[row]]), None, ["", *texts[row]])
+    return [page(row) for row in beside], known
   if args.keep is not None:
     ids, conditions = model.held_out(args.num)
     known, given = {"ids": ids, "keep": args.keep}, conditions | given
-    above, drawn = model.shown(**known), show(model.complete_codes(**known, **given, **options))
-    return [*above, drawn], [[], [], list(captions(given))], known | {"given": conditions}
-  drawn = show(model.sample(args.num, height=args.height, width=args.width, **given, **options))
+    values, hidden = model.shown(**known)
+    drawn = Row(model.complete_codes(**known, **given, **options), None, list(captions(given)))
+    return [Row(values), Row(values, hidden), drawn], known | {"given": conditions}
+  drawn = model.sample(args.num, height=args.height, width=args.width, **given, **options)
   groups = [
     value for value in given.values() if np.ndim(value) == 1 and len(dict.fromkeys(value)) > 1
   ]
   columns = max(1, round(args.num**0.5))
   if ranker:
-    return *_ranked(ranker, drawn, given["text"], columns), {}
+    return _ranked(ranker, drawn, given["text"], columns), {}
   if groups:  # a row per class or caption
     rows = [np.flatnonzero(groups[0] == value) for value in dict.fromkeys(groups[0])]
   else:
     rows = [np.arange(args.num)[i : i + columns] for i in range(0, args.num, columns)]
-  return [drawn[row] for row in rows], [list(captions(given)[row]) for row in rows], {}
+  return [Row(drawn[row], None, list(captions(given)[row])) for row in rows], {}
 
 
-def _ranked(
-  ranker: Any, drawn: np.ndarray, texts: np.ndarray, columns: int
-) -> tuple[list[np.ndarray], list[list[str]]]:
-  """(rows of pictures, what stands below them): the best first, several captions in a row each."""
-  rows, below = [], []
+def _mask(file: pathlib.Path, size: tuple[int, ...]) -> np.ndarray:
+  """[H, W] of that size, 1 where the picture is white."""
+  from vqjax import pictures
+
+  if len(size) != 2:
+    raise UserError(f"--mask={file}: is a picture, the prior draws none; use --keep.")
+  white = pictures.read(file, 1)[..., 0] > 127
+  return pictures.fit(white.astype(np.uint8), *size)
+
+
+def _ranked(ranker: Any, drawn: np.ndarray, texts: np.ndarray, columns: int) -> list[Any]:
+  """Rows with scores below them: the best first, several captions in a row each."""
+  from vqjax.signals import Row
+
+  rows = []
   several = list(dict.fromkeys(texts))
   for text in several:
     own = drawn[[i for i, other in enumerate(texts) if other == text]]
@@ -178,9 +196,9 @@ def _ranked(
     print(f"{text}: best {scores.max():.3f}, mean {scores.mean():.3f}")
     wide = len(order) if len(several) > 1 else columns
     for start in range(0, len(order), wide):
-      rows.append(own[order[start : start + wide]])
-      below.append(words[start : start + wide])
-  return rows, below
+      part = slice(start, start + wide)
+      rows.append(Row(own[order[part]], None, words[part]))
+  return rows
 
 
 if __name__ == "__main__":

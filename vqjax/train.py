@@ -180,7 +180,8 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
       lineage.warn_dependents(workdir)
     else:
       log.info("%s: nothing is left to do, all %d steps are taken", workdir, total)
-    journal = Journal(workdir, config, start, window=window, saved=checkpoints.steps)
+    told = dict(window=window, saved=checkpoints.steps, noun=run.task.info.signal.noun)
+    journal = Journal(workdir, config, start, **told)
     stack.callback(journal.close)
     signals = stack.enter_context(preemption.Signals())
     figures: dict[str, float] = {}

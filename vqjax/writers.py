@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vqjax import files, pictures
+from vqjax import files, pictures, sounds
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -59,6 +59,10 @@ class Writer:
     files.write_bytes(file, png, self.workdir)
     self._events.picture(step, name, sheet, png)
 
+  def clip(self, step: int, name: str, clip: Any) -> None:
+    """Writes a vqjax.signals.Clip to the events: TensorBoard's audio tab plays it."""
+    self._events.clip(step, name, clip)
+
   def flush(self) -> None:
     """To be called before a step is saved: a continued run writes no line of before again."""
     self._lines.flush()
@@ -90,6 +94,12 @@ class _Events:
     height, width, channels = sheet.shape
     image = {"height": height, "width": width, "colorspace": channels}
     self._add(step, [{"tag": name, "image": image | {"encoded_image_string": png}}])
+
+  def clip(self, step: int, name: str, clip: Any) -> None:
+    frames, channels = clip.samples.shape
+    audio = {"sample_rate": clip.rate, "num_channels": channels, "length_frames": frames}
+    audio |= {"encoded_audio_string": sounds.encode(clip.samples, clip.rate)}
+    self._add(step, [{"tag": name, "audio": audio | {"content_type": "audio/wav"}}])
 
   def _add(self, step: int = 0, values: Sequence[Any] = (), **also: Any) -> None:
     """One record: length, its checksum, the event, its checksum."""
@@ -140,14 +150,17 @@ def _step_of(line: bytes) -> float:
 
 
 class Progress:
-  """A bar with loss, images/s and time left on a terminal; plain lines, one per logging interval,
-  elsewhere.
+  """A bar with loss, examples per second and time left on a terminal; plain lines, one per logging
+  interval, elsewhere.
   """
 
-  def __init__(self, start: int, total: int, batch_size: int, stream: Any = sys.stderr):
+  def __init__(
+    self, start: int, total: int, batch_size: int, noun: str = "image", stream: Any = sys.stderr
+  ):
     from tqdm import tqdm
 
     self._total, self._batch, self._stream = total, batch_size, stream
+    self._rate = f"{noun}s/s"
     # Its own rate and time left would count evaluation in.
     self._bar = tqdm(
       initial=start,
@@ -167,12 +180,12 @@ class Progress:
     self._last_step, self._last_time = step, time.monotonic()
 
   def report(self, step: int, metrics: Mapping[str, float]) -> float:
-    """Shows the interval that ended at `step`; returns its images/s."""
+    """Shows the interval that ended at `step`; returns its examples per second."""
     seconds = (time.monotonic() - self._last_time) / max(1, step - self._last_step)
     self.restart(step)
     rate = self._batch / max(seconds, 1e-9)
     left = str(datetime.timedelta(seconds=round(seconds * (self._total - step))))
-    shown = {"loss": f"{metrics['loss/total']:.4f}", "images/s": f"{rate:.0f}", "left": left}
+    shown = {"loss": f"{metrics['loss/total']:.4f}", self._rate: f"{rate:.0f}", "left": left}
     if self._bar.disable:
       print(
         f"step {step}/{self._total}  " + "  ".join(f"{k} {v}" for k, v in shown.items()),

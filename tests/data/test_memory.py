@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from vqjax import data
-from vqjax.data import memory, ops
+from vqjax.data import memory
+from vqjax.data.ops import image as ops
 from vqjax.errors import UserError
 
 SHAPES = {"name": "shapes", "size": 16, "num_train": 37, "num_eval": 23}

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vqjax import build
-from vqjax.data import ops
+from vqjax.data.ops import generator, image as ops
 from vqjax.errors import UserError
 
 
@@ -23,7 +23,7 @@ def test_center_is_pil_on_the_shorter_side_then_the_centre(height, width):
       (width * size // side, height * size // side), Image.Resampling.BICUBIC
     )
     left, top = (whole.width - size) // 2, (whole.height - size) // 2
-    out = ops.apply(ops.Ops(size=size), {"image": image})["image"]
+    out = ops.Ops(size=size).apply({"image": image})["image"]
     wanted = np.asarray(whole).astype(int)[top : top + size, left : left + size]
     np.testing.assert_allclose(
       out.astype(int), wanted, atol=1
@@ -32,15 +32,13 @@ def test_center_is_pil_on_the_shorter_side_then_the_centre(height, width):
 
 def test_center_of_odd_remainders_cuts_whole_pixels():
   image = picture(5, 8)
-  np.testing.assert_array_equal(
-    ops.apply(ops.Ops(size=5), {"image": image})["image"], image[:, 1:6]
-  )
+  np.testing.assert_array_equal(ops.Ops(size=5).apply({"image": image})["image"], image[:, 1:6])
 
 
 def test_downscaling_averages_rather_than_skips():
   stripes = np.zeros((64, 64, 1), np.uint8)
   stripes[:, ::2] = 254
-  out = ops.apply(ops.Ops(size=8), {"image": stripes})["image"].astype(int)
+  out = ops.Ops(size=8).apply({"image": stripes})["image"].astype(int)
   assert out.shape == (8, 8, 1) and abs(out[:, 1:-1] - 127).max() <= 4
 
 
@@ -48,14 +46,12 @@ def test_random_is_a_window_at_full_resolution_and_central_in_evaluation():
   image = np.arange(7 * 9, dtype=np.uint8).reshape(7, 9, 1)
   corners = set()
   for counter in range(200):
-    out = ops.apply(ops.Ops(size=4, crop="random"), {"image": image}, ops.generator(0, counter))[
-      "image"
-    ]
+    out = ops.Ops(size=4, crop="random").apply({"image": image}, generator(0, counter))["image"]
     top, left = divmod(int(out[0, 0, 0]), 9)
     np.testing.assert_array_equal(out, image[top : top + 4, left : left + 4])
     corners.add((top, left))
   assert corners == {(y, x) for y in range(4) for x in range(6)}
-  out = ops.apply(ops.Ops(size=4, crop="random"), {"image": image})["image"]
+  out = ops.Ops(size=4, crop="random").apply({"image": image})["image"]
   np.testing.assert_array_equal(out, image[1:5, 2:6])
 
 
@@ -63,23 +59,23 @@ def test_too_small_for_the_window_says_what_and_how():
   with pytest.raises(
     UserError, match=r"cat/3\.png: is 9x7.*size=8.*Lower size to 7.*crop='center'"
   ):
-    ops.apply(ops.Ops(size=8, crop="random"), {"image": picture(7, 9), "name": "cat/3.png"})
+    ops.Ops(size=8, crop="random").apply({"image": picture(7, 9), "name": "cat/3.png"})
 
 
 def test_none_accepts_one_size_only():
   image = picture(8, 8)
   np.testing.assert_array_equal(
-    ops.apply(ops.Ops(size=8, crop="none"), {"image": image})["image"], image
+    ops.Ops(size=8, crop="none").apply({"image": image})["image"], image
   )
   with pytest.raises(UserError, match="is 9x8, not size=8"):
-    ops.apply(ops.Ops(size=8, crop="none"), {"image": picture(8, 9)})
+    ops.Ops(size=8, crop="none").apply({"image": picture(8, 9)})
 
 
 def test_random_resized_windows_have_the_area_and_aspect_asked_for():
   config = ops.Ops(size=8, crop="random_resized", min_area=0.3)
   areas = []
   for counter in range(300):
-    (top, left, h, w), out = ops.window(config, 50, 83, ops.generator(1, counter), "")
+    (top, left, h, w), out = ops.window(config, 50, 83, generator(1, counter), "")
     assert out == (8, 8) and 0 <= top <= 50 - h and 0 <= left <= 83 - w
     assert 0.7 < w / h < 1.4
     areas.append(h * w / (50 * 83))
@@ -89,13 +85,10 @@ def test_random_resized_windows_have_the_area_and_aspect_asked_for():
 
 def test_flip_in_half_of_training_and_never_in_evaluation():
   image = picture(5, 5)
-  outs = [
-    ops.apply(ops.Ops(flip=True), {"image": image}, ops.generator(0, c))["image"]
-    for c in range(200)
-  ]
+  outs = [ops.Ops(flip=True).apply({"image": image}, generator(0, c))["image"] for c in range(200)]
   flipped = sum((o == image[:, ::-1]).all() for o in outs)
   assert 70 < flipped < 130 and flipped + sum((o == image).all() for o in outs) == 200
-  np.testing.assert_array_equal(ops.apply(ops.Ops(flip=True), {"image": image})["image"], image)
+  np.testing.assert_array_equal(ops.Ops(flip=True).apply({"image": image})["image"], image)
 
 
 def test_layout_follows_the_image_and_keeps_its_classes():
@@ -103,11 +96,11 @@ def test_layout_follows_the_image_and_keeps_its_classes():
   layout = (image[..., 0] > 0).astype(np.uint8) * 7
   for crop in ("random", "random_resized"):
     config = ops.Ops(size=15, crop=crop, flip=True)
-    out = ops.apply(config, {"image": image, "layout": layout}, ops.generator(0, 3))
+    out = config.apply({"image": image, "layout": layout}, generator(0, 3))
     assert out["layout"].shape == (15, 15) and set(np.unique(out["layout"])) <= {0, 7}
     if crop == "random":
       np.testing.assert_array_equal(out["layout"] > 0, out["image"][..., 0] > 0)
-    alone = ops.apply(config, {"layout": layout}, ops.generator(0, 3))
+    alone = config.apply({"layout": layout}, generator(0, 3))
     np.testing.assert_array_equal(alone["layout"], out["layout"])
 
 
@@ -116,21 +109,21 @@ def test_what_the_ops_keep():
     {"label": np.int32(3), "name": "a"},
     {"ids": np.zeros((2, 2), np.int32), "layout": np.zeros((8, 8), np.uint8)},  # tokenized before
   ):
-    assert ops.apply(ops.Ops(size=4, flip=True), example, ops.generator(0, 0)) == example
+    assert ops.Ops(size=4, flip=True).apply(example, generator(0, 0)) == example
 
 
 def test_far_too_small_is_said_once(caplog):
   config = ops.Ops(size=41)
   with caplog.at_level(logging.WARNING):
     for height, width in ((11, 30), (10, 30), (9, 9)):
-      ops.apply(config, {"image": picture(height, width), "name": f"{width}.png"})
+      config.apply({"image": picture(height, width), "name": f"{width}.png"})
   assert [r.getMessage() for r in caplog.records] == [
     "30.png: is 30x10, enlarged more than 4 times to size=41; the same is not said of others."
   ]
 
 
 def test_generator_is_pure_and_streams_differ():
-  draw = lambda *a: ops.generator(*a).random(4).tolist()  # noqa: E731
+  draw = lambda *a: generator(*a).random(4).tolist()  # noqa: E731
   assert draw(1, 2, 3) == draw(1, 2, 3)
   assert (
     len({tuple(draw(*a)) for a in [(1, 2, 3), (2, 1, 3), (1, 2, 0), (1, 3, 3), (-1, 2, 3)]}) == 5
@@ -151,4 +144,4 @@ def test_generator_is_pure_and_streams_differ():
 )
 def test_bad_config(config, message):
   with pytest.raises(UserError, match=message):
-    build.make(ops.Ops, config, "config.ops")
+    build.build("data.ops", config, "config.ops")

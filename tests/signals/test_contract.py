@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqjax import build, pictures
-from vqjax.data import ops
+from vqjax import build, pictures, signals
+from vqjax.data.ops import image as ops
 from vqjax.errors import UserError
 
 FIELDS = {"image": {}, "layout": {"classes": 4}}
@@ -38,13 +38,38 @@ def test_contract(name, tmp_path):
   assert signal.prepare(values) is values
   shown = signal.pictures(values)
   assert shown.dtype == np.uint8 and shown.ndim == 4 and shown.shape[-1] in (1, 3)
+  hidden = np.zeros(values.shape[: 1 + signal.axes], bool)
+  np.testing.assert_array_equal(signal.pictures(values, hidden), shown)
+  hidden[0] = True
+  greyed = signal.pictures(values, hidden)
+  assert (greyed[0] != shown[0]).any() and (greyed[1] == shown[1]).all()
+  unit, amount = signal.amount(shape)
+  assert unit.isidentifier() and amount > 0 and signal.noun
+  assert set(signal.judges) <= {"discriminator", "perceptual"}
   assert set(signal.measures) <= set(build.names("evaluators"))
   file = tmp_path / f"a{signal.suffix}"
   signal.save(file, values[0])
-  assert signal.suffix in signal.suffixes
+  assert signal.suffix in signal.suffixes and signal.suffix_for(file) == signal.suffix
   np.testing.assert_array_equal(signal.open(file, values.shape[1:]), values[0])
   size = tuple(3 + i for i in range(signal.axes))
   assert signal.open(file, values.shape[1:], size).shape[: signal.axes] == size
+
+
+@pytest.mark.parametrize("name", build.names("signals"))
+def test_pages(name, tmp_path):
+  """A page in every format is a file or several; a picture of it has every example."""
+  signal, values = make(name), VALUES[name]
+  rows = [signals.Row(values), signals.Row(values, None, ["a", "b"])]
+  for suffix in {signal.suffix, ".png"}:
+    file = tmp_path / f"page{suffix}"
+    signal.check_page(file)
+    written = signal.save_page(file, rows, together=True)
+    assert written and all(f.stat().st_size for f in written)
+  shown = signal.pictures(values)
+  page = signals.page(signal, [signals.Row(values)])
+  assert page.shape[0] * page.shape[1] >= len(values) * shown.shape[1] * shown.shape[2]
+  with pytest.raises(UserError, match="no .*format; end the name in"):
+    signal.check_page(tmp_path / "page.txt")
 
 
 @pytest.mark.parametrize("name", build.names("signals"))
@@ -97,5 +122,5 @@ def test_an_opened_picture_is_cut_as_evaluation_data_are(tmp_path):
   pictures.save(tmp_path / "a.png", wide)
   opened = make("image").open(tmp_path / "a.png", (28, 28, 1), (28, 28))
   assert opened.shape == (28, 28, 1)
-  training = ops.apply(ops.Ops(size=28, channels=1), {"image": wide, "name": "a"})["image"]
+  training = ops.Ops(size=28, channels=1).apply({"image": wide, "name": "a"})["image"]
   np.testing.assert_array_equal(opened, training)

@@ -163,8 +163,9 @@ class Prior:
     """Pictures of codes of which some are not decided yet."""
     latent = self.sampler.prior.latent
     drawn = latent.unflatten(jnp.minimum(flat_BL, latent.size - 1))
-    pictures = self.info.signal.pictures(self.decode(self._stage.merge((*coarser, drawn))))
-    return _greyed(pictures, np.asarray(flat_BL >= latent.size), latent)
+    values = self.decode(self._stage.merge((*coarser, drawn)))
+    hidden = _hidden(np.asarray(flat_BL >= latent.size), latent, values)
+    return self.info.signal.pictures(values, hidden)
 
   def log_prob(
     self, ids: Any, *, per_code: bool = False, draws: int = 16, **given: Any
@@ -232,11 +233,11 @@ class Prior:
     return [", ".join(texts) for texts in zip(*several)]
 
   def shown(self, ids: Any, keep: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of codes as the tokenizer shows them, and with grey where the prior sees nothing."""
+    """(codes as the tokenizer shows them; bool [B, *size]: where the prior sees nothing)."""
     levels, latent = self._checked(ids), self.modules.latent
-    pictures = self.info.signal.pictures(self.decode(self._stage.merge(levels)))
-    hidden = jnp.broadcast_to(~self.sampler.keep_first(keep), (len(pictures), latent.length))
-    return pictures, _greyed(pictures, np.asarray(hidden), latent)
+    values = self.decode(self._stage.merge(levels))
+    hidden = jnp.broadcast_to(~self.sampler.keep_first(keep), (len(values), latent.length))
+    return values, _hidden(np.asarray(hidden), latent, values)
 
   @property
   def _stage(self) -> Any:
@@ -362,12 +363,12 @@ def scheme_options() -> dict[str, type]:
   return COMMON | {k: kind for scheme in schemes for k, kind in scheme.options.items()}
 
 
-def _greyed(pictures: np.ndarray, hidden_BL: np.ndarray, latent: Any) -> np.ndarray:
-  """uint8 [B, H, W, C] with grey over the cells of which all codes are hidden."""
+def _hidden(hidden_BL: np.ndarray, latent: Any, values: np.ndarray) -> np.ndarray:
+  """Bool [B, *size]: the positions of `values` in cells of which all codes are hidden."""
   hidden = hidden_BL.reshape(len(hidden_BL), *latent.shape, -1).all(-1)
-  for axis, side in enumerate(latent.shape, 1):
-    hidden = hidden.repeat(pictures.shape[axis] // side, axis)
-  return np.where(hidden[..., None], np.uint8(128), pictures)
+  for axis, cells in enumerate(latent.shape, 1):
+    hidden = hidden.repeat(values.shape[axis] // cells, axis)
+  return hidden
 
 
 def _share(keep: float | None, mask: Any) -> float:

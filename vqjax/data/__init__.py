@@ -8,8 +8,9 @@ deterministic in the seed.
     ids         int32 [B, ...]          codes computed before, see sources/codes.py
     attributes  float32 [B, M, 6]       the drawn scenes' objects, see sources/shapes.py
 
-A source is `{"name": <file of vqjax/data/sources>, **fields of its Source}`; the ops are the fields
-of `ops.Ops`. Each source says what it needs TensorFlow for, see sources/__init__.py.
+A source is `{"name": <file of vqjax/data/sources>, **fields of its Source}`; the ops are likewise a
+file of vqjax/data/ops, "image" where they have no name. Each source says what it needs TensorFlow
+for, see sources/__init__.py.
 
 Which example comes n-th, over all processes together, is a function of (seed, n), and so are its
 random crops and flips. Streams over sources with random access therefore save nothing: open them at
@@ -28,7 +29,6 @@ import numpy as np
 from vqjax import build
 from vqjax.data import memory
 from vqjax.data.memory import Batch, Stream
-from vqjax.data.ops import Ops
 from vqjax.errors import UserError, near_miss
 
 __all__ = ["Batch", "Dataset", "Stream", "resolve"]
@@ -48,7 +48,7 @@ class Dataset:
 
   def __init__(self, source: Mapping[str, Any], ops: Mapping[str, Any] = {}):
     self.source = build.build("data.sources", source, "config.data")
-    self.ops = build.make(Ops, dict(ops), "config.ops")
+    self.ops = build.build("data.ops", dict(ops), "config.ops")
     name = source["name"]
     if self.source.tensorflow == "always":
       self._reader = _pipeline(name).Records(self.source, self.ops)

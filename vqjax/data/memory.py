@@ -50,7 +50,7 @@ class Reader:
   another of the same arguments.
   """
 
-  def __init__(self, source: Any, ops: ops_lib.Ops, open_stream: Callable[..., Stream]):
+  def __init__(self, source: Any, ops: Any, open_stream: Callable[..., Stream]):
     self._source, self._ops, self._open_stream = source, ops, open_stream
     self._loaders: dict[str, Loader] = {}
 
@@ -108,9 +108,9 @@ class Loader:
   `template` is a finished example: it shows the keys, shapes and types of all of them.
   """
 
-  def __init__(self, examples: Examples, ops: ops_lib.Ops):
+  def __init__(self, examples: Examples, ops: Any):
     self.examples, self.ops = examples, ops
-    self.template = ops_lib.apply(ops, self.read(0)[0])
+    self.template = ops.apply(self.read(0)[0])
 
   def read(self, index: int) -> tuple[dict[str, Any], int]:
     """Returns the example, or the next readable one, and its index.
@@ -130,7 +130,7 @@ class Loader:
   ) -> tuple[dict[str, Any], bool]:
     """Returns a finished example and whether it is the one asked for."""
     example, used = self.read(index)
-    return check_shape(ops_lib.apply(self.ops, example, rng), self.template), used == index
+    return ops_lib.alike(self.ops, self.ops.apply(example, rng), self.template), used == index
 
 
 class TrainLoader:
@@ -201,23 +201,6 @@ def in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Generat
       yield done.result()
   finally:
     pool.shutdown(wait=False, cancel_futures=True)
-
-
-def check_shape(example: dict[str, Any], template: dict[str, Any]) -> dict[str, Any]:
-  """Raises UserError where an image or layout cannot be batched with the template's."""
-  for field in ops_lib.FIELDS:
-    shape, wanted = (e[field].shape if field in e else None for e in (example, template))
-    if shape != wanted:
-      raise UserError(
-        f"{example.get('name', field)}: is {_size(shape)}, others are {_size(wanted)}; "
-        "set config.ops.size (and channels) to make them alike."
-      )
-  return example
-
-
-def _size(shape: tuple[int, ...] | None) -> str:
-  """Width first, as people say it."""
-  return "x".join(map(str, (shape[1], shape[0], *shape[2:]))) if shape else "missing"
 
 
 def stack(examples: list[dict[str, Any]] | tuple[dict[str, Any], ...]) -> Batch:

@@ -105,7 +105,7 @@ def files_stream(
 class Records:
   """A source of records, with the methods of `memory.Reader`."""
 
-  def __init__(self, source: Any, ops: ops_lib.Ops):
+  def __init__(self, source: Any, ops: Any):
     self._source, self._ops = source, ops
     self._finish: dict[str, _Finish] = {}
 
@@ -173,7 +173,7 @@ class Records:
 class _Finish:
   """Finishes records of one split: decoded, passed through the ops, checked to be of one shape."""
 
-  def __init__(self, source: Any, ops: ops_lib.Ops, split: str):
+  def __init__(self, source: Any, ops: Any, split: str):
     self.name, self.ops, self.channels = f"{source.dataset} {split}", ops, source.channels()
     first = next(iter(source.records(split).take(1).as_numpy_iterator()), None)
     if first is None:
@@ -192,8 +192,8 @@ class _Finish:
       example["label"] = np.int32(example["label"])
     if "text" in example:
       example["text"] = bytes(example["text"]).decode("utf-8", "replace")
-    example = ops_lib.apply(self.ops, example, rng)
-    return memory.check_shape(example, self.template or example)
+    example = self.ops.apply(example, rng)
+    return ops_lib.alike(self.ops, example, self.template or example)
 
 
 def _mapped(

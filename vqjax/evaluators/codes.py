@@ -22,7 +22,8 @@ class Measure:
 
   - "usage": share of the codes that occur, over all codebooks together;
   - "perplexity": exp of the histogram's entropy, mean over codebooks;
-  - "bits_per_image": codes per image times log2 K, what storing them plainly costs;
+  - "bits_per_image": codes per image times log2 K, what storing them plainly costs; of other
+    signals per what `amount` names ("bits_per_second");
   - "entropy_bits_per_image": codes per image times the entropy, a bound for any code that treats
     positions alike and independently.
 
@@ -30,9 +31,11 @@ class Measure:
 
   Attributes:
     levels: the latents of the tokenizer, coarse first; set by the program.
+    amount: what bits are told of, and how much of it is in an example; set by the program.
   """
 
   levels: tuple[Codes, ...] = fields.program(())
+  amount: tuple[str, float] = fields.program(("image", 1.0))
 
   needs: ClassVar[str] = "reconstruct"
   reduction: ClassVar[str] = "sum"
@@ -68,18 +71,18 @@ class Measure:
 
   def result(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
     """Usage, perplexity and bits, see the class."""
-    images = float(sums["images"])
+    images, (unit, amount) = float(sums["images"]), self.amount
     counts = {key: value for key, value in sums.items() if key != "images"}
     usages = {key: float((n > 0).mean()) for key, n in counts.items()}
     entropies = {key: _entropy(n) for key, n in counts.items()}
-    per_image = {key: float(n.sum()) / images for key, n in counts.items()}
+    per_unit = {key: float(n.sum()) / (images * amount) for key, n in counts.items()}
     result = {
       "usage": sum(float((n > 0).sum()) for n in counts.values())
       / sum(n.size for n in counts.values()),
       "perplexity": float(np.mean([np.exp(h) for h in entropies.values()])),
-      "bits_per_image": sum(per_image[key] * float(np.log2(n.size)) for key, n in counts.items()),
-      "entropy_bits_per_image": sum(
-        per_image[key] * entropies[key] / float(np.log(2)) for key in counts
+      f"bits_per_{unit}": sum(per_unit[key] * float(np.log2(n.size)) for key, n in counts.items()),
+      f"entropy_bits_per_{unit}": sum(
+        per_unit[key] * entropies[key] / float(np.log(2)) for key in counts
       ),
     }
     if len(counts) > 1:

@@ -27,10 +27,13 @@ class Measure:
 
   Attributes:
     values: H·W·C of one image; set by the program.
+    amount: what bits are told of ("bits_per_second" for sound), and how much of it is in an
+      example; set by the program.
     exact: whether the nats are -log p or bound it from above; set by the program.
   """
 
   values: int = fields.program(0)
+  amount: tuple[str, float] = fields.program(("image", 1.0))
   exact: bool = fields.program(False)
 
   needs: ClassVar[str] = "likelihood"
@@ -65,11 +68,12 @@ class Measure:
     mean = float(at.mean())
     variance = max(0.0, float(sums["squares"]) / images - mean**2)
     error = float(np.sqrt(variance / max(1.0, images - 1)))
+    unit, amount = self.amount
     bits = at.size / float(np.log(2))  # of an image, for each nat per code
     figures = {
       "nats_per_code": mean,
       "nats_per_code_standard_error": error,
-      "bits_per_image": mean * bits,
+      f"bits_per_{unit}": mean * bits / amount,
     }
     if self.values:
       figures["bits_per_dim"] = mean * bits / self.values

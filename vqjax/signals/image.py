@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 from vqjax import checks, pictures
 from vqjax.errors import UserError
 from vqjax.nn import losses
-from vqjax.signals import Likelihood, sized
+from vqjax.signals import Likelihood, Row, save_sheet, sized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +28,24 @@ class Signal:
     "l2": Likelihood(losses.l2),
     "logit_laplace": Likelihood(losses.logit_laplace, losses.logit_laplace_mean, outputs=2),
   }
-  judged: ClassVar[bool] = True
+  distances: ClassVar[Mapping[str, Callable]] = {}
+  judges: ClassVar[tuple[str, ...]] = ("discriminator", "perceptual")
   measures: ClassVar[tuple[str, ...]] = ("distortion", "ssim")
+  noun: ClassVar[str] = "image"
+  columns: ClassVar[int | None] = None
   suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
   suffix: ClassVar[str] = ".png"
 
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     side = sized(ops)
     return (side, side, ops["channels"] or 3), "uint8"
+
+  def sizes(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"size": shape[0]}
+
+  def amount(self, shape: tuple[int, ...]) -> tuple[str, float]:
+    del shape
+    return "image", 1.0
 
   def channels(self, shape: tuple[int, ...]) -> int:
     return shape[-1]
@@ -70,8 +80,8 @@ class Signal:
   def finished(self, values: jax.Array) -> np.ndarray:
     return pictures.to_uint8(np.asarray(values))
 
-  def pictures(self, values: Any) -> np.ndarray:
-    return self.finished(values)
+  def pictures(self, values: Any, hidden: np.ndarray | None = None) -> np.ndarray:
+    return pictures.greyed(self.finished(values), hidden)
 
   def open(
     self, file: pathlib.Path, shape: tuple[int, ...], size: tuple[int, ...] | None = None
@@ -80,6 +90,22 @@ class Signal:
     # Resized before colours are mixed to grey, as training's examples are.
     image = image if size is None else pictures.fit(image, *size)
     return pictures.to_channels(image, shape[-1])
+
+  def clips(self, values: Any) -> tuple[()]:
+    del values
+    return ()
+
+  def suffix_for(self, file: pathlib.Path) -> str:
+    del file
+    return self.suffix
+
+  def check_page(self, file: pathlib.Path) -> None:
+    pictures.check(file)
+
+  def save_page(
+    self, file: pathlib.Path, rows: Sequence[Row], together: bool = False
+  ) -> list[pathlib.Path]:
+    return save_sheet(self, file, rows, together)
 
   def save(self, file: pathlib.Path, values: np.ndarray) -> None:
     pictures.save(file, values)

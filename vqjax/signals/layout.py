@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 from vqjax import checks, pictures
 from vqjax.errors import UserError
 from vqjax.nn import losses, palette
-from vqjax.signals import Likelihood, sized
+from vqjax.signals import Likelihood, Row, save_sheet, sized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,11 @@ class Signal:
     "binary_cross_entropy": Likelihood(losses.binary_cross_entropy),
     "cross_entropy": Likelihood(losses.cross_entropy),
   }
-  judged: ClassVar[bool] = False
+  distances: ClassVar[Mapping[str, Callable]] = {}
+  judges: ClassVar[tuple[str, ...]] = ()
   measures: ClassVar[tuple[str, ...]] = ("layouts",)
+  noun: ClassVar[str] = "image"
+  columns: ClassVar[int | None] = None
   suffixes: ClassVar[tuple[str, ...]] = (".png", ".bmp", ".gif")
   suffix: ClassVar[str] = ".png"
 
@@ -48,6 +51,13 @@ class Signal:
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     side = sized(ops)
     return (side, side), "uint8"
+
+  def sizes(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"size": shape[0]}
+
+  def amount(self, shape: tuple[int, ...]) -> tuple[str, float]:
+    del shape
+    return "image", 1.0
 
   def channels(self, shape: tuple[int, ...]) -> int:
     del shape
@@ -77,8 +87,8 @@ class Signal:
   def finished(self, values: jax.Array) -> np.ndarray:
     return np.asarray(values)
 
-  def pictures(self, values: Any) -> np.ndarray:
-    return palette.colours(np.asarray(values))
+  def pictures(self, values: Any, hidden: np.ndarray | None = None) -> np.ndarray:
+    return pictures.greyed(palette.colours(np.asarray(values)), hidden)
 
   def open(
     self, file: pathlib.Path, shape: tuple[int, ...], size: tuple[int, ...] | None = None
@@ -86,6 +96,22 @@ class Signal:
     del shape
     layout = pictures.read_layout(file)
     return layout if size is None else pictures.fit(layout, *size)
+
+  def clips(self, values: Any) -> tuple[()]:
+    del values
+    return ()
+
+  def suffix_for(self, file: pathlib.Path) -> str:
+    del file
+    return self.suffix
+
+  def check_page(self, file: pathlib.Path) -> None:
+    pictures.check(file)
+
+  def save_page(
+    self, file: pathlib.Path, rows: Sequence[Row], together: bool = False
+  ) -> list[pathlib.Path]:
+    return save_sheet(self, file, rows, together)
 
   def save(self, file: pathlib.Path, values: np.ndarray) -> None:
     """Grey values are classes, so that the file reads back as the map."""

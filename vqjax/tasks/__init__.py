@@ -91,7 +91,13 @@ class Info(NamedTuple):
   def measured(self) -> dict[str, Any]:
     """Values for the fields of measures that the program sets."""
     values = math.prod(self.shape)
-    return {"signal": self.signal, "levels": self.levels, "values": values, "exact": self.exact}
+    return {
+      "signal": self.signal,
+      "levels": self.levels,
+      "values": values,
+      "amount": self.signal.amount(self.shape),
+      "exact": self.exact,
+    }
 
 
 class Task(NamedTuple):

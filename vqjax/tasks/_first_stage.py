@@ -63,9 +63,11 @@ class FirstStage:
   def _check_size(self, spec: Mapping[str, Any]) -> None:
     found = spec.get(self.field)
     if found is not None and found.shape[1:] != self.info.shape:
+      sizes = self.info.signal.sizes(self.info.shape)
+      wanted = " and ".join(f"config.ops.{name}={value}" for name, value in sizes.items())
       raise UserError(
         f"config.ops: {self.field}s are {tuple(found.shape[1:])}, the tokenizer in {self.workdir} "
-        f"was trained on {self.info.shape}; set config.ops.size={self.info.shape[0]}."
+        f"was trained on {self.info.shape}; set {wanted}."
       )
 
   @property

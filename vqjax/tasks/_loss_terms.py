@@ -25,11 +25,13 @@ class Losses:
   (arXiv 1801.04406) is taken every `r1_every` steps and scaled to count as if always; LeCAM is
   arXiv 2104.03310.
 
-  `reconstruction` is one of the signal's likelihoods, see vqjax/signals.
+  `reconstruction` is one of the signal's likelihoods, `distances` are the weights of any of its
+  further distances by name, see vqjax/signals.
   """
 
   reconstruction: str = "l2"
   reconstruction_weight: float = 1.0
+  distances: dict = dataclasses.field(default_factory=dict, hash=False)
   perceptual_weight: float = 0.0
   perceptual_weights: str | None = fields.place(None)
   feature_weight: float = 0.0
@@ -46,14 +48,25 @@ class Losses:
     weights = (f.name for f in dataclasses.fields(self) if f.name.endswith("_weight"))
     checks.within(self, *weights, "adversarial_start", at_least=0)
     checks.positive(self, "r1_every")
+    for name, weight in self.distances.items():
+      if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight:
+        raise UserError(f"distances.{name}: {weight!r} is no weight; give a number from 0 up.")
 
 
 def check(weights: Losses, disc: nn.Module | None, signal: Any) -> None:
   """Raises UserError for terms that lack what they need, or that cannot judge the signal."""
-  if not signal.judged and (disc is not None or weights.perceptual_weight):
+  wanted = {"discriminator": disc is not None, "perceptual": bool(weights.perceptual_weight)}
+  if any(asked and who not in signal.judges for who, asked in wanted.items()):
     raise UserError(
       f"config.signal.name: {signal.field!r} is nothing that a discriminator or a perceptual loss "
       "judges; set config.disc=None and config.loss.perceptual_weight=0."
+      if not signal.judges
+      else f"config.loss.perceptual_weight: LPIPS judges no {signal.noun}; set it to 0."
+    )
+  for name in weights.distances.keys() - signal.distances.keys():
+    known = ", ".join(signal.distances) or "none"
+    raise UserError(
+      f"config.loss.distances.{name}: is nothing that compares {signal.noun}s; there is {known}."
     )
   if disc is None and (weights.feature_weight or weights.lecam_weight or weights.r1_weight):
     raise UserError(

@@ -34,9 +34,14 @@ class Fields:
   optim_disc: dict | None = fields.record("optim.Optimizer", None)  # where it differs from optim
 
 
+def signal_of(config: Mapping[str, Any]) -> Any:
+  """The signal of a completed config; what the ops decide (a rate) is taken from them."""
+  return build("signals", config["signal"], "config.signal", **config["ops"])
+
+
 def spec(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
   """{field: (shape, dtype)} of one example, as config.ops make it."""
-  signal = build("signals", config["signal"], "config.signal")
+  signal = signal_of(config)
   return {signal.field: signal.spec(config["ops"])}
 
 
@@ -47,7 +52,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     UserError: anything in config.signal, config.model, config.disc or config.loss that does not
       fit, or sizes that the model cannot take.
   """
-  signal = build("signals", config["signal"], "config.signal")
+  signal = signal_of(config)
   if signal.field not in spec:
     raise UserError(
       f"config.signal.name: {config['signal']['name']!r} learns the data's {signal.field}, but "
@@ -188,6 +193,8 @@ class Autoencode:
   def distortion(self, recon: jax.Array, x: jax.Array, frozen: Any) -> tuple[jax.Array, dict]:
     w = self.weights
     pieces = {"reconstruction": (self.likelihood.loss(recon, x), w.reconstruction_weight)}
+    for name, weight in w.distances.items():
+      pieces[name] = (self.signal.distances[name](x, self.judged(recon)), weight)
     if w.perceptual_weight:
       distance = jnp.mean(
         perceptual.lpips(frozen["perceptual"], x, self.judged(recon), dtype=self.model.dtype)

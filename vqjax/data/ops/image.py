@@ -1,6 +1,4 @@
-"""Ops on one example, numpy and PIL only: resizing, crops, flips; random ones are pure in (seed,
-counter).
-"""
+"""Ops on pictures and label maps, numpy and PIL only: resizing, crops, flips."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import logging
 import math
 import threading
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -18,8 +16,8 @@ from vqjax import checks, pictures
 from vqjax.errors import UserError
 from vqjax.pictures import Box
 
-# The fields that are cut and resized, the leading one first, and how they are resampled.
-FIELDS = {"image": Image.Resampling.BICUBIC, "layout": Image.Resampling.NEAREST}
+# How the fields are resampled.
+_RESAMPLING = {"image": Image.Resampling.BICUBIC, "layout": Image.Resampling.NEAREST}
 MOST_ENLARGED = 4
 
 log = logging.getLogger(__name__)
@@ -42,6 +40,9 @@ class Ops:
     min_area: the smallest share of the image's area that "random_resized" cuts.
   """
 
+  fields: ClassVar[tuple[str, ...]] = tuple(_RESAMPLING)
+  remedy: ClassVar[str] = "set config.ops.size (and channels) to make them alike"
+
   size: int | None = None
   crop: Literal["center", "random", "random_resized", "none"] = "center"
   flip: bool = False
@@ -58,40 +59,32 @@ class Ops:
       )
     checks.within(self, "min_area", above=0, at_most=1)
 
+  def apply(
+    self, example: Mapping[str, Any], rng: np.random.Generator | None = None
+  ) -> dict[str, Any]:
+    """Crops, resizes and flips those of `fields` that the example has, all alike, and converts the
+    image's channels; keeps the rest.
 
-def generator(seed: int, counter: int, stream: int = 0) -> np.random.Generator:
-  """Random numbers, a function of the arguments alone; `stream` keeps uses of one seed apart."""
-  key = np.array([(seed + (stream << 56)) % 2**64, counter], np.uint64)
-  return np.random.Generator(np.random.Philox(key=key))
+    Raises:
+      UserError: the image is smaller than the window, or not of the size that `crop="none"` asks
+        for.
+    """
+    found = [field for field in self.fields if field in example]
+    if not found or "ids" in example:
+      return dict(example)
+    height, width = example[found[0]].shape[:2]
+    box, size = window(self, height, width, rng, example.get("name", found[0]))
+    flip = rng is not None and self.flip and rng.random() < 0.5
+    done = {field: pictures.cut(example[field], box, size, _RESAMPLING[field]) for field in found}
+    if flip:
+      done = {field: array[:, ::-1] for field, array in done.items()}
+    if "image" in done:
+      done["image"] = pictures.to_channels(done["image"], self.channels)
+    return {**example, **done}
 
-
-def apply(
-  ops: Ops, example: Mapping[str, Any], rng: np.random.Generator | None = None
-) -> dict[str, Any]:
-  """Crops, resizes and flips those of FIELDS that the example has, all alike, and converts the
-  image's channels; keeps the rest.
-
-  Args:
-    ops: what to do.
-    example: `name` is what messages call it. Where it has codes (`ids`) it is kept as it is: its
-      pictures went through the ops before they were tokenized.
-    rng: None in evaluation, where nothing is random.
-
-  Raises:
-    UserError: the image is smaller than the window, or not of the size that `crop="none"` asks for.
-  """
-  found = [field for field in FIELDS if field in example]
-  if not found or "ids" in example:
-    return dict(example)
-  height, width = example[found[0]].shape[:2]
-  box, size = window(ops, height, width, rng, example.get("name", found[0]))
-  flip = rng is not None and ops.flip and rng.random() < 0.5
-  done = {field: pictures.cut(example[field], box, size, FIELDS[field]) for field in found}
-  if flip:
-    done = {field: array[:, ::-1] for field, array in done.items()}
-  if "image" in done:
-    done["image"] = pictures.to_channels(done["image"], ops.channels)
-  return {**example, **done}
+  def shown(self, shape: tuple[int, ...]) -> str:
+    """Width first, as people say it."""
+    return "x".join(map(str, (shape[1], shape[0], *shape[2:])))
 
 
 def window(
