@@ -22,7 +22,8 @@ ALLOWED = {
   "sounds": set(),
   "build": set(),
   "nn": {"nn"},
-  "latents": set(),
+  "orders": set(),
+  "latents": {"orders"},
   "signals": {"nn", "signals"},
   "conditions": {"nn", "latents", "conditions", "data"},  # how captions are written in ids
   "quantizers": {"nn", "quantizers"},
@@ -42,8 +43,8 @@ ALLOWED = {
   "optim": {"build"},
   # Families by name, but for the records that cross their borders.
   "tasks": {
-    "tasks", "build", "checkpoint", "config", "data", "latents", "nn", "schemes", "conditions",
-    "signals",
+    "tasks", "build", "checkpoint", "config", "data", "latents", "nn", "orders", "schemes",
+    "conditions", "signals",
   },
   "measure": {"build", "sharding", "evaluators"},
   "writers": set(),
