@@ -87,7 +87,7 @@ def _pictures(
       f"to {high:.2f} and more (white)"
     )
   coarser = model.config.condition.get("coarser")
-  if modules.level < len(model.info.levels) - 1 or (modules.level and not coarser.prior):
+  if modules.level < len(model.tokenizer.levels) - 1 or (modules.level and not coarser.prior):
     return  # samples need the finer prior, or the coarser one
   _, conditions = model.held_out(num)
   samples = model.sample(num, **conditions)

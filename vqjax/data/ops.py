@@ -73,15 +73,15 @@ def apply(
 
   Args:
     ops: what to do.
-    example: `name` is what messages call it. Where it has codes (`ids`) it is kept as it is: its
-      pictures went through the ops before they were tokenized.
+    example: `name` is what messages call it. Where it has `ids` or `latents` it is kept as it is:
+      its pictures went through the ops before they were tokenized.
     rng: None in evaluation, where nothing is random.
 
   Raises:
     UserError: the image is smaller than the window, or not of the size that `crop="none"` asks for.
   """
   found = [field for field in FIELDS if field in example]
-  if not found or "ids" in example:
+  if not found or example.keys() & {"ids", "latents"}:
     return dict(example)
   height, width = example[found[0]].shape[:2]
   box, size = window(ops, height, width, rng, example.get("name", found[0]))

@@ -1,7 +1,8 @@
-"""A trained autoencoder as stage 2 sees it: what it encodes, its levels of codes, its weights."""
+"""A trained autoencoder as stage 2 sees it: what it encodes, its levels of latents, its weights."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,16 +21,25 @@ class FirstStage:
     spec: a batch's shapes of the prior.
     option: the config's field that names the workdir, for messages.
     field: of the batch that it must encode; None takes any.
+    latents: which latents are wanted, with their statistics, see tasks._latents.Latents; None takes
+      codes alone.
 
   Attributes:
-    info: of its task; `info.levels` are the codes.
-    levels: the same.
+    info: of its task.
+    levels: the latents that it yields here, coarse first.
 
   Raises UserError for a run that is no tokenizer, encodes something else, has not started, or was
   trained on another size.
   """
 
-  def __init__(self, workdir: str, spec: Mapping[str, Any], option: str, field: str | None = None):
+  def __init__(
+    self,
+    workdir: str,
+    spec: Mapping[str, Any],
+    option: str,
+    field: str | None = None,
+    latents: Any = None,
+  ):
     self.workdir, self.option = files.path(workdir), option
     self.config = configuration.of_run(self.workdir, option)
     if self.config.task != "autoencode":
@@ -44,12 +54,45 @@ class FirstStage:
         f"{option}: {workdir} is a tokenizer of the data's {self.field}, no tokenizer of {field}s "
         f"(config.signal.name={field}); give the workdir of one."
       )
-    if not self.info.levels:
-      raise UserError(
-        f"{option}: {workdir} is an autoencoder without codes; give one whose quantizer has some."
-      )
+    self.kind = latents.kind if latents else "auto"
+    self.levels = self._levels(latents)
     self.spec = {self.field: trained[self.field]}
     self._check_size(spec)
+    self.check_cached(spec)
+
+  def _levels(self, latents: Any) -> tuple[Any, ...]:
+    """The latents that are wanted, floats with their statistics."""
+    levels = self.info.levels if self.kind == "auto" else self.info.floats
+    if latents is None and levels[0].kind != "codes":
+      raise UserError(
+        f"{self.option}: {self.workdir} is an autoencoder without codes; give one whose quantizer "
+        "has some."
+      )
+    if not levels:
+      raise UserError(
+        f"config.latents.kind: {self.kind!r}, but {self.workdir} is a hierarchy, whose levels need "
+        "codes; set it to auto."
+      )
+    if levels[0].kind == "codes":
+      return levels
+    (floats,) = levels
+    return (dataclasses.replace(floats, mean=tuple(latents.mean), std=tuple(latents.std)),)
+
+  def check_cached(self, fields: Mapping[str, Any]) -> None:
+    """Raises UserError where the fields of a batch are cached latents of the other kind."""
+    other = "latents" if self.levels[0].kind == "codes" else "ids"
+    if other in fields:
+      found = {"ids": "codes", "latents": "floats"}[other]
+      also = "" if other == "latents" else " --latents=continuous"
+      raise UserError(
+        f"config.data: holds {found}, but of {self.workdir} {self.levels[0].kind} are learned; "
+        f"write them with python -m vqjax.tokenize{also}."
+      )
+    if self.kind == "sampled" and "latents" in fields:
+      raise UserError(
+        "config.latents.kind: 'sampled' draws from posteriors, and config.data hold means; set "
+        "it to continuous, or read the signal itself."
+      )
 
   def _check_size(self, spec: Mapping[str, Any]) -> None:
     found = spec.get(self.field)
@@ -58,10 +101,6 @@ class FirstStage:
         f"config.ops: {self.field}s are {tuple(found.shape[1:])}, the tokenizer in {self.workdir} "
         f"was trained on {self.info.shape}; set config.ops.size={self.info.shape[0]}."
       )
-
-  @property
-  def levels(self) -> tuple[Any, ...]:
-    return self.info.levels
 
   def _init(self, key: jax.Array, batch: Any) -> dict[str, Any]:
     params, stats = self.task.init(key, batch)
@@ -87,18 +126,33 @@ class FirstStage:
     """What its predictions take, of `load`'s result."""
     return Weights(frozen["params"], frozen["stats"], {})
 
-  def levels_of(self, frozen: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
-    """Codes of every level: read from the batch where they were computed before, else computed."""
-    if "ids" in batch:
-      return tuple(batch[f"ids{i or ''}"] for i in range(len(self.levels)))
+  def levels_of(
+    self, frozen: Any, batch: Mapping[str, jax.Array], key: jax.Array | None = None
+  ) -> tuple[jax.Array, ...]:
+    """Latents of every level: read from the batch where they were computed before, else computed.
+
+    Without a `key` the means stand for the samples of the kind "sampled".
+    """
+    codes = self.levels[0].kind == "codes"
+    if any(map(cached, batch)):
+      names = [f"ids{i or ''}" for i in range(len(self.levels))] if codes else ["latents"]
+      return tuple(batch[name] for name in names)
+    name = "encode" if codes else "latents"
+    if self.kind == "sampled" and key is not None:
+      name = "drawn_latents"
     batch = {self.field: batch[self.field]}
-    found = jax.lax.stop_gradient(self.task.predict["encode"](self.weights(frozen), batch, None))
-    return separated(found["ids"])
+    found = jax.lax.stop_gradient(self.task.predict[name](self.weights(frozen), batch, key))
+    return separated(found["ids" if codes else "latents"])
 
   def decode(self, frozen: Any, levels: tuple[jax.Array, ...]) -> jax.Array:
     """Values of the signal, as its predictions have them."""
-    batch = {"ids": joined(levels)}
+    batch = {"ids" if self.levels[0].kind == "codes" else "latents": joined(levels)}
     return self.task.predict["decode"](self.weights(frozen), batch, None)[self.field]
+
+
+def cached(name: str) -> bool:
+  """Whether a field of a batch holds latents that were computed before."""
+  return name.startswith(("ids", "latents"))
 
 
 def joined(levels: tuple[Any, ...]) -> Any:
