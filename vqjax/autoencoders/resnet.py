@@ -28,23 +28,24 @@ class _Block(nn.Module):
   out_channels: int
   dropout: float
   remat: bool
+  groups: int
   dtype: str
 
   def res(self, features: int, name: str) -> nn.Module:
     block = nn.remat(layers.ResnetBlock, static_argnums=(2,)) if self.remat else layers.ResnetBlock
-    return block(features, self.dropout, self.dtype, name=name)
+    return block(features, self.dropout, self.dtype, self.groups, name=name)
 
   def mid(self, x: jax.Array, train: bool) -> jax.Array:
     x = self.res(x.shape[-1], "mid_block_1")(x, train)
     if self.mid_attention:
-      x = layers.AttentionBlock(self.dtype, name="mid_attn_1")(x)
+      x = layers.AttentionBlock(self.dtype, self.groups, name="mid_attn_1")(x)
     return self.res(x.shape[-1], "mid_block_2")(x, train)
 
   def level(self, x: jax.Array, name: str, level: int, blocks: int, train: bool) -> jax.Array:
     for i in range(blocks):
       x = self.res(self.ch * self.ch_mult[level], f"{name}_{level}_block_{i}")(x, train)
       if level in self.attn_levels:
-        x = layers.AttentionBlock(self.dtype, name=f"{name}_{level}_attn_{i}")(x)
+        x = layers.AttentionBlock(self.dtype, self.groups, name=f"{name}_{level}_attn_{i}")(x)
     return x
 
 
@@ -59,7 +60,7 @@ class Encoder(_Block):
       if level < len(self.ch_mult) - 1:
         h = layers.Downsample(self.dtype, name=f"down_{level}_downsample")(h)
     h = self.mid(h, train)
-    h = nn.swish(layers.GroupNorm(dtype=self.dtype, name="norm_out")(h))
+    h = nn.swish(layers.GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(h))
     return layers.Conv(self.out_channels, dtype=self.dtype, name="conv_out")(h)
 
 
@@ -74,7 +75,7 @@ class Decoder(_Block):
       h = self.level(h, "up", level, self.num_res_blocks + 1, train)
       if level > 0:
         h = layers.Upsample(self.dtype, name=f"up_{level}_upsample")(h)
-    h = nn.swish(layers.GroupNorm(dtype=self.dtype, name="norm_out")(h))
+    h = nn.swish(layers.GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(h))
     return layers.Conv(self.out_channels, dtype=self.dtype, name="conv_out")(h), h
 
 
@@ -95,6 +96,7 @@ class Model(nn.Module):
     mid_attention: attention on the coarsest grid, between encoder and decoder levels.
     z_channels: width between encoder and `quant_conv`; twice that for a quantizer that reads mean
       and variance.
+    norm_groups: of group norms.
     dropout: rate inside residual blocks.
     remat: recompute the residual blocks' activations in the backward pass: a quarter less memory,
       an eighth more work.
@@ -112,6 +114,7 @@ class Model(nn.Module):
   resolution: int = 256
   mid_attention: bool = True
   z_channels: int = 256
+  norm_groups: int = 32
   dropout: float = 0.0
   remat: bool = False
   axes: int = fields.program(2)
@@ -124,7 +127,8 @@ class Model(nn.Module):
 
   def __post_init__(self):
     checks.axes(self, "resnet", 1, 2, 3)
-    checks.positive(self, "ch", "ch_mult", "resolution", "z_channels", "channels", "out_channels")
+    checks.positive(self, "ch", "ch_mult", "resolution", "z_channels", "norm_groups")
+    checks.positive(self, "channels", "out_channels")
     checks.at_least(self, 0, "num_res_blocks")
     checks.share(self, "dropout")
     super().__post_init__()
@@ -143,6 +147,7 @@ class Model(nn.Module):
       mid_attention=self.mid_attention,
       dropout=self.dropout,
       remat=self.remat,
+      groups=self.norm_groups,
       dtype=self.dtype,
     )
     reads, returns = self.quantizer.input_width, self.quantizer.width
@@ -166,3 +171,6 @@ class Model(nn.Module):
   __call__ = composite.reconstruct
   tokens = composite.tokens
   from_tokens = composite.from_tokens
+  latents = composite.latents
+  from_latents = composite.from_latents
+  latents_width = property(composite.latents_width)

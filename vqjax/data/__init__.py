@@ -7,6 +7,7 @@ deterministic in the seed.
                                         of several for an example training draws one each time
     layout      uint8 [B, H, W]         where it has per-pixel classes
     ids         int32 [B, ...]          codes computed before, see sources/codes.py
+    latents     float16 [B, ..., D]     floats computed before, likewise
     attributes  float32 [B, M, 6]       the drawn scenes' objects, see sources/shapes.py
 
 A source is `{"name": <file of vqjax/data/sources>, **fields of its Source}`; the ops are likewise a

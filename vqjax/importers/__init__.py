@@ -14,9 +14,17 @@ with, where weights go back, the tensors of the one file that `read` takes,
 
     write(config, params, stats) -> state
 
+and, where the format is a folder, beside or instead of that file,
+
+    write_folder(config, params, stats, folder) -> None
+
 or, for weights that runs take from a file of their own,
 
     write_file(states, options, path) -> None
+
+and, where other files of the checkpoint's folder tell some options,
+
+    beside(path) -> {name: value}
 
 - `states` are the files' tensors, {name: array} each, as `_torch_file.load` gives them.
 - `options` is complete, see `complete`.

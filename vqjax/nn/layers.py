@@ -207,10 +207,11 @@ def group_norm(
 
 
 class GroupNorm(nn.Module):
-  """`group_norm` with params `scale` and `bias`, in 32 groups or, where 32 does not divide C,
-  fewer.
+  """`group_norm` with params `scale` and `bias`, in `groups` groups or, where that does not divide
+  C, fewer.
   """
 
+  groups: int = 32
   eps: float = 1e-6
   dtype: str = "float32"
 
@@ -219,7 +220,7 @@ class GroupNorm(nn.Module):
     width = x.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (width,))
     bias = self.param("bias", nn.initializers.zeros, (width,))
-    return group_norm(x.astype(self.dtype), scale, bias, math.gcd(32, width), self.eps)
+    return group_norm(x.astype(self.dtype), scale, bias, math.gcd(self.groups, width), self.eps)
 
 
 class Downsample(nn.Module):
@@ -252,12 +253,13 @@ class ResnetBlock(nn.Module):
   features: int
   dropout: float = 0.0
   dtype: str = "float32"
+  groups: int = 32  # of its norms
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    h = nn.swish(GroupNorm(dtype=self.dtype, name="norm1")(x))
+    h = nn.swish(GroupNorm(self.groups, dtype=self.dtype, name="norm1")(x))
     h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
-    h = nn.swish(GroupNorm(dtype=self.dtype, name="norm2")(h))
+    h = nn.swish(GroupNorm(self.groups, dtype=self.dtype, name="norm2")(h))
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
     h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
     if x.shape[-1] != self.features:
@@ -269,10 +271,11 @@ class AttentionBlock(nn.Module):
   """Self-attention of one head over all positions of [B, ..., C], beside a skip connection."""
 
   dtype: str = "float32"
+  groups: int = 32  # of its norm
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    h = GroupNorm(dtype=self.dtype, name="norm")(x)
+    h = GroupNorm(self.groups, dtype=self.dtype, name="norm")(x)
     q, k, v = (
       einops.rearrange(
         Conv(x.shape[-1], 1, dtype=self.dtype, name=name)(h), "b ... c -> b (...) 1 c"

@@ -1,5 +1,5 @@
-"""Codes computed before: what `python -m vqjax.tokenize` writes, read by memory map with random
-access, numpy only. Captions beside them are lists in JSON.
+"""Codes, or latents before a quantizer, computed before: what `python -m vqjax.tokenize` writes,
+read by memory map with random access, numpy only. Captions beside them are lists in JSON.
 """
 
 from __future__ import annotations
