@@ -64,7 +64,11 @@ def _result(member: types.ModuleType) -> str:
 def _import(args: argparse.Namespace, member: types.ModuleType) -> pathlib.Path:
   _check_files(args.source, args.checkpoint, member.FILES)
   result = _given(args, _result(member), "where the result goes")
-  options = importers.complete(_pairs(args.option), member.OPTIONS)
+  told = {}
+  if hasattr(member, "described"):
+    for file in args.checkpoint:
+      told |= member.described(_torch_file.settings(file))
+  options = importers.complete(told | _pairs(args.option), member.OPTIONS)
   load = lambda: [_torch_file.load(file) for file in args.checkpoint]
   if hasattr(member, "write_file"):
     member.write_file(load(), options, result)

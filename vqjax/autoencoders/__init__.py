@@ -18,7 +18,8 @@ for some numbers of axes only raises UserError for the others (`checks.axes`). T
     model.tokens(x) -> ids                      codes, as training would assign them
     model.from_tokens(ids) -> recon
     model.last_layer: tuple[str, ...]           path in params of the decoder's last layer, a kernel
-                                                and a bias: the adaptive weight is measured there
+                                                and a bias: the adaptive weight is measured there.
+                                                None where the output is not linear in them
     model.factors: tuple[int, ...]              what each side of the grid must be a multiple of
     model.first: tuple[int, ...]                how many positions the first code stands for, where
                                                 that is not the factor: 1 of causal time, whose side
@@ -40,6 +41,8 @@ functions, which a class takes as its methods.
 - Variables outside "params" are in the collections "stats" (quantizers) and, where a norm needs it,
   "batch_stats".
 - Random streams: "codes" (quantizer), "dropout".
+- An architecture may take any size: then `grid` rounds up, `recon` has the size of `x`, and
+  `decode` makes what whole codes make.
 - A size that does not fit raises `UserError` naming the size, the factors and the remedy; a field
   out of range raises one when the model is made (`checks`).
 """

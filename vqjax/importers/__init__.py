@@ -14,6 +14,11 @@ with, where weights go back, the tensors of the one file that `read` takes,
 
     write(config, params, stats) -> state
 
+where files of settings are published beside the tensors,
+
+    described(settings) -> options       those that `settings`, {name: value}, tell; what a user
+                                         gives goes before them
+
 or, for weights that runs take from a file of their own,
 
     write_file(states, options, path) -> None

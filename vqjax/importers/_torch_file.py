@@ -5,6 +5,7 @@ PyTorch is needed only here.
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import pickle
@@ -41,6 +42,31 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
     content = content["state_dict"]
   return _arrays(content if isinstance(content, Mapping) else {}, path)
+
+
+def settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """What is said of a checkpoint beside its tensors: the `config.json` (or `<name>_config.json`) in
+  its folder, else the keyword arguments that a torch file holds under "metadata"; {} for none.
+
+  Raises UserError for a file that is no JSON object.
+  """
+  path = pathlib.Path(path)
+  for name in (f"{path.stem}_config.json", "config.json"):
+    file = path.with_name(name)
+    if file.is_file():
+      try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+      except ValueError as e:
+        raise UserError(f"{file}: is no JSON ({e}); mend or remove it.") from None
+      if not isinstance(found, dict):
+        raise UserError(f"{file}: holds no JSON object; mend or remove it.")
+      return found
+  if path.suffix in (".safetensors", ".npz") or not path.is_file():
+    return {}
+  content = _unpickle(path)
+  said = content.get("metadata") if isinstance(content, Mapping) else None
+  said = said.get("kwargs") if isinstance(said, Mapping) else None
+  return dict(said) if isinstance(said, Mapping) else {}
 
 
 class _Inert:
