@@ -65,8 +65,10 @@ def _result(member: types.ModuleType) -> str:
 def _import(args: argparse.Namespace, member: types.ModuleType) -> pathlib.Path:
   _check_files(args.source, args.checkpoint, member.FILES)
   result = _given(args, _result(member), "where the result goes")
-  beside = [member.beside(file) for file in args.checkpoint] if hasattr(member, "beside") else []
-  told = {name: value for found in beside for name, value in found.items()}
+  told = {}
+  if hasattr(member, "described"):
+    for file in args.checkpoint:
+      told |= member.described(_torch_file.settings(file))
   options = importers.complete(told | _pairs(args.option), member.OPTIONS)
   load = lambda: [_torch_file.load(file) for file in args.checkpoint]
   if hasattr(member, "write_file"):

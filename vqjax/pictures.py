@@ -29,7 +29,12 @@ def list_files(folder: pathlib.Path) -> list[str]:
 
 def has_images(folder: pathlib.Path) -> bool:
   """Whether there is any picture below a folder; stops at the first."""
-  return any(name.lower().endswith(SUFFIXES) for name in _walk(folder))
+  return has_files(folder, SUFFIXES)
+
+
+def has_files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> bool:
+  """The same of files whose names end so."""
+  return any(name.lower().endswith(suffixes) for name in _walk(folder))
 
 
 def _walk(root: pathlib.Path) -> Iterator[str]:

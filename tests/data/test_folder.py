@@ -114,7 +114,11 @@ def test_several_captions(tmp_path, file, lines):
   [
     ("metadata.csv", "name,text\na.png,x\n", "entry 1 needs file_name and text"),
     ("metadata.jsonl", '{"file_name": "a.png", "text": "x"}\n{"file_name"\n', "entry 2 needs"),
-    ("metadata.csv", "file_name,text\nelsewhere.png,x\n", "no caption names an image"),
+    (
+      "metadata.csv",
+      "file_name,text\nelsewhere.png,x\n",
+      "no caption names one of this folder.s images",
+    ),
   ],
 )
 def test_bad_captions(tmp_path, file, content, message):

@@ -47,7 +47,10 @@ def test_every_kind(tmp_path, monkeypatch):
   [
     (lambda p: None, "does not exist"),
     (lambda p: p.with_name("thinh").mkdir(), "does not exist. Did you mean 'thinh'"),
-    (lambda p: p.mkdir(), r"is none of these: a folder of images \(.png, .*an .npz.*of codes\.$"),
+    (
+      lambda p: p.mkdir(),
+      r"is none of these: a folder of sound .*a folder of images \(.png, .*an .npz.*of codes\.$",
+    ),
     (lambda p: p.write_text("x"), "is none of these: .*Give the folder it lies in"),
     (
       lambda p: (p.mkdir(), np.save(p / "a.npy", 0), np.save(p / "b.npy", 0)),

@@ -20,7 +20,11 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 def published(golden):
   """(state, options) of the golden folder."""
   folder = golden / "autoencoder_kl"
-  return _torch_file.load(folder), complete(autoencoder_kl.beside(folder), autoencoder_kl.OPTIONS)
+  return _torch_file.load(folder), complete(told(folder), autoencoder_kl.OPTIONS)
+
+
+def told(folder):
+  return autoencoder_kl.described(_torch_file.settings(folder))
 
 
 def read(state, options):
@@ -114,5 +118,5 @@ def test_faults_are_named(published, tmp_path):
   with pytest.raises(UserError, match="holds no file of tensors"):
     _torch_file.load(tmp_path)
   (tmp_path / "config.json").write_text("{")
-  with pytest.raises(UserError, match="config.json is damaged"):
-    autoencoder_kl.beside(tmp_path)
+  with pytest.raises(UserError, match="config.json: is no JSON"):
+    told(tmp_path)

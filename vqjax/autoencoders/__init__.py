@@ -22,8 +22,12 @@ for some numbers of axes only raises UserError for the others (`checks.axes`). T
     model.latents_width: int                    channels of these
     model.from_latents(z) -> recon              from these; a quantizer with codes quantizes them
     model.last_layer: tuple[str, ...]           path in params of the decoder's last layer, a kernel
-                                                and a bias: the adaptive weight is measured there
+                                                and a bias: the adaptive weight is measured there.
+                                                None where the output is not linear in them
     model.factors: tuple[int, ...]              what each side of the grid must be a multiple of
+    model.first: tuple[int, ...]                how many positions the first code stands for, where
+                                                that is not the factor: 1 of causal time, whose side
+                                                is 1 + a multiple
     model.halo: int | None      how many positions of the signal beyond its edge a tile needs, on
                                 every side, for its inside to be encoded and decoded as in the
                                 whole; None where norms or attention see the whole
@@ -41,6 +45,8 @@ functions, which a class takes as its methods.
 - Variables outside "params" are in the collections "stats" (quantizers) and, where a norm needs it,
   "batch_stats".
 - Random streams: "codes" (quantizer), "dropout".
+- An architecture may take any size: then `grid` rounds up, `recon` has the size of `x`, and
+  `decode` makes what whole codes make.
 - A size that does not fit raises `UserError` naming the size, the factors and the remedy; a field
   out of range raises one when the model is made (`checks`).
 """

@@ -2,6 +2,7 @@
 deterministic in the seed.
 
     image       uint8 [B, H, W, C]      scaled to [-1, 1] on the device
+    audio       float32 [B, T, C]       sound in about [-1, 1]
     label       int32 [B]               where the source has classes; class_names says which
     text        list of str, length B   where it has captions (never sent to the device as it is);
                                         of several for an example training draws one each time

@@ -18,13 +18,14 @@ and, where the format is a folder, beside or instead of that file,
 
     write_folder(config, params, stats, folder) -> None
 
+where files of settings are published beside the tensors,
+
+    described(settings) -> options       those that `settings`, {name: value}, tell; what a user
+                                         gives goes before them
+
 or, for weights that runs take from a file of their own,
 
     write_file(states, options, path) -> None
-
-and, where other files of the checkpoint's folder tell some options,
-
-    beside(path) -> {name: value}
 
 - `states` are the files' tensors, {name: array} each, as `_torch_file.load` gives them.
 - `options` is complete, see `complete`.

@@ -5,6 +5,7 @@ PyTorch is needed only here.
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import pickle
@@ -56,6 +57,31 @@ def _within(folder: pathlib.Path) -> pathlib.Path:
       names = ", ".join(file.name for file in found)
       raise UserError(f"checkpoint: {str(folder)!r} holds {names}; name the one to read.")
   raise UserError(f"checkpoint: {str(folder)!r} holds no file of tensors.")
+
+
+def settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """What is said of a checkpoint beside its tensors: the `config.json` (or `<name>_config.json`) in
+  its folder, else the keyword arguments that a torch file holds under "metadata"; {} for none.
+
+  Raises UserError for a file that is no JSON object.
+  """
+  path = pathlib.Path(path)
+  folder, names = path.parent, (f"{path.stem}_config.json", "config.json")
+  for file in [path / "config.json"] if path.is_dir() else [folder / name for name in names]:
+    if file.is_file():
+      try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+      except ValueError as e:
+        raise UserError(f"{file}: is no JSON ({e}); mend or remove it.") from None
+      if not isinstance(found, dict):
+        raise UserError(f"{file}: holds no JSON object; mend or remove it.")
+      return found
+  if path.suffix in (".safetensors", ".npz") or not path.is_file():
+    return {}
+  content = _unpickle(path)
+  said = content.get("metadata") if isinstance(content, Mapping) else None
+  said = said.get("kwargs") if isinstance(said, Mapping) else None
+  return dict(said) if isinstance(said, Mapping) else {}
 
 
 class _Inert:

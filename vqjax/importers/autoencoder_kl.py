@@ -60,18 +60,11 @@ _ATTENTION = {
 }
 
 
-def beside(path: pathlib.Path) -> dict[str, Any]:
-  """The options that diffusers' config.json, in the folder or beside the file, tells."""
-  file = (path if path.is_dir() else path.parent) / "config.json"
-  if not file.is_file():
+def described(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """The options that diffusers' config.json tells."""
+  if settings.get("_class_name") != "AutoencoderKL":
     return {}
-  try:
-    said = json.loads(file.read_text(encoding="utf-8"))
-  except ValueError as e:
-    raise UserError(f"--checkpoint: {file} is damaged ({e}); fetch it again.") from None
-  if not isinstance(said, dict) or said.get("_class_name") != "AutoencoderKL":
-    return {}
-  return {ours: said[theirs] for theirs, ours in _SETTINGS.items() if said.get(theirs)}
+  return {ours: settings[theirs] for theirs, ours in _SETTINGS.items() if settings.get(theirs)}
 
 
 def read(

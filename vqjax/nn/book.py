@@ -125,11 +125,12 @@ class Book:
     state: dict[str, nn.Variable],
     rule: Rule,
     *,
-    normalize: Literal["none", "l2"] = "none",
+    normalize: Literal["none", "l2", "search"] = "none",
     metric: Literal["l2", "dot"] = "l2",
   ):
     self.module, self.rule, self.metric = module, rule, metric
-    self.normalize = codebook.NORMALIZATIONS[normalize]
+    self.normalize = codebook.NORMALIZATIONS["none" if normalize == "search" else normalize]
+    self._compared = codebook.NORMALIZATIONS["l2" if normalize == "search" else "none"]
     placed = not from_data(module.codebook_init)
     self._state = state | {
       "initialised": module.variable("stats", "initialised", lambda: jnp.asarray(placed))
@@ -146,13 +147,16 @@ class Book:
     """The codes in effect [K, D] and the ids [N] of the nearest; a training step also learns."""
     if not train or self.module.is_initializing():
       codes_KD = self.codes
-      return codes_KD, codebook.nearest(z_ND, codes_KD, metric=self.metric)
+      return codes_KD, self._nearest(z_ND, codes_KD)
     if self._begun is None:
       self._begun = self._placed(jax.lax.stop_gradient(z_ND))
     codes_KD = self._codes(self._begun)
-    ids_N = codebook.nearest(z_ND, codes_KD, metric=self.metric)
+    ids_N = self._nearest(z_ND, codes_KD)
     self._learn(ids_N, jax.lax.stop_gradient(z_ND))
     return codes_KD, ids_N
+
+  def _nearest(self, z_ND: jax.Array, codes_KD: jax.Array) -> jax.Array:
+    return codebook.nearest(self._compared(z_ND), self._compared(codes_KD), metric=self.metric)
 
   def _codes(self, state: State) -> jax.Array:
     return self.normalize(self.rule.codes(state))

@@ -38,8 +38,10 @@ A file defines `class Model(nn.Module)`; its dataclass fields are what a config 
 - `as_level` says how `residual` makes levels of this quantizer. "copy": its codes learn where to
   stand, so every level is a copy. "finer": its codes are fixed, so `q.bounded(z)` (float32) first
   brings latents to where the codes lie, and `q.at_level(i)` reads what the levels before i left of
-  them and takes codes that are V^i times finer, for V values per channel. Both kinds have equal
-  widths in and out. "none": it cannot be a level; its docstring says why.
+  them and takes codes that are V^i times finer, for V values per channel. "mapped": a copy per
+  level, of which each passes gradients on, because parameters behind its codes learn from the
+  reconstruction alone. All have equal widths in and out. "none": it cannot be a level; its
+  docstring says why.
 - `step` is the training step, a traced int32 scalar, for schedules; None stands for the end of
   training.
 - A field that does not fit raises `UserError`: wrong widths at the call, sizes, weights and rates

@@ -69,11 +69,12 @@ class Model(nn.Module):
     for level, kept_B in zip(self.levels, kept):
       q = level(rest, train=train, step=step)
       # The first level passes the gradient on to z, by its own estimator: what follows would add a
-      # copy for each level.
-      out = jax.lax.stop_gradient(q.z) if ids else q.z
+      # copy for each level. Mapped levels have each its own way back.
+      mapped = self.quantizer.as_level == "mapped"
+      out = q.z if mapped or not ids else jax.lax.stop_gradient(q.z)
       total += out * jnp.expand_dims(kept_B, range(1, z.ndim))
       loss += q.loss * jnp.mean(kept_B)
-      rest = rest - jax.lax.stop_gradient(q.z)
+      rest = rest - (q.z if mapped else jax.lax.stop_gradient(q.z))
       ids.append(q.ids)
       metrics.append(q.metrics)
     metrics = codebook.mean_metrics(metrics)

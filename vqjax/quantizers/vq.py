@@ -24,7 +24,8 @@ class Model(nn.Module):
     codebook_weight: of mean (q - sg z)², which moves codes to latents.
     commitment_weight: of mean (sg q - z)², which moves latents to codes; the paper's beta.
     normalize: "l2" compares directions: latents and codes are put on the unit sphere, and so is the
-      output (arXiv 2110.04627, sec. 3.2).
+      output (arXiv 2110.04627, sec. 3.2). "search" does so for the search alone; codes, losses and
+      output keep their lengths (DAC, arXiv 2306.06546, sec. 3.2).
     estimator: gradient past the search: "straight_through", or "rotation" (arXiv 2410.06424).
     entropy_weight: of mean entropy of p(code | position) minus entropy of the mean p, p =
       softmax(-distance² / entropy_temperature) (MaskGIT's penalty, arXiv 2202.04200).
@@ -39,7 +40,7 @@ class Model(nn.Module):
   dim: int = 64
   codebook_weight: float = 1.0
   commitment_weight: float = 0.25
-  normalize: Literal["none", "l2"] = "none"
+  normalize: Literal["none", "l2", "search"] = "none"
   estimator: Literal["straight_through", "rotation"] = "straight_through"
   entropy_weight: float = 0.0
   entropy_temperature: float = 0.01

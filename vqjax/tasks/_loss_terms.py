@@ -53,7 +53,7 @@ class Losses:
         raise UserError(f"distances.{name}: {weight!r} is no weight; give a number from 0 up.")
 
 
-def check(weights: Losses, disc: nn.Module | None, signal: Any) -> None:
+def check(weights: Losses, disc: nn.Module | None, signal: Any, model: nn.Module) -> None:
   """Raises UserError for terms that lack what they need, or that cannot judge the signal."""
   wanted = {"discriminator": disc is not None, "perceptual": bool(weights.perceptual_weight)}
   if any(asked and who not in signal.judges for who, asked in wanted.items()):
@@ -67,6 +67,11 @@ def check(weights: Losses, disc: nn.Module | None, signal: Any) -> None:
     known = ", ".join(signal.distances) or "none"
     raise UserError(
       f"config.loss.distances.{name}: is nothing that compares {signal.noun}s; there is {known}."
+    )
+  if disc is not None and weights.adaptive == "last_layer" and model.last_layer is None:
+    raise UserError(
+      "config.loss.adaptive: 'last_layer' needs a last layer that is linear, which this "
+      "autoencoder has not; set it to 'none'."
     )
   if disc is None and (weights.feature_weight or weights.lecam_weight or weights.r1_weight):
     raise UserError(

@@ -67,7 +67,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
   disc = None
   if config["disc"]:
     disc = build("discriminators", config["disc"], "config.disc", axes=signal.axes)
-  loss_terms.check(weights, disc, signal)
+  loss_terms.check(weights, disc, signal, model)
   run = Autoencode(signal, likelihood, model, disc, weights)
   codes, floats = _levels(model, shape[: signal.axes])
   measures = ("codes",) if codes and codes[0].size <= _COUNTABLE else ()

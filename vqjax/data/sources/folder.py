@@ -1,36 +1,20 @@
 """A folder of images: png, jpg, jpeg, webp, bmp, gif (first frame), tif, tiff, at any depth.
 
-Splits: `train/` with one of `eval/`, `validation/`, `valid/`, `val/`, `test/`; otherwise one in ten
-is held out by a hash of its name.
-
-Classes: the first folder level below the split, where all images lie in two or more such folders.
-
-Captions: `metadata.csv` or `metadata.jsonl` (`file_name`, `text`) in the folder or the split's, or
-a `.txt` beside the image. An image has several where rows repeat its name, or `text` is a list.
-
-A file that cannot be read is named in the log once and left out; more than 5 % of them is an error.
+Splits, classes, captions and unreadable files: see _files.py.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import functools
-import itertools
-import json
 import logging
 import pathlib
-import threading
 from typing import Any, ClassVar
 
-import numpy as np
-
 from vqjax import fields, pictures
-from vqjax.data.sources import EVAL_NAMES, hold_out
-from vqjax.errors import UserError
+from vqjax.data.sources import _files
 
-MAX_BAD = 0.05
-log = logging.getLogger(__name__)
+_read = lambda path: {"image": pictures.decode(path)}
+_IMAGES = _files.Kind("image", pictures.SUFFIXES, _read, logging.getLogger(__name__))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,183 +29,11 @@ class Source:
 
   @staticmethod
   def recognise(path: pathlib.Path) -> dict[str, Any] | None:
-    found = path.is_dir() and pictures.has_images(path)
+    found = _files.has_files(path, pictures.SUFFIXES)
     return {"name": "folder", "path": str(path)} if found else None
 
-  def examples(self, split: str) -> Files:
-    path = pathlib.Path(self.path).expanduser()
-    if not path.is_dir():
-      raise UserError(f"config.data.path: {self.path!r} is not a folder of images.")
-    files = _scan(path)[split]
-    if not files.names:
-      raise UserError(f"{path}: has no images for the {split} split.")
-    return files
+  def examples(self, split: str) -> _files.Files:
+    return _files.split_of(self.path, split, _IMAGES)
 
   def class_names(self) -> tuple[str, ...]:
     return self.examples("train").classes
-
-
-class Tally:
-  """Unreadable files of a folder, both splits together."""
-
-  def __init__(self, root: pathlib.Path, total: int):
-    self.root, self.total, self.bad = root, total, set()
-    self._lock = threading.Lock()
-
-  def add(self, name: str, error: Exception) -> None:
-    """Raises UserError once too many files are bad."""
-    with self._lock:
-      if name not in self.bad:
-        self.bad.add(name)
-        log.warning(
-          "%s: cannot be read and is left out (%s); %d of %d so far.",
-          self.root / name,
-          str(error).replace(f" '{self.root / name}'", ""),
-          len(self.bad),
-          self.total,
-        )
-      if len(self.bad) > MAX_BAD * self.total:
-        raise UserError(
-          f"{self.root}: {len(self.bad)} of {self.total} images cannot be read, more than "
-          f"{MAX_BAD:.0%}; mend or remove them, e.g. {name}."
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-  """One split: names relative to the root, decoded on request."""
-
-  root: pathlib.Path
-  names: tuple[str, ...]
-  labels: tuple[int, ...] | None
-  texts: tuple[str | tuple[str, ...], ...] | None
-  classes: tuple[str, ...]
-  tally: Tally
-
-  def __len__(self) -> int:
-    return len(self.names)
-
-  def __getitem__(self, index: int) -> dict[str, Any] | None:
-    name = self.names[index]
-    try:
-      example = {"image": pictures.decode(self.root / name), "name": name}
-    except Exception as e:  # PIL's plugins raise nearly anything on damaged files.
-      self.tally.add(name, e)
-      return None
-    return example | self._beside(index)
-
-  def content(self, index: int) -> dict[str, Any] | None:
-    """The file as it is: decoding takes longer, and libjpegs differ in a bit."""
-    try:
-      file = np.fromfile(self.root / self.names[index], np.uint8)
-    except OSError as e:
-      self.tally.add(self.names[index], e)
-      return None
-    return {"file": file} | self._beside(index)
-
-  def _beside(self, index: int) -> dict[str, Any]:
-    example = {}
-    if self.labels is not None:
-      example["label"] = np.int32(self.labels[index])
-    if self.texts is not None:
-      example["text"] = self.texts[index]
-    return example
-
-
-@functools.lru_cache(maxsize=4)
-def _scan(root: pathlib.Path) -> dict[str, Files]:
-  """Lists a folder once a process, so that a split is the same throughout a run and a bad file is
-  logged once.
-  """
-  listed = pictures.list_files(root)
-  images = [n for n in listed if n.lower().endswith(pictures.SUFFIXES)]
-  if not images:
-    raise UserError(f"{root}: has no images ({', '.join(pictures.SUFFIXES)}).")
-  folders = [f + "/" if f else "" for f in _split_folders(root, images)]
-  prefixes = {"train": folders[0], "eval": folders[-1]}
-  names = {s: tuple(n for n in images if n.startswith(p)) for s, p in prefixes.items()}
-  if len(folders) == 1:
-    held = hold_out(names["train"])
-    names = {
-      s: tuple(itertools.compress(names[s], keep)) for s, keep in (("train", ~held), ("eval", held))
-    }
-  classes = _classes([n[len(prefixes[s]) :] for s in names for n in names[s]])
-  texts = _captions(root, listed, {"", *prefixes.values()})
-  if texts and not texts.keys() & set(images):
-    raise UserError(
-      f"{root}: no caption names an image of this folder; file_name is relative to its metadata "
-      "file."
-    )
-  tally = Tally(root, sum(map(len, names.values())))
-  return {
-    s: Files(
-      root=root,
-      names=names[s],
-      classes=classes,
-      tally=tally,
-      labels=tuple(classes.index(n[len(prefixes[s]) :].split("/")[0]) for n in names[s])
-      if classes
-      else None,
-      texts=tuple(texts.get(n, "") for n in names[s]) if texts else None,
-    )
-    for s in names
-  }
-
-
-def _split_folders(root: pathlib.Path, images: list[str]) -> list[str]:
-  """Returns [train, eval] folders, [train] alone, or [""] where the folder is not split."""
-  top = {n.split("/")[0].lower(): n.split("/")[0] for n in images if "/" in n}
-  if "train" not in top:
-    return [""]
-  found = [top["train"]] + [top[n] for n in EVAL_NAMES if n in top][:1]
-  if outside := sum(n.split("/")[0] not in found for n in images):
-    log.warning("%s: %d images outside %s are not used.", root, outside, " and ".join(found))
-  return found
-
-
-def _classes(names: list[str]) -> tuple[str, ...]:
-  """First-level folders in order, or nothing where images lie outside them or there is only one."""
-  folders = {n.split("/")[0] if "/" in n else None for n in names}
-  return () if None in folders or len(folders) < 2 else tuple(sorted(folders))
-
-
-def _captions(
-  root: pathlib.Path, listed: list[str], prefixes: set[str]
-) -> dict[str, str | tuple[str, ...]]:
-  """Captions by image name, one or several, from the metadata files at `prefixes` and the .txt
-  files.
-  """
-  texts = {}
-  stems = {n[:-4]: n for n in listed if n.endswith(".txt")}
-  for name in listed:
-    if name.lower().endswith(pictures.SUFFIXES) and (beside := stems.get(name.rsplit(".", 1)[0])):
-      texts[name] = (root / beside).read_text(encoding="utf-8", errors="replace").strip()
-  for prefix in prefixes:
-    for file in ("metadata.csv", "metadata.jsonl"):
-      if prefix + file in listed:
-        found: dict[str, tuple[str, ...]] = {}
-        for name, several in _metadata(root / (prefix + file)):
-          found[prefix + name] = found.get(prefix + name, ()) + several
-        texts |= {name: t[0] if len(t) == 1 else t for name, t in found.items()}
-  return texts
-
-
-def _metadata(path: pathlib.Path) -> list[tuple[str, tuple[str, ...]]]:
-  """Rows (file_name, captions) of a metadata file.
-
-  Raises UserError counting to the entry that lacks them.
-  """
-  rows = []
-  try:
-    with path.open(encoding="utf-8-sig", newline="") as f:
-      for row in (
-        csv.DictReader(f) if path.suffix == ".csv" else map(json.loads, filter(str.strip, f))
-      ):
-        several = row["text"] if isinstance(row["text"], list) else [row["text"]]
-        texts = tuple(text.strip() for text in several)
-        rows.append((row["file_name"].removeprefix("./"), texts))
-  except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as e:
-    raise UserError(
-      f"{path}: entry {len(rows) + 1} needs file_name and text ({type(e).__name__}: {e})."
-    ) from None
-  return rows
