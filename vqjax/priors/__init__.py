@@ -12,8 +12,9 @@ A file defines `class Model(nn.Module)` with at least the fields (the program se
     prior(inputs, prefix_BP=None, *, time_B=None, train) -> prediction
 
 - Over codes, `inputs` are ids `[B, L]` and predictions logits `[B, L, V]`. A network over floats
-  (`latent: Floats`) takes vectors `[B, L, D]` in their place and predicts a vector `[B, L, D]` for
-  each position; all else is the same.
+  (`latent: Floats`) takes vectors `[B, L, D]` in their place and predicts a vector `[B, L, R]` for
+  each position, R = `outputs`, which the program sets; all else is the same. `takes` names the
+  kinds of latents that it is for, "codes" and "floats"; codes alone where it does not say.
 - `prediction[:, i]` is always about latent i. A causal network shifts its input itself: position 0
   sees the prefix alone (or a learned start vector where the prefix is empty), position i sees the
   prefix and latents 0 .. i-1. Nobody outside ever shifts.
