@@ -42,8 +42,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   content = _unpickle(path)
   if isinstance(content, _Inert):
     return _arrays(_module_state(content), path)
-  if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-    content = content["state_dict"]
+  for name in ("state_dict", "ema"):  # of a training checkpoint
+    if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+      content = content[name]
   return _arrays(content if isinstance(content, Mapping) else {}, path)
 
 

@@ -262,7 +262,8 @@ class Prior:
       return self._plain(params, prefix)
     # All of the prefix is null, as `dropped` trains it: one that is partly so was never seen.
     doubled = self._plain(params, _guidance.double(prefix, jnp.full_like(prefix, -1)))
-    return _guidance.guided(doubled, guidance, steps=self.latent.steps)
+    channels = getattr(self.scheme, "guided", None)
+    return _guidance.guided(doubled, guidance, steps=self.latent.steps, channels=channels)
 
   def _plain(self, params: Any, prefix: jax.Array) -> Network:
     def full(latent: jax.Array, time: Any = None, done: Any = None) -> jax.Array:
