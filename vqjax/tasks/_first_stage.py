@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from vqjax import checkpoint, config as configuration, files
+from vqjax.build import essential
 from vqjax.errors import UserError
 from vqjax.orders import Order
 from vqjax.tasks import Info, Weights, autoencode
@@ -193,6 +194,8 @@ def separated(ids: Any) -> tuple[Any, ...]:
 
 
 def identity(config: Any, weights: Any) -> str:
-  """A hash of a tokenizer's model config and of the bits of its weights {"params", "stats"}."""
+  """A hash of a tokenizer's model config, as far as it differs from the defaults, so that a newer
+  version's further fields leave it as it was, and of the bits of its weights {"params", "stats"}.
+  """
   model = {"params": weights["params"]["model"], "stats": weights["stats"]["model"]}
-  return checkpoint.identity(config.model.to_dict(), model)
+  return checkpoint.identity(essential("autoencoders", config.model.to_dict()), model)
