@@ -24,7 +24,7 @@ def get_config():
       features=64),
     text=dict(size=512, length=16, lower=True),
     batch_size=128,
-    total_steps=1_500,
+    total_steps=600,
     optim=dict(lr=1e-3, warmup=100, b2=0.98, weight_decay=0.1, clip=1.0),
     save_every=250,
     debug=common.debug(16, model=common.TINY_CLIP, text=dict(size=300, length=16), best="recall@1"),
