@@ -31,3 +31,10 @@ def debug(size: int = 32, **overrides: Any) -> dict[str, Any]:
     data=dict(name="shapes", size=size), ops=dict(size=size), batch_size=8, total_steps=2,
     log_every=1, save_every=2,
     eval_examples=8, preview=4, **overrides)
+
+
+def debug_video(frames: int = 4, size: int = 16, **overrides: Any) -> dict[str, Any]:
+  """As `debug`, on small drawn videos."""
+  return debug(**overrides) | dict(
+    data=dict(name="moving_shapes", size=size, frames=frames),
+    ops=dict(name="video", frames=frames, size=size))
