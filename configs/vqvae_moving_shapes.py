@@ -16,13 +16,13 @@ def get_config():
     data=dict(name="moving_shapes", size=32, frames=8, shapes=("circle", "square", "cross")),
     ops=dict(name="video", frames=8, size=32, channels=3),
     model=dict(
-      name="vqvae", hidden=48, residual_hidden=24, residual_blocks=1, downsamples=2,
+      name="vqvae", hidden=32, residual_hidden=16, residual_blocks=1, downsamples=2,
       time="causal", time_downsamples=0,
       quantizer=dict(name="ema", codebook_size=512, dim=16)),
     batch_size=16,
-    total_steps=1_500,
+    total_steps=1_000,
     optim=dict(lr=2e-3, warmup=50, b2=0.95),
-    save_every=500,
+    save_every=250,
     eval_examples=256,
     debug=common.debug_video(
       model=common.TINY_VQVAE | dict(quantizer=dict(codebook_size=32, dim=8))),

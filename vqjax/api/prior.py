@@ -164,7 +164,7 @@ class Prior:
     latent = self.sampler.prior.latent
     drawn = latent.unflatten(jnp.minimum(flat_BL, latent.size - 1))
     values = self.decode(self._stage.merge((*coarser, drawn)))
-    hidden = _hidden(np.asarray(flat_BL >= latent.size), latent, values)
+    hidden = _hidden(np.asarray(flat_BL >= latent.size), latent, self.info)
     return self.info.signal.pictures(values, hidden)
 
   def log_prob(
@@ -237,7 +237,7 @@ class Prior:
     levels, latent = self._checked(ids), self.modules.latent
     values = self.decode(self._stage.merge(levels))
     hidden = jnp.broadcast_to(~self.sampler.keep_first(keep), (len(values), latent.length))
-    return values, _hidden(np.asarray(hidden), latent, values)
+    return values, _hidden(np.asarray(hidden), latent, self.info)
 
   @property
   def _stage(self) -> Any:
@@ -363,11 +363,11 @@ def scheme_options() -> dict[str, type]:
   return COMMON | {k: kind for scheme in schemes for k, kind in scheme.options.items()}
 
 
-def _hidden(hidden_BL: np.ndarray, latent: Any, values: np.ndarray) -> np.ndarray:
-  """Bool [B, *size]: the positions of `values` in cells of which all codes are hidden."""
+def _hidden(hidden_BL: np.ndarray, latent: Any, info: Any) -> np.ndarray:
+  """Bool [B, *size]: the positions in cells of which all codes are hidden."""
   hidden = hidden_BL.reshape(len(hidden_BL), *latent.shape, -1).all(-1)
-  for axis, cells in enumerate(latent.shape, 1):
-    hidden = hidden.repeat(values.shape[axis] // cells, axis)
+  for axis, (span, lacks) in enumerate(info.spans(latent.shape), 1):
+    hidden = np.delete(hidden.repeat(span, axis), slice(lacks), axis)
   return hidden
 
 
