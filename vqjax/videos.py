@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import GifImagePlugin, Image
 
 from vqjax import pictures
 from vqjax.errors import UserError
@@ -173,16 +173,12 @@ def save(file: pathlib.Path, video: np.ndarray, rate: float = RATE) -> None:
   if file.suffix.lower() == ".mp4":
     _save_mp4(file, video, rate)
     return
-  colours = [_indexed(frame) for frame in video]
-  colours[0].save(
-    file,
-    save_all=True,
-    append_images=colours[1:],
-    loop=0,
-    duration=round(1000 / rate),
-    disposal=1,
-    optimize=False,
-  )
+  frames = [_indexed(frame) for frame in video]
+  # Image by image: PIL's own way makes one frame of several that are the same.
+  blocks = list(GifImagePlugin.getheader(frames[0], info={"loop": 0, "version": b"89a"})[0])
+  for frame in frames:
+    blocks += GifImagePlugin.getdata(frame, duration=round(1000 / rate), include_color_table=True)
+  file.write_bytes(b"".join(blocks) + b";")
 
 
 def _indexed(frame: np.ndarray) -> Image.Image:
