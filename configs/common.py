@@ -45,3 +45,10 @@ def debug_sound(rate: int = 4_000, length: int = 512, **overrides: Any) -> dict[
   return debug(**overrides) | dict(
     data=dict(name="tones", rate=rate, seconds=length / rate),
     ops=dict(name="audio", rate=rate, length=length, channels=1))
+
+
+def debug_video(frames: int = 4, size: int = 16, **overrides: Any) -> dict[str, Any]:
+  """As `debug`, on small drawn videos."""
+  return debug(**overrides) | dict(
+    data=dict(name="moving_shapes", size=size, frames=frames),
+    ops=dict(name="video", frames=frames, size=size))

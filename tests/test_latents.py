@@ -1,12 +1,11 @@
 """Codes and floats as sequences: there and back, what can stand where, and what is refused."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vqjax.errors import UserError
-from vqjax.latents import IMPOSSIBLE, Codes, Floats
+from vqjax.latents import Codes, Floats
 
 LATENTS = {
   "codes": Codes((2, 3), 5),
@@ -39,10 +38,13 @@ def test_a_sequence_and_back(latent):
 def test_books_follow_one_another():
   latent = LATENTS["books"]
   assert (latent.grid, latent.length, latent.vocabulary) == ((2, 3), 6, 15)
-  np.testing.assert_array_equal(
-    latent.flatten(jnp.array([[[0, 1, 2], [4, 4, 4]]])), [[0, 6, 12, 4, 9, 14]]
-  )
-  np.testing.assert_array_equal(latent.first_of_book(4), [0, 5, 10, 0])
+  ids = jnp.array([[[0, 1, 2], [4, 4, 4]]])
+  np.testing.assert_array_equal(latent.flatten(ids), [[0, 1, 2, 4, 4, 4]])
+  np.testing.assert_array_equal(latent.tokens(ids), [[[0, 6, 12], [4, 9, 14]]])
+  # A mask comes after the codes of all books; what is no code at all is -1.
+  np.testing.assert_array_equal(latent.numbered(jnp.array([5, 6, -3, 1])), [15, 16, -1, 1])
+  places = jnp.array([-1, 2, 4])
+  np.testing.assert_array_equal(latent.numbered(jnp.array([3, 3, 5]), places), [-1, 13, 15])
   assert Codes([np.int64(2)], 5, 3) == latent and Codes((2, 3), 5).grid == (2, 3)
 
 
@@ -53,21 +55,29 @@ def test_channels_are_normalised():
   np.testing.assert_allclose(latent.unflatten(latent.blank(1))[0, 1, 2], latent.mean)
 
 
-def test_restrict_leaves_each_position_its_book():
-  latent, logits = (
-    LATENTS["books"],
-    jnp.asarray(np.random.default_rng(1).normal(size=(2, 6, 15)), jnp.float32),
-  )
-  whole = latent.restrict(logits)
-  own = np.arange(15)[None] // 5 == np.arange(6)[:, None] % 3
-  np.testing.assert_array_equal(whole, np.where(own, logits, np.float32(IMPOSSIBLE)))
-  np.testing.assert_array_equal(latent.possible(6), own)
-  at = jax.jit(latent.restrict)
-  for i in range(6):
-    np.testing.assert_array_equal(at(logits[:, i], i), whole[:, i])
-  np.testing.assert_array_equal(latent.restrict(logits[:, 4], 4), whole[:, 4])
-  for name in ("codes", "floats"):
-    assert LATENTS[name].restrict(logits) is logits and LATENTS[name].restrict(logits, 1) is logits
+@pytest.mark.parametrize("order", ["flattened", "parallel", "delayed"])
+def test_steps_hold_every_code_once(order):
+  latent = Codes((2, 3), 5, books=4, order=order)
+  flat = latent.flatten(np.arange(48).reshape(2, 2, 3, 4))
+  steps = latent.arrange(flat, fill=-1)
+  assert steps.shape == (2, *latent.places.shape) and len(latent.places) == latent.steps
+  assert np.prod(latent.step_grid) == latent.steps
+  assert latent.cycle * latent.places.shape[1] == latent.books
+  np.testing.assert_array_equal(latent.collect(steps), flat)
+  np.testing.assert_array_equal(np.sort(steps[steps >= 0]), np.arange(48))
+  np.testing.assert_array_equal(steps < 0, np.broadcast_to(latent.places < 0, steps.shape))
+  # Slot j of every step of a cycle belongs to one book, which is that of step s + cycle too.
+  books = np.where(latent.places < 0, -1, latent.places % 4)
+  again = books[latent.cycle :]
+  both = (again >= 0) & (books[: len(again)] >= 0)
+  assert (again == books[: len(again)])[both].all()
+
+
+def test_floats_go_one_vector_a_step():
+  latent, z = LATENTS["floats"], jnp.arange(24.0).reshape(2, 6, 2)
+  assert latent.step_grid == (2, 3) and latent.steps == 6 and latent.places.shape == (6, 1)
+  np.testing.assert_array_equal(latent.arrange(z, 0)[:, :, 0], z)
+  np.testing.assert_array_equal(latent.collect(latent.arrange(z, 0)), z)
 
 
 @pytest.mark.parametrize(

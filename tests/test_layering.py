@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "vqjax").rglob("*.py"))
 
 # What a folder (or, at the top, a file) may import from vqjax. Leaves may be imported by all.
-LEAVES = {"checks", "errors", "fields", "files", "pictures", "sounds"}
+LEAVES = {"checks", "errors", "fields", "files", "pictures", "sounds", "videos"}
 ALLOWED = {
   "checks": set(),
   "errors": set(),
@@ -20,9 +20,11 @@ ALLOWED = {
   "files": set(),
   "pictures": set(),
   "sounds": set(),
+  "videos": set(),
   "build": set(),
   "nn": {"nn"},
-  "latents": set(),
+  "orders": set(),
+  "latents": {"orders"},
   "signals": {"nn", "signals"},
   "conditions": {"nn", "latents", "conditions", "data"},  # how captions are written in ids
   "quantizers": {"nn", "quantizers"},
@@ -42,8 +44,8 @@ ALLOWED = {
   "optim": {"build"},
   # Families by name, but for the records that cross their borders.
   "tasks": {
-    "tasks", "build", "checkpoint", "config", "data", "latents", "nn", "schemes", "conditions",
-    "signals",
+    "tasks", "build", "checkpoint", "config", "data", "latents", "nn", "orders", "schemes",
+    "conditions", "signals",
   },
   "measure": {"build", "sharding", "evaluators"},
   "writers": set(),

@@ -11,29 +11,31 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from vqjax import orders
 from vqjax.errors import UserError
-
-# The logit of a code that cannot stand at a position, far below any other and yet finite: guidance
-# subtracts logits, and the difference of two infinities would be no number.
-IMPOSSIBLE = -1e9
 
 
 @dataclasses.dataclass(frozen=True)
 class Codes:
   """Integers on a grid, from one codebook or several.
 
-  Several codebooks give as many codes per grid cell. They follow one another along the sequence,
-  and code k of book q has the number q * size + k: each position has its own stretch of the
-  vocabulary.
+  Several codebooks give as many codes per grid cell, which follow one another along the sequence. A
+  code is a number of its position's own book, 0 to size - 1, in sequences as on grids; numbers from
+  `size` on are a scheme's (a mask).
+
+  A causal network goes over the sequence in steps of one code or several, see vqjax/orders.py.
 
   Fields:
     shape: of the grid of cells, at least one axis.
-    size: codes per book.
-    books: codebooks.
+    size: K, codes per book.
+    books: Q, codebooks.
+    order: of the steps: flattened, parallel or delayed.
 
   Raises UserError for a number below 1 or of another type.
   """
@@ -41,6 +43,7 @@ class Codes:
   shape: tuple[int, ...]
   size: int
   books: int = 1
+  order: str = "flattened"
 
   def __post_init__(self) -> None:
     object.__setattr__(self, "shape", _shape(self.shape))
@@ -66,45 +69,64 @@ class Codes:
   def dtype(self) -> str:
     return "int32"
 
+  @property
+  def places(self) -> np.ndarray:
+    """Which code stands in slot j of step s, int `[S, J]`; -1 where none does."""
+    return orders.places(self.order, math.prod(self.shape), self.books)
+
+  @property
+  def steps(self) -> int:
+    """S, steps of a causal network over one example."""
+    return len(self.places)
+
+  @property
+  def step_grid(self) -> tuple[int, ...]:
+    """The grid that the steps lie on, in raster order."""
+    return orders.WALKS[self.order].grid(self.shape, self.books)
+
+  @property
+  def cycle(self) -> int:
+    """After how many steps the same books come again."""
+    return orders.WALKS[self.order].cycle(self.books)
+
   def flatten(self, ids: jax.Array) -> jax.Array:
-    """Codes `[B, *grid]` of each position's own book, in 0 to size - 1, as a sequence `[B, L]`."""
-    books = jnp.asarray(ids, jnp.int32).reshape(-1, self.books)
-    return (books + self.first_of_book(self.books)[None]).reshape(-1, self.length)
+    """Codes `[B, *grid]` as a sequence int32 `[B, L]`."""
+    return jnp.asarray(ids, jnp.int32).reshape(-1, self.length)
 
   def unflatten(self, ids_BL: jax.Array) -> jax.Array:
     """The inverse of `flatten`, int32 `[B, *grid]`."""
-    return (ids_BL % self.size).astype(jnp.int32).reshape(-1, *self.grid)
+    return ids_BL.astype(jnp.int32).reshape(-1, *self.grid)
+
+  def tokens(self, ids: jax.Array) -> jax.Array:
+    """Codes `[B, *grid]`, of any size of grid, as numbers of one vocabulary; see `numbered`."""
+    ids = jnp.asarray(ids, jnp.int32)
+    return self.numbered(ids.reshape(len(ids), -1)).reshape(ids.shape)
 
   def blank(self, batch: int) -> jax.Array:
     """A sequence of zeros, int32 `[B, L]`: what stands where nothing is known."""
     return jnp.zeros((batch, self.length), jnp.int32)
 
-  def first_of_book(self, length: int) -> jax.Array:
-    """The smallest number of each position's book, int32 `[length]`, for a sequence of any length
-    that starts with the first book.
-    """
-    return jnp.arange(length, dtype=jnp.int32) % self.books * self.size
+  def arrange(self, x_BL: jax.Array, fill: Any) -> jax.Array:
+    """A sequence `[B, L, …]` in steps `[B, S, J, …]`, with `fill` in slots where no code stands."""
+    return orders.arrange(self.places, x_BL, fill)
 
-  def possible(self, length: int) -> jax.Array:
-    """Which codes can stand at each of the first `length` positions, bool `[length, V]`."""
-    return self._own(jnp.arange(length))
+  def collect(self, x_BSJ: jax.Array) -> jax.Array:
+    """The inverse of `arrange`, `[B, L, …]`."""
+    return orders.collect(self.places, x_BSJ)
 
-  def restrict(self, logits: jax.Array, index: jax.Array | int | None = None) -> jax.Array:
-    """Logits with `IMPOSSIBLE` where a code belongs to another book than its position.
+  def numbered(self, ids: jax.Array, places: jax.Array | None = None) -> jax.Array:
+    """Codes `[…, n]` as numbers that tell the books apart: code k of book q is q * size + k. What
+    is no code comes after those of all books, and negative numbers become -1.
 
     Args:
-      logits: `[B, L, V]` of all positions in order, or `[B, V]` of the one at `index`.
-      index: a number, which may be traced.
+      ids: of any length that starts with the first book, unless `places` are given.
+      places: int `[n]`, of which places in the sequence they are; negative ones give -1.
     """
-    if self.books == 1:
-      return logits
-    own = self.possible(logits.shape[1]) if index is None else self._own(jnp.asarray(index))
-    return jnp.where(own[None], logits, IMPOSSIBLE)
-
-  def _own(self, index: jax.Array) -> jax.Array:
-    """Whether each code belongs to the book of the position `index` `[...]`, bool `[..., V]`."""
-    book = jnp.arange(self.vocabulary) // self.size
-    return index[..., None] % self.books == book.reshape((1,) * index.ndim + (-1,))
+    places = jnp.arange(ids.shape[-1]) if places is None else places
+    first = (places % self.books * self.size).reshape((1,) * (ids.ndim - 1) + (-1,))
+    rows = jnp.where(ids < self.size, ids + first, ids - self.size + self.vocabulary)
+    gone = (ids < 0) | (places < 0).reshape(first.shape)
+    return jnp.where(gone, -1, rows).astype(jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,10 +189,28 @@ class Floats:
     """A sequence of zeros, the mean of the data, float32 `[B, L, D]`."""
     return jnp.zeros((batch, self.length, self.width), jnp.float32)
 
-  def restrict(self, prediction: jax.Array, index: jax.Array | int | None = None) -> jax.Array:
-    """The prediction as it is: any vector can stand anywhere."""
-    del index
-    return prediction
+  @property
+  def places(self) -> np.ndarray:
+    """Which vector stands in slot j of step s: one each, in raster order, int `[L, 1]`."""
+    return orders.places("flattened", self.length, 1)
+
+  @property
+  def steps(self) -> int:
+    """As many as there are vectors."""
+    return self.length
+
+  @property
+  def step_grid(self) -> tuple[int, ...]:
+    """The grid that the steps lie on, in raster order."""
+    return self.shape
+
+  def arrange(self, z_BLD: jax.Array, fill: Any) -> jax.Array:
+    """A sequence in steps, `[B, S, 1, D]`."""
+    return orders.arrange(self.places, z_BLD, fill)
+
+  def collect(self, z_BSJD: jax.Array) -> jax.Array:
+    """The inverse of `arrange`, `[B, L, D]`."""
+    return orders.collect(self.places, z_BSJD)
 
   def _statistics(self) -> tuple[jax.Array, jax.Array]:
     return tuple(jnp.asarray(x, jnp.float32)[None, None] for x in (self.mean, self.std))

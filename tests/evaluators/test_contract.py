@@ -46,7 +46,9 @@ def data(count):
   recon = (image / 127.5 - 1 + 0.3 * rng.normal(size=image.shape)).astype(np.float32)
   real, guessed = rng.integers(0, 4, size=(2, count, 16, 20)).astype(np.uint8)
   ids = rng.integers(0, 7, size=(count, 2, 3)).astype(np.int32)
-  return {"image": image, "layout": real}, {"image": recon, "layout": guessed, "ids": ids}
+  film = lambda x: np.stack([x, x[:, ::-1]], 1)
+  batch = {"image": image, "layout": real, "video": film(image)}
+  return batch, {"image": recon, "layout": guessed, "ids": ids, "video": film(recon)}
 
 
 def run(measure, batch, out, size):
@@ -78,8 +80,8 @@ def test_ragged_batches_change_nothing(name, lpips_path):
 def test_junk_in_the_padding_counts_nowhere(name, lpips_path):
   measure = measure_of(name, lpips_path)
   batch, out = data(3)
-  bad = out | {"image": out["image"].copy(), "layout": out["layout"].copy()}
-  bad["image"][2:], bad["layout"][2:] = np.nan, 255
+  bad = {key: value.copy() for key, value in out.items()}
+  bad["image"][2:], bad["layout"][2:], bad["video"][2:] = np.nan, 255, np.nan
   mask = np.array([1, 1, 0], np.float32)
   update = jax.jit(measure.update)
   got = measure.result(evaluators.add(None, update(measure.frozen(), batch, bad, mask)))

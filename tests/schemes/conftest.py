@@ -71,14 +71,14 @@ class World:
     def predict(index, left_BX):
       return jnp.log(
         left_BX @ (codes[:, index][:, None] == jnp.arange(K)[None]).astype(jnp.float32) + 1e-37
-      )
+      )[:, None]
 
     def start():
       left_BX = jnp.tile(jnp.asarray(self.joint, jnp.float32)[None], (batch, 1))
       return predict(0, left_BX), left_BX
 
-    def step(ids_B, index, left_BX):
-      left_BX = jnp.where(codes[:, index][None] == ids_B[:, None], left_BX, 0)
+    def step(ids_BJ, index, left_BX):
+      left_BX = jnp.where(codes[:, index][None] == ids_BJ, left_BX, 0)
       return predict(index + 1, left_BX), left_BX
 
     return Network(self.lookup(self.causal()), start, step)

@@ -86,14 +86,14 @@ def test_greedy_is_the_argmax_continuation(world):
 
 def test_first_code_is_from_start_and_the_last_is_drawn():
   # Code i + 1 is one more than code i, plus i: a step with a wrong index or a wrong code shows.
-  step = lambda ids_B, index, cache: (jax.nn.one_hot((ids_B + 1 + index) % 3, 3) * 50, cache)
-  network = Network(None, lambda: (jnp.asarray([[0.0, 0.0, 50.0]]), ()), step)
+  step = lambda ids_BJ, index, cache: (jax.nn.one_hot((ids_BJ + 1 + index) % 3, 3) * 50, cache)
+  network = Network(None, lambda: (jnp.asarray([[[0.0, 0.0, 50.0]]]), ()), step)
   np.testing.assert_array_equal(draw(None, n=1, network=network), [[2, 0, 2, 2]])
 
 
 def test_uncached_equals_cached(world):
   cached = world.cached(50)
-  network = Network(cached.full, *autoregressive.uncached(cached.full, 50, 4))
+  network = Network(cached.full, *autoregressive.uncached(cached.full, 50, world.latent))
   np.testing.assert_array_equal(
     draw(world, (1,), (2,), n=50), draw(world, (1,), (2,), n=50, network=network)
   )

@@ -12,7 +12,7 @@ import pytest
 
 from vqjax.errors import UserError
 from vqjax.latents import Codes
-from vqjax.schemes import Corrupted, Draw, Network, _kernels, diffusion
+from vqjax.schemes import Draw, Network, _kernels, diffusion
 
 K, M = 3, 3  # codes, and the mask's id
 LATENT = Codes((4,), K)
@@ -77,7 +77,7 @@ def test_rates_are_products_of_matrices(kernel, schedule, times):
       as_matrix(table.late, i), between(kernel, schedule, 0, t, 8), atol=1e-6
     )
   np.testing.assert_allclose(
-    _kernels.prior(scheme._mask_share, LATENT, 1)[0],
+    _kernels.prior(scheme._mask_share, LATENT.size),
     between(kernel, schedule, 0, 8, 8)[0],
     atol=1e-6,
   )
@@ -94,7 +94,7 @@ def test_posteriors_are_those_of_the_matrices(kernel, schedule):
   scheme, times = diffusion.Scheme(LATENT, kernel, schedule, 6), np.array([0, 1, 3, 5, 6])
   beliefs, posterior = (
     np.random.default_rng(0).dirichlet(np.ones(K), size=K + 1),
-    jax.jit(functools.partial(_kernels.posterior, latent=LATENT)),
+    jax.jit(_kernels.posterior),
   )
   for i, (s, t) in enumerate(zip(times, times[1:])):
     exact = reverse(kernel, schedule, s, t, 6)
@@ -184,34 +184,6 @@ def test_auxiliary_is_the_cross_entropy_and_gradients_are_finite(kernel):
   )[..., 0]
   np.testing.assert_allclose(extra, 0.5 * cross_entropy, atol=1e-2)
   assert np.isfinite(jax.jit(jax.grad(lambda x: plain.loss(x, corrupted)[0].sum()))(logits)).all()
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_several_books_are_as_many_diffusions_side_by_side(kernel):
-  """Training loss and posteriors of two books of 3 codes are those of each book alone."""
-  books, alone = (diffusion.Scheme(c, kernel, timesteps=6) for c in (Codes((2,), K, 2), LATENT))
-  rng = np.random.default_rng(0)
-  x_0, x_t = (rng.integers(0, K, (500, 4)) for _ in range(2))
-  hidden = rng.random(x_t.shape) < (0.4 if alone.extra_ids else 0)
-  x_t = np.where(hidden, K, x_0 if kernel == "absorbing" else x_t)
-  logits, time = rng.normal(size=(500, 4, K)).astype(np.float32), rng.integers(1, 7, 500)
-  first = K * (np.arange(4) % 2)
-  wide = np.full((500, 4, 2 * K), 5.0, np.float32)
-  for i in range(4):
-    wide[:, i, first[i] : first[i] + K] = logits[:, i]
-  wide = books.latent.restrict(jnp.asarray(wide))
-  one = Corrupted(jnp.asarray(x_t), jnp.asarray(x_0), jnp.ones((500, 4)), time / 6, time)
-  both = one.replace(
-    inputs=jnp.asarray(np.where(hidden, 2 * K, x_t + first)), targets=jnp.asarray(x_0 + first)
-  )
-  expected = jax.jit(alone.loss)(jnp.asarray(logits), one)
-  loss = jax.jit(books.loss)(wide, both)
-  np.testing.assert_allclose(loss.values_BL, expected.values_BL, rtol=1e-3, atol=1e-4)
-  np.testing.assert_array_equal(loss.metrics["accuracy"], expected.metrics["accuracy"])
-  prior, single = (_kernels.prior(s._mask_share, s.latent, 4) for s in (books, alone))
-  np.testing.assert_allclose(prior[1, K : 2 * K], single[1, :K])
-  np.testing.assert_allclose(prior.sum(-1), 1, rtol=1e-6)
-  assert not prior[1, :K].any()
 
 
 def true_beliefs(world, kernel, t, timesteps):

@@ -44,12 +44,12 @@ def test_guided_network_mixes_the_two(schedule):
       table[rows[:, None], ids, jnp.arange(length)[None]]
       * (1 if time is None else 1 + time[:, None, None])
     )
-    start = lambda: (table[rows, 0, 0], ())
-    step = lambda ids, index, cache: (table[rows, ids, index], cache)
+    start = lambda: (table[rows, 0, 0][:, None], ())
+    step = lambda ids, index, cache: (table[rows[:, None], ids, index], cache)
     return Network(full, start, step)
 
   guidance = Guidance(scale, schedule)
-  network = _guidance.guided(on(kind), guidance, length=length)
+  network = _guidance.guided(on(kind), guidance, steps=length)
   cond, uncond = on(jnp.zeros(batch, int)), on(jnp.ones(batch, int))
   mix = lambda a, b, s: np.asarray(b) + s * (np.asarray(a) - np.asarray(b))
   ids = jnp.asarray(np.random.default_rng(1).integers(vocab, size=(batch, length)))
@@ -61,7 +61,7 @@ def test_guided_network_mixes_the_two(schedule):
       n.full(ids, time, 0.5),
       n.full(ids),
       n.start()[0],
-      *(n.step(ids[:, i], i, ())[0] for i in range(3)),
+      *(n.step(ids[:, i : i + 1], i, ())[0] for i in range(3)),
     )
   )()
   at = [float(guidance.at(i / 3)) for i in range(4)]
@@ -92,13 +92,13 @@ def test_scale_one_is_the_conditional_network_and_zero_the_other(world):
     jax.random.key(0)
   )
   np.testing.assert_array_equal(
-    sample(_guidance.guided(doubled, Guidance(1.0), length=4)), sample(cond)
+    sample(_guidance.guided(doubled, Guidance(1.0), steps=4)), sample(cond)
   )
   flat = Network(
     cond.full,
-    lambda: (jnp.zeros((batch, 3)), 0),
-    lambda ids, index, cache: (jnp.zeros((batch, 3)), cache),
+    lambda: (jnp.zeros((batch, 1, 3)), 0),
+    lambda ids, index, cache: (jnp.zeros((batch, 1, 3)), cache),
   )
   np.testing.assert_array_equal(
-    sample(_guidance.guided(doubled, Guidance(0.0), length=4)), sample(flat)
+    sample(_guidance.guided(doubled, Guidance(0.0), steps=4)), sample(flat)
   )

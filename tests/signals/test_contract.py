@@ -11,11 +11,12 @@ from vqjax import build, pictures, signals
 from vqjax.data.ops import image as ops
 from vqjax.errors import UserError
 
-FIELDS = {"image": {}, "layout": {"classes": 4}}
+FIELDS = {"image": {}, "layout": {"classes": 4}, "video": {}}
 RNG = np.random.default_rng(0)
 VALUES = {
   "image": RNG.integers(0, 256, (2, 8, 12, 3)).astype(np.uint8),
   "layout": RNG.integers(0, 4, (2, 8, 12)).astype(np.uint8),
+  "video": RNG.integers(0, 256, (2, 5, 8, 12, 3)).astype(np.uint8),
 }
 
 
@@ -26,7 +27,7 @@ def make(name):
 @pytest.mark.parametrize("name", build.names("signals"))
 def test_contract(name, tmp_path):
   signal, values = make(name), VALUES[name]
-  shape, dtype = signal.spec({"size": 16, "channels": 3})
+  shape, dtype = signal.spec({"size": 16, "channels": 3, "frames": 4})
   assert len(shape) >= signal.axes and np.dtype(dtype) == values.dtype
   channels = signal.channels(values.shape[1:])
   x = signal.read(jnp.asarray(values))
@@ -92,6 +93,8 @@ def test_likelihoods_are_least_where_the_signal_is(name):
     ("image", np.zeros((2, 8, 8, 3), int), "neither uint8 nor float"),
     ("image", np.full((2, 8, 8, 3), 255.0), "floats reach 255"),
     ("image", np.full((2, 8, 8, 3), np.nan), "floats reach nan"),
+    ("video", np.zeros((2, 4, 8, 8, 1), np.uint8), r"video: shape .* is not \[B, T, H, W, 3\]"),
+    ("video", np.full((2, 4, 8, 8, 3), np.nan), "video: floats reach nan"),
     ("layout", np.zeros((2, 8, 8, 1), np.uint8), "this run was trained on label maps"),
     ("layout", np.zeros((2, 8, 8)), "this run was trained on label maps"),
     ("layout", np.full((2, 8, 8), 4), "layout: 4 is outside 0 to 3, the classes of config.signal"),

@@ -113,19 +113,28 @@ def test_a_bound_is_measured_with_noise_of_each_batch(priors):
   np.testing.assert_allclose(model.log_prob(ids[0], label=1, draws=64) / 16, -np.log(8), atol=0.15)
 
 
-@pytest.mark.parametrize("scheme", ["autoregressive", "masked", "replace", "diffusion"])
-def test_several_books_keep_to_their_positions(scheme, untrained, small):
+@pytest.mark.parametrize(
+  "scheme, order",
+  [
+    ("autoregressive", "flattened"),
+    ("autoregressive", "delayed"),
+    ("masked", "parallel"),
+    ("replace", "flattened"),
+    ("diffusion", "parallel"),
+  ],
+)
+def test_several_books_keep_to_their_positions(scheme, order, untrained, small):
   """Residual codes, from the image to the loss and from the draw to the picture."""
   inner = dict(name="ema", codebook_size=8, dim=4)
   quantizer = dict(name="residual", depth=2, quantizer=inner)
   tokenizer = dict(model=dict(name="vqvae", **small, quantizer=quantizer))
-  loaded = untrained(tokenizer, config_of(None, scheme).to_dict())
+  loaded = untrained(tokenizer, config_of(None, scheme, order=dict(name=order)).to_dict())
   task, weights = loaded.run.task, loaded.weights
   latent = task.info.modules.latent
   assert latent.grid == (4, 4, 2) and latent.vocabulary == 16 and latent.length == 32
   batch = {"image": jax.random.randint(jax.random.key(1), (8, 16, 16, 3), 0, 256).astype("uint8")}
   loss, _ = jax.jit(task.loss)(*weights, batch, jax.random.key(2), jnp.int32(0))
-  assert 0 < loss < 6 * np.log(16)
+  assert 0 < loss < 6 * np.log(8)
   model = api.Prior(loaded)
   ids = model.encode(batch["image"])
   np.testing.assert_array_equal(latent.unflatten(latent.flatten(ids)), ids)
@@ -137,7 +146,8 @@ def test_several_books_keep_to_their_positions(scheme, untrained, small):
   request = model.sampler.request(Given(8))
   flat, steps = model.sampler.draw(request, 0, trajectory=True, **options)
   np.testing.assert_array_equal(flat, seen[0])
-  assert ((np.asarray(steps[-1]) // 8) == np.arange(32)[None] % 2).all()
+  assert steps.shape[1:] == (8, 32)
+  np.testing.assert_array_equal(steps[-1].reshape(flat.shape), flat)
 
 
 def test_a_prior_stays_with_its_tokenizer_and_opens_without_its_codes(tokenizer, tmp_path):
@@ -173,6 +183,37 @@ def test_cached_codes_train_the_same_prior(tokenizer, priors, tmp_path):
   )
   ids = a.encode(data.Dataset(SHAPES).sample(8)["image"])
   np.testing.assert_array_equal(ids, data.Dataset(cached).sample(8)["ids"])
+
+
+@pytest.mark.slow
+def test_groups_of_books_are_drawn_coarse_to_fine(short, small, tmp_path):
+  inner = dict(name="ema", codebook_size=8, dim=4)
+  quantizer = dict(name="residual", depth=3, quantizer=inner)
+  train.train(short | dict(model=dict(name="vqvae", **small, quantizer=quantizer)), tmp_path / "rq")
+  workdir, first = str(tmp_path / "rq"), str(tmp_path / "first")
+  order = dict(name="coarse_to_fine", groups=(1, 2), within="delayed")
+  train.train(config_of(workdir, order=order), first)
+  below = dict(order=order, level=1, condition=dict(coarser=dict(prior=first)))
+  train.train(config_of(workdir, **below), tmp_path / "second")
+  model = vqjax.load(tmp_path / "second")
+  assert model.modules.latent.grid == (4, 4, 2) and model.modules.latent.steps == 17
+  with pytest.raises(UserError, match="models level 0 of 2"):
+    vqjax.load(first).sample(1)
+  seen, decode = [], model.decode
+  model.decode = lambda ids: seen.append(np.asarray(ids)) or decode(ids)
+  assert model.sample(8).shape == (8, 16, 16, 3) and seen[-1].shape == (8, 4, 4, 3)
+  ids = np.asarray(model.encode(data.Dataset(SHAPES).sample(8)["image"]))
+  model.complete_codes(ids, keep=0.5)
+  np.testing.assert_array_equal(seen[-1][:, :2], ids[:, :2])
+  assert (seen[-1][:, 2:] != ids[:, 2:]).any((0, 1, 2)).all()  # in every book
+  both = vqjax.load(first).log_prob(ids) + model.log_prob(ids)
+  assert both.shape == (8,) and (both < 0).all()
+  other = config_of(workdir, **below | dict(order=order | dict(groups=(2, 1))))
+  train.train(other, tmp_path / "third")
+  with pytest.raises(
+    UserError, match=r"first has groups of \[1, 2\] books, this prior of \[2, 1\]"
+  ):
+    vqjax.load(tmp_path / "third").sample(1)
 
 
 @pytest.mark.slow

@@ -86,7 +86,9 @@ class Prior:
     whole = Given(num, conditions)
     parts = [(start, whole.rows(start, batch_size)) for start in range(0, num, batch_size)]
     if height is None and width is None:
-      draw = lambda first, rows: joined(self._levels(self._chain, rows, seed, first, options))
+      draw = lambda first, rows: self._stage.merge(
+        self._levels(self._chain, rows, seed, first, options)
+      )
     else:
       grid = self._grid(height, width)
       draw = lambda first, rows: self.sampler.draw_window(rows, seed, grid, first, **options)
@@ -122,10 +124,10 @@ class Prior:
     """Like `complete`, of codes as `encode` returns them."""
     self._check_finest()
     _check_seed(seed)
-    levels = self.tokenizer.checked(ids, whole=True)
+    levels = self._checked(ids)
     conditions, options = self._split(given, len(levels[0]))
     known = Given(len(levels[0]), conditions, levels, _share(keep, mask), mask)
-    return self.decode(joined(self._levels(self._chain, known, seed, 0, options)))
+    return self.decode(self._stage.merge(self._levels(self._chain, known, seed, 0, options)))
 
   def frames(
     self,
@@ -146,7 +148,7 @@ class Prior:
     self._check_finest()
     check_whole("num", num, 1)
     _check_seed(seed)
-    levels = () if ids is None else self.tokenizer.checked(ids, whole=True)
+    levels = () if ids is None else self._checked(ids)
     if levels and len(levels[0]) != num:
       raise UserError(f"ids: of {len(levels[0])} example(s), but num={num}; give as many.")
     conditions, options = self._split(given, num)
@@ -160,10 +162,9 @@ class Prior:
   def _frame(self, coarser: tuple, flat_BL: jax.Array) -> np.ndarray:
     """Pictures of codes of which some are not decided yet."""
     latent = self.sampler.prior.latent
-    values = self.decode(
-      joined((*coarser, latent.unflatten(jnp.minimum(flat_BL, latent.vocabulary - 1))))
-    )
-    hidden = _hidden(np.asarray(flat_BL >= latent.vocabulary), latent, values)
+    drawn = latent.unflatten(jnp.minimum(flat_BL, latent.size - 1))
+    values = self.decode(self._stage.merge((*coarser, drawn)))
+    hidden = _hidden(np.asarray(flat_BL >= latent.size), latent, self.info)
     return self.info.signal.pictures(values, hidden)
 
   def log_prob(
@@ -180,7 +181,7 @@ class Prior:
       draws: how many; each costs a masked prior one pass, a diffusion as many as it has timesteps.
       **given: conditions, as for `sample`.
     """
-    levels = self.tokenizer.checked(ids, whole=True)
+    levels = self._checked(ids)
     if not hasattr(self.modules.scheme, "bound"):
       raise UserError(f"{self.workdir}: the scheme {self.config.scheme.name!r} has no likelihood.")
     check_whole("draws", draws, 1)
@@ -198,7 +199,7 @@ class Prior:
     kept = {k: v for k, v in batch.items() if k == self.info.signal.field or k.startswith("ids")}
     levels = self.modules.tokenizer.levels_of(self.weights.frozen["tokenizer"], kept)
     conditions = {name: need(batch, name) for name in self.sampler.fields}
-    return joined(tuple(map(np.asarray, levels))), conditions
+    return self._stage.merge(tuple(map(np.asarray, levels))), conditions
 
   def condition(self, name: str) -> Any:
     """The condition that callers give by this name. Raises UserError where there is none."""
@@ -233,10 +234,19 @@ class Prior:
 
   def shown(self, ids: Any, keep: float) -> tuple[np.ndarray, np.ndarray]:
     """(codes as the tokenizer shows them; bool [B, *size]: where the prior sees nothing)."""
-    levels, latent = self.tokenizer.checked(ids, whole=True), self.modules.latent
-    values = self.decode(joined(levels))
+    levels, latent = self._checked(ids), self.modules.latent
+    values = self.decode(self._stage.merge(levels))
     hidden = jnp.broadcast_to(~self.sampler.keep_first(keep), (len(values), latent.length))
-    return values, _hidden(np.asarray(hidden), latent, values)
+    return values, _hidden(np.asarray(hidden), latent, self.info)
+
+  @property
+  def _stage(self) -> Any:
+    """The tokenizer as the prior's task sees it, with the levels that priors learn."""
+    return self.modules.tokenizer
+
+  def _checked(self, ids: Any) -> tuple[Any, ...]:
+    """Codes on the grids of training, as levels. Raises UserError for what is no such code."""
+    return self._stage.split(joined(self.tokenizer.checked(ids, whole=True)))
 
   @property
   def _fields(self) -> dict[str, Any]:
@@ -268,6 +278,12 @@ class Prior:
         f"{option}: {path} models the codes of another tokenizer, {coarse.config.tokenizer}; "
         "give a "
         "prior of this one's."
+      )
+    own, other = ([c.books for c in prior._stage.levels] for prior in (self, coarse))
+    if own != other:
+      raise UserError(
+        f"{option}: {path} has groups of {other} books, this prior of {own}; give one with "
+        "the same config.order."
       )
     return (*coarse._chain, self.sampler)
 
@@ -304,7 +320,7 @@ class Prior:
     return conditions, {k: v for k, v in named.items() if k not in conditions}
 
   def _check_finest(self) -> None:
-    level, total = self.modules.level, len(self.info.levels)
+    level, total = self.modules.level, len(self._stage.levels)
     if level < total - 1:
       raise UserError(
         f"{self.workdir}: models level {level} of {total}; sample from the prior of the finest "
@@ -347,11 +363,11 @@ def scheme_options() -> dict[str, type]:
   return COMMON | {k: kind for scheme in schemes for k, kind in scheme.options.items()}
 
 
-def _hidden(hidden_BL: np.ndarray, latent: Any, values: np.ndarray) -> np.ndarray:
-  """Bool [B, *size]: the positions of `values` in cells of which all codes are hidden."""
+def _hidden(hidden_BL: np.ndarray, latent: Any, info: Any) -> np.ndarray:
+  """Bool [B, *size]: the positions in cells of which all codes are hidden."""
   hidden = hidden_BL.reshape(len(hidden_BL), *latent.shape, -1).all(-1)
-  for axis, cells in enumerate(latent.shape, 1):
-    hidden = hidden.repeat(values.shape[axis] // cells, axis)
+  for axis, (span, lacks) in enumerate(info.spans(latent.shape), 1):
+    hidden = np.delete(hidden.repeat(span, axis), slice(lacks), axis)
   return hidden
 
 

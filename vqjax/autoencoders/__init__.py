@@ -21,6 +21,9 @@ for some numbers of axes only raises UserError for the others (`checks.axes`). T
                                                 and a bias: the adaptive weight is measured there.
                                                 None where the output is not linear in them
     model.factors: tuple[int, ...]              what each side of the grid must be a multiple of
+    model.first: tuple[int, ...]                how many positions the first code stands for, where
+                                                that is not the factor: 1 of causal time, whose side
+                                                is 1 + a multiple
     model.halo: int | None      how many positions of the signal beyond its edge a tile needs, on
                                 every side, for its inside to be encoded and decoded as in the
                                 whole; None where norms or attention see the whole

@@ -28,10 +28,11 @@ from vqjax.quantizers import Quantized
 def grid(model: Any, *size: int) -> tuple[int, ...]:
   """The grid of codes for one example of this size, a side per axis.
 
-  Raises UserError where the size is not a multiple of `model.factors`.
+  Raises UserError where the size is not a multiple of `model.factors`, after what the first codes
+  stand for (`model.first`, where they stand for less).
   """
-  layers.check_size(size, model.factors)
-  return tuple(n // f for n, f in zip(size, model.factors, strict=True))
+  layers.check_size(size, model.factors, first := getattr(model, "first", model.factors))
+  return tuple(1 + (n - a) // f for n, f, a in zip(size, model.factors, first, strict=True))
 
 
 def decode(model: Any, z: Any, *, train: bool = False) -> jax.Array:

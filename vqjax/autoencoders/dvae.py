@@ -75,7 +75,7 @@ class Decoder(nn.Module):
           self.hidden * 2 ** (self.groups - 1 - group), (1, 3, 3, 3), gain, self.dtype, name=name
         )(h)
       if group < self.groups - 1:
-        h = patches.double(h)
+        h = patches.repeat(h, (2,) * (h.ndim - 2))
     h = nn.relu(h)
     return layers.Conv(self.out_channels, 1, dtype=self.dtype, name="output")(h), h
 

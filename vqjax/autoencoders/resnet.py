@@ -10,8 +10,8 @@ import jax
 from flax import linen as nn
 
 from vqjax import checks, fields
-from vqjax.autoencoders import _composite as composite
-from vqjax.nn import layers
+from vqjax.autoencoders import _composite as composite, _time
+from vqjax.nn import causal, layers
 
 
 class _Block(nn.Module):
@@ -28,24 +28,32 @@ class _Block(nn.Module):
   out_channels: int
   dropout: float
   remat: bool
+  strides: tuple[tuple[int, ...], ...]
+  time: causal.Time
   dtype: str
 
   def res(self, features: int, name: str) -> nn.Module:
     block = nn.remat(layers.ResnetBlock, static_argnums=(2,)) if self.remat else layers.ResnetBlock
-    return block(features, self.dropout, self.dtype, name=name)
+    return block(features, self.dropout, self.dtype, self.time, name=name)
 
   def mid(self, x: jax.Array, train: bool) -> jax.Array:
     x = self.res(x.shape[-1], "mid_block_1")(x, train)
     if self.mid_attention:
-      x = layers.AttentionBlock(self.dtype, name="mid_attn_1")(x)
+      x = layers.AttentionBlock(self.dtype, self.time, name="mid_attn_1")(x)
     return self.res(x.shape[-1], "mid_block_2")(x, train)
 
   def level(self, x: jax.Array, name: str, level: int, blocks: int, train: bool) -> jax.Array:
     for i in range(blocks):
       x = self.res(self.ch * self.ch_mult[level], f"{name}_{level}_block_{i}")(x, train)
       if level in self.attn_levels:
-        x = layers.AttentionBlock(self.dtype, name=f"{name}_{level}_attn_{i}")(x)
+        x = layers.AttentionBlock(self.dtype, self.time, name=f"{name}_{level}_attn_{i}")(x)
     return x
+
+  def conv(self, features: int, name: str) -> nn.Module:
+    return layers.Conv(features, time=self.time, dtype=self.dtype, name=name)
+
+  def norm(self) -> nn.Module:
+    return layers.GroupNorm(dtype=self.dtype, time=self.time, name="norm_out")
 
 
 class Encoder(_Block):
@@ -53,14 +61,15 @@ class Encoder(_Block):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    h = layers.Conv(self.ch, dtype=self.dtype, name="conv_in")(x)
+    h = self.conv(self.ch, "conv_in")(x)
     for level in range(len(self.ch_mult)):
       h = self.level(h, "down", level, self.num_res_blocks, train)
       if level < len(self.ch_mult) - 1:
-        h = layers.Downsample(self.dtype, name=f"down_{level}_downsample")(h)
+        fields = dict(stride=self.strides[level], time=self.time)
+        h = layers.Downsample(self.dtype, name=f"down_{level}_downsample", **fields)(h)
     h = self.mid(h, train)
-    h = nn.swish(layers.GroupNorm(dtype=self.dtype, name="norm_out")(h))
-    return layers.Conv(self.out_channels, dtype=self.dtype, name="conv_out")(h)
+    h = nn.swish(self.norm()(h))
+    return self.conv(self.out_channels, "conv_out")(h)
 
 
 class Decoder(_Block):
@@ -68,14 +77,15 @@ class Decoder(_Block):
 
   @nn.compact
   def __call__(self, z: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-    h = layers.Conv(self.ch * self.ch_mult[-1], dtype=self.dtype, name="conv_in")(z)
+    h = self.conv(self.ch * self.ch_mult[-1], "conv_in")(z)
     h = self.mid(h, train)
     for level in reversed(range(len(self.ch_mult))):
       h = self.level(h, "up", level, self.num_res_blocks + 1, train)
       if level > 0:
-        h = layers.Upsample(self.dtype, name=f"up_{level}_upsample")(h)
-    h = nn.swish(layers.GroupNorm(dtype=self.dtype, name="norm_out")(h))
-    return layers.Conv(self.out_channels, dtype=self.dtype, name="conv_out")(h), h
+        fields = dict(stride=self.strides[level - 1], time=self.time)
+        h = layers.Upsample(self.dtype, name=f"up_{level}_upsample", **fields)(h)
+    h = nn.swish(self.norm()(h))
+    return self.conv(self.out_channels, "conv_out")(h), h
 
 
 class Model(nn.Module):
@@ -98,6 +108,9 @@ class Model(nn.Module):
     dropout: rate inside residual blocks.
     remat: recompute the residual blocks' activations in the backward pass: a quarter less memory,
       an eighth more work.
+    time: "causal" lets the first axis, time, see the past alone (see vqjax/nn/causal.py); norms and
+      attention are then of each frame by itself.
+    time_downsamples: how many of the halvings are of time too, the coarsest ones; None is all.
     axes: of the grid that it reads: 1, 2 or 3.
     channels: of what it reads.
     out_channels: of the reconstruction; None means `channels`.
@@ -114,6 +127,8 @@ class Model(nn.Module):
   z_channels: int = 256
   dropout: float = 0.0
   remat: bool = False
+  time: causal.Time = "same"
+  time_downsamples: int | None = None
   axes: int = fields.program(2)
   channels: int = fields.program(3)
   out_channels: int | None = fields.program(None)
@@ -127,11 +142,14 @@ class Model(nn.Module):
     checks.positive(self, "ch", "ch_mult", "resolution", "z_channels", "channels", "out_channels")
     checks.at_least(self, 0, "num_res_blocks")
     checks.share(self, "dropout")
+    _time.check(self, len(self.ch_mult) - 1)
     super().__post_init__()
 
   @property
   def factors(self) -> tuple[int, ...]:
-    return (2 ** (len(self.ch_mult) - 1),) * self.axes
+    return _time.factors(self, len(self.ch_mult) - 1)
+
+  first = property(_time.first)
 
   def setup(self):
     levels = range(len(self.ch_mult))
@@ -143,6 +161,8 @@ class Model(nn.Module):
       mid_attention=self.mid_attention,
       dropout=self.dropout,
       remat=self.remat,
+      strides=_time.strides(self, len(self.ch_mult) - 1),
+      time=self.time,
       dtype=self.dtype,
     )
     reads, returns = self.quantizer.input_width, self.quantizer.width
@@ -155,7 +175,7 @@ class Model(nn.Module):
 
   def encode(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """[B, ..., C] in [-1, 1] -> [B, ..., quantizer.input_width]."""
-    layers.check_size(x.shape[1:-1], self.factors)
+    layers.check_size(x.shape[1:-1], self.factors, self.first)
     return self.quant_conv(self.encoder(x.astype(self.dtype), train))
 
   def run_decoder(self, z: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:

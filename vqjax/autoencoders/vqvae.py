@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 from flax import linen as nn
 
 from vqjax import checks, fields
-from vqjax.autoencoders import _composite as composite
-from vqjax.nn import layers
+from vqjax.autoencoders import _composite as composite, _time
+from vqjax.nn import causal, layers
 
 
 class Encoder(nn.Module):
@@ -16,19 +18,22 @@ class Encoder(nn.Module):
   hidden: int
   residual_hidden: int
   residual_blocks: int
-  downsamples: int
+  strides: tuple[tuple[int, ...], ...]
+  time: causal.Time
   out_channels: int
   dtype: str
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    for i in range(self.downsamples):
-      x = nn.relu(layers.Conv(self.hidden, 4, stride=2, dtype=self.dtype, name=f"down_{i}")(x))
-    x = layers.Conv(self.hidden, dtype=self.dtype, name="conv_mid")(x)
+    conv = functools.partial(layers.Conv, time=self.time, dtype=self.dtype)
+    for i, stride in enumerate(self.strides):
+      size = tuple(s + 2 for s in stride)
+      x = nn.relu(conv(self.hidden, size, stride, name=f"down_{i}")(x))
+    x = conv(self.hidden, name="conv_mid")(x)
     x = layers.ResidualStack(
-      self.residual_blocks, self.residual_hidden, self.dtype, name="residual"
+      self.residual_blocks, self.residual_hidden, self.dtype, self.time, name="residual"
     )(x)
-    return layers.Conv(self.out_channels, 1, dtype=self.dtype, name="conv_out")(x)
+    return conv(self.out_channels, 1, name="conv_out")(x)
 
 
 class Decoder(nn.Module):
@@ -37,19 +42,22 @@ class Decoder(nn.Module):
   hidden: int
   residual_hidden: int
   residual_blocks: int
-  downsamples: int
+  strides: tuple[tuple[int, ...], ...]
+  time: causal.Time
   out_channels: int
   dtype: str
 
   @nn.compact
   def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    h = layers.Conv(self.hidden, dtype=self.dtype, name="conv_in")(z)
+    h = layers.Conv(self.hidden, time=self.time, dtype=self.dtype, name="conv_in")(z)
     h = layers.ResidualStack(
-      self.residual_blocks, self.residual_hidden, self.dtype, name="residual"
+      self.residual_blocks, self.residual_hidden, self.dtype, self.time, name="residual"
     )(h)
-    for i in range(self.downsamples - 1):
-      h = nn.relu(layers.ConvTranspose(self.hidden, self.dtype, name=f"up_{i}")(h))
-    return layers.ConvTranspose(self.out_channels, self.dtype, name="conv_out")(h), h
+    up = functools.partial(layers.ConvTranspose, dtype=self.dtype, time=self.time)
+    *strides, last = reversed(self.strides)
+    for i, stride in enumerate(strides):
+      h = nn.relu(up(self.hidden, stride=stride, name=f"up_{i}")(h))
+    return up(self.out_channels, stride=last, name="conv_out")(h), h
 
 
 class Model(nn.Module):
@@ -63,6 +71,8 @@ class Model(nn.Module):
     residual_blocks: of encoder and decoder each.
     downsamples: convolutions of stride 2, at least one; the last layer is the transposed one of
       them.
+    time: "causal" lets the first axis, time, see the past alone, see vqjax/nn/causal.py.
+    time_downsamples: how many of them halve time too, the coarsest ones; None is all.
     axes: of the grid that it reads: 1, 2 or 3.
     channels: of what it reads.
     out_channels: of the reconstruction; None means `channels`.
@@ -74,6 +84,8 @@ class Model(nn.Module):
   residual_hidden: int = 256
   residual_blocks: int = 2
   downsamples: int = 2
+  time: causal.Time = "same"
+  time_downsamples: int | None = None
   axes: int = fields.program(2)
   channels: int = fields.program(3)
   out_channels: int | None = fields.program(None)
@@ -86,11 +98,14 @@ class Model(nn.Module):
     checks.positive(self, "hidden", "residual_hidden", "channels", "out_channels")
     checks.within(self, "downsamples", at_least=1, at_most=30)
     checks.at_least(self, 0, "residual_blocks")
+    _time.check(self, self.downsamples)
     super().__post_init__()
 
   @property
   def factors(self) -> tuple[int, ...]:
-    return (2**self.downsamples,) * self.axes
+    return _time.factors(self, self.downsamples)
+
+  first = property(_time.first)
 
   @property
   def halo(self) -> int | None:
@@ -99,13 +114,14 @@ class Model(nn.Module):
     return 2**self.downsamples * (2 * self.residual_blocks + 5)
 
   def setup(self):
-    shared = (self.hidden, self.residual_hidden, self.residual_blocks, self.downsamples)
+    strides = _time.strides(self, self.downsamples)
+    shared = (self.hidden, self.residual_hidden, self.residual_blocks, strides, self.time)
     self.encoder = Encoder(*shared, self.quantizer.input_width, self.dtype)
     self.decoder = Decoder(*shared, self.out_channels or self.channels, self.dtype)
 
   def encode(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """[B, ..., C] in [-1, 1] -> [B, ..., quantizer.input_width]."""
-    layers.check_size(x.shape[1:-1], self.factors)
+    layers.check_size(x.shape[1:-1], self.factors, self.first)
     return self.encoder(x.astype(self.dtype))
 
   def run_decoder(self, z: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:

@@ -38,7 +38,7 @@ class Condition:
 
     def tokens(values: tuple, frozen: Any) -> tuple:
       del frozen
-      return tuple(codes.flatten(ids).reshape(ids.shape) for codes, ids in zip(levels, values))
+      return tuple(codes.tokens(ids) for codes, ids in zip(levels, values))
 
     # Codes of the tokenizer itself: nothing to check, and no caller gives them.
     unchanged = lambda values, _: values

@@ -54,7 +54,7 @@ class Condition:
 
     def tokens(values: jax.Array, frozen: Any) -> tuple[jax.Array, ...]:
       ids = encode(frozen, values)
-      return tuple(codes.flatten(i).reshape(i.shape) for codes, i in zip(tokenizer.levels, ids))
+      return tuple(codes.tokens(i) for codes, i in zip(tokenizer.levels, ids))
 
     given = lambda value, num: per_example(self.field, value, num, axes=2)
     parts = tuple(Part(codes.grid, codes.vocabulary) for codes in tokenizer.levels)

@@ -18,30 +18,30 @@ from flax import linen as nn
 
 from vqjax import checks
 from vqjax.errors import UserError
-from vqjax.nn import patches
+from vqjax.nn import causal, patches
 from vqjax.nn.attention import attend
+from vqjax.nn.causal import layout
 
 
-def check_size(size: Sequence[int], factors: Sequence[int]) -> None:
+def check_size(
+  size: Sequence[int], factors: Sequence[int], first: Sequence[int] | None = None
+) -> None:
   """Raises UserError where a grid of this size cannot be cut into whole codes.
 
   Args:
     size: of the grid that a model reads, one side per axis.
     factors: what each side must be a multiple of.
+    first: where the first code stands for fewer positions (causal time), for how many.
   """
+  first = factors if first is None else first
   checks.rank(size, len(factors))
-  if any(n < f or n % f for n, f in zip(size, factors, strict=True)):
+  if any(n < a or (n - a) % f for n, f, a in zip(size, factors, first, strict=True)):
     needed = factors[:1] if len(set(factors)) == 1 else factors
+    late = "" if first[0] == factors[0] else f" after the first {first[0]} of time"
     raise UserError(
-      f"size {checks.times(size)} is not a multiple of {checks.times(needed)}, the model's "
+      f"size {checks.times(size)} is not a multiple of {checks.times(needed)}{late}, the model's "
       "downsampling factor: resize or crop what it reads."
     )
-
-
-def layout(axes: int) -> tuple[str, str, str]:
-  """Dimension numbers of a convolution over 1, 2 or 3 grid axes, channels last."""
-  grid = "DHW"[-axes:]
-  return f"N{grid}C", f"{grid}IO", f"N{grid}C"
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -98,81 +98,63 @@ class Conv(nn.Module):
 
   Attributes:
     features: width of the output.
-    size: of the kernel, on every axis.
-    stride: on every axis.
-    padding: "SAME", or how many zeros before and behind every axis.
+    size: of the kernel, on every axis or on each.
+    stride: likewise.
+    padding: "SAME", or how many zeros before and behind every axis but causal time.
+    time: "causal" pads the first axis before its first step only, see vqjax/nn/causal.py.
     dtype: compute dtype.
   """
 
   features: int
-  size: int = 3
-  stride: int = 1
+  size: int | tuple[int, ...] = 3
+  stride: int | tuple[int, ...] = 1
   padding: Literal["SAME"] | tuple[int, int] = "SAME"
+  time: causal.Time = "same"
   dtype: str = "float32"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     axes = x.ndim - 2
-    x, kernel, bias = _parameters(self, x, self.size)
-    if (axes, self.size, self.stride, self.padding) == (2, 3, 1, "SAME"):
+    sizes, strides = (causal.each(n, axes) for n in (self.size, self.stride))
+    x, kernel, bias = _parameters(self, x, sizes)
+    pads = causal.pads(x.shape[1:-1], sizes, strides, self.time)
+    if self.padding != "SAME":
+      # An axis that keeps its length has nothing to be cut behind.
+      given = tuple(self.padding if s > 1 else pad for s, pad in zip(strides, pads))
+      pads = (pads[0], *given[1:]) if self.time == "causal" else given
+    if (sizes, strides, pads) == ((3, 3), (1, 1), ((1, 1), (1, 1))):
       return conv3x3(x, kernel) + bias
-    padding = "SAME" if self.padding == "SAME" else (self.padding,) * axes
-    strides = (self.stride,) * axes
-    return bias + jax.lax.conv_general_dilated(
-      x, kernel, strides, padding, dimension_numbers=layout(axes)
-    )
+    return bias + causal.convolve(x, kernel, strides, pads)
 
 
 def _parameters(
-  layer: Conv | ConvTranspose, x: jax.Array, size: int
+  layer: Conv | ConvTranspose, x: jax.Array, sizes: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """What to compute with: the input [B, ..., C], kernel [size, ..., C, D] and bias [1, ..., D]."""
-  shape = (size,) * (x.ndim - 2) + (x.shape[-1], layer.features)
+  """What to compute with: the input [B, ..., C], kernel [*sizes, C, D] and bias [1, ..., D]."""
+  shape = (*sizes, x.shape[-1], layer.features)
   kernel = layer.param("kernel", nn.initializers.lecun_normal(), shape)
   bias = layer.param("bias", nn.initializers.zeros, shape[-1:])
   x, kernel, bias = (a.astype(layer.dtype) for a in (x, kernel, bias))
   return x, kernel, jnp.expand_dims(bias, range(x.ndim - 1))
 
 
-@jax.custom_vjp
-def conv_transpose4(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Doubles every grid axis of x [B, ..., C] by the transpose of a strided convolution; kernel
-  [4, ..., C, D].
-  """
-  axes = x.ndim - 2
-  return jax.lax.conv_transpose(x, kernel, (2,) * axes, "SAME", dimension_numbers=layout(axes))
-
-
-def _conv_transpose4_bwd(
-  saved: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  x, kernel = saved
-  axes = x.ndim - 2
-  # <transposed(x), g> = <x, strided(g)>: the strided convolution's gradients serve, and XLA has
-  # them. On CPUs its own gradient of a transposed convolution's kernel takes forty times as long.
-  strided = lambda g, k: jax.lax.conv_general_dilated(
-    g, k, (2,) * axes, ((1, 1),) * axes, dimension_numbers=layout(axes)
-  )
-  turned = lambda k: jnp.flip(k, range(axes)).swapaxes(-2, -1)
-  to_x, to_kernel = jax.vjp(functools.partial(strided, g), turned(kernel))
-  return to_x, turned(to_kernel(x)[0])
-
-
-conv_transpose4.defvjp(
-  lambda x, kernel: (conv_transpose4(x, kernel), (x, kernel)), _conv_transpose4_bwd
-)
-
-
 class ConvTranspose(nn.Module):
-  """A transposed convolution of size 4 with bias that doubles every grid axis; params as flax's."""
+  """A transposed convolution with bias that multiplies every grid axis by its stride; params as
+  flax's, of size stride + 2 on every axis.
+  """
 
   features: int
   dtype: str
+  stride: int | tuple[int, ...] = 2
+  time: causal.Time = "same"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x, kernel, bias = _parameters(self, x, 4)
-    return conv_transpose4(x, kernel) + bias
+    strides = causal.each(self.stride, x.ndim - 2)
+    sizes = tuple(s + 2 for s in strides)
+    x, kernel, bias = _parameters(self, x, sizes)
+    pads = causal.transposed_pads(sizes, strides, self.time)
+    return causal.transposed(x, kernel, strides, pads) + bias
 
 
 def group_norm(
@@ -208,40 +190,51 @@ def group_norm(
 
 class GroupNorm(nn.Module):
   """`group_norm` with params `scale` and `bias`, in 32 groups or, where 32 does not divide C,
-  fewer.
+  fewer; where time is causal, of each frame by itself.
   """
 
   eps: float = 1e-6
   dtype: str = "float32"
+  time: causal.Time = "same"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     width = x.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (width,))
     bias = self.param("bias", nn.initializers.zeros, (width,))
-    return group_norm(x.astype(self.dtype), scale, bias, math.gcd(32, width), self.eps)
+    seen = causal.frames(x.astype(self.dtype), self.time)
+    return group_norm(seen, scale, bias, math.gcd(32, width), self.eps).reshape(x.shape)
 
 
 class Downsample(nn.Module):
-  """Halves every grid axis by a convolution of size 3, padded behind (at the bottom and the right)
-  only, as VQGAN does.
+  """Divides every grid axis by its stride with a convolution of size 3, padded behind (at the
+  bottom and the right) only, as VQGAN does.
   """
 
   dtype: str = "float32"
+  stride: int | tuple[int, ...] = 2
+  time: causal.Time = "same"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    return Conv(x.shape[-1], stride=2, padding=(0, 1), dtype=self.dtype, name="conv")(x)
+    fields = dict(padding=(0, 1), time=self.time, dtype=self.dtype)
+    return Conv(x.shape[-1], stride=self.stride, name="conv", **fields)(x)
 
 
 class Upsample(nn.Module):
-  """Doubles every grid axis by repeating positions, then a convolution of size 3."""
+  """Multiplies every grid axis by its stride, repeating positions (of causal time all but the
+  first), then a convolution of size 3.
+  """
 
   dtype: str = "float32"
+  stride: int | tuple[int, ...] = 2
+  time: causal.Time = "same"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    return Conv(x.shape[-1], dtype=self.dtype, name="conv")(patches.double(x))
+    strides = causal.each(self.stride, x.ndim - 2)
+    h = patches.repeat(x, strides)[:, strides[0] - causal.first_steps(strides[0], self.time) :]
+    return Conv(x.shape[-1], time=self.time, dtype=self.dtype, name="conv")(h)
 
 
 class ResnetBlock(nn.Module):
@@ -252,27 +245,32 @@ class ResnetBlock(nn.Module):
   features: int
   dropout: float = 0.0
   dtype: str = "float32"
+  time: causal.Time = "same"
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    h = nn.swish(GroupNorm(dtype=self.dtype, name="norm1")(x))
-    h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
-    h = nn.swish(GroupNorm(dtype=self.dtype, name="norm2")(h))
+    fields = dict(time=self.time, dtype=self.dtype)
+    h = nn.swish(GroupNorm(name="norm1", **fields)(x))
+    h = Conv(self.features, name="conv1", **fields)(h)
+    h = nn.swish(GroupNorm(name="norm2", **fields)(h))
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
-    h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
+    h = Conv(self.features, name="conv2", **fields)(h)
     if x.shape[-1] != self.features:
       x = Conv(self.features, 1, dtype=self.dtype, name="nin_shortcut")(x)
     return x + h
 
 
 class AttentionBlock(nn.Module):
-  """Self-attention of one head over all positions of [B, ..., C], beside a skip connection."""
+  """Self-attention of one head over all positions of [B, ..., C] (where time is causal, over those
+  of each frame), beside a skip connection.
+  """
 
   dtype: str = "float32"
+  time: causal.Time = "same"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    h = GroupNorm(dtype=self.dtype, name="norm")(x)
+    h = causal.frames(GroupNorm(dtype=self.dtype, time=self.time, name="norm")(x), self.time)
     q, k, v = (
       einops.rearrange(
         Conv(x.shape[-1], 1, dtype=self.dtype, name=name)(h), "b ... c -> b (...) 1 c"
@@ -289,10 +287,12 @@ class ResidualStack(nn.Module):
   blocks: int
   hidden: int
   dtype: str = "float32"
+  time: causal.Time = "same"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     for i in range(self.blocks):
-      h = Conv(self.hidden, dtype=self.dtype, name=f"block_{i}_conv1")(nn.relu(x))
+      conv1 = Conv(self.hidden, time=self.time, dtype=self.dtype, name=f"block_{i}_conv1")
+      h = conv1(nn.relu(x))
       x = x + Conv(x.shape[-1], 1, dtype=self.dtype, name=f"block_{i}_conv2")(nn.relu(h))
     return nn.relu(x)

@@ -23,9 +23,9 @@ def join(x: jax.Array, sides: Sequence[int]) -> jax.Array:
   return einops.rearrange(x, f"b {patches} ({inside} c) -> b {whole} c", **lengths)
 
 
-def double(x: jax.Array) -> jax.Array:
-  """Doubles every grid axis of [B, ..., C] by repeating positions."""
-  patches, _, whole, lengths = _names((2,) * (x.ndim - 2))
+def repeat(x: jax.Array, sides: Sequence[int]) -> jax.Array:
+  """Repeats every position of [B, ..., C] as often on each grid axis as `sides` say."""
+  patches, _, whole, lengths = _names(sides)
   return einops.repeat(x, f"b {patches} c -> b {whole} c", **lengths)
 
 

@@ -4,19 +4,23 @@ A file defines `class Model(nn.Module)` with at least the fields (the program se
 
     latent: Codes              of which it learns the distribution, see vqjax/latents.py: its grid
                                in raster order is the sequence, L = latent.length, and the network
-                               predicts codes 0 .. V-1, V = latent.vocabulary
-    rows: int                  of the input embedding: codes, then (mask id), then prefix tokens
-    causal: bool               whether position i sees latents before i only, or all of them
+                               predicts for each position the codes 0 .. K-1 of its own book,
+                               K = latent.size
+    rows: int                  of the input embedding: codes of all books as `latent.numbered` has
+                               them, then (mask id), then prefix tokens
+    causal: bool               whether a position sees latents of earlier steps only, or all
     dtype: str = "float32"     compute dtype; predictions are float32
 
     prior(inputs, prefix_BP=None, *, time_B=None, train) -> prediction
 
-- Over codes, `inputs` are ids `[B, L]` and predictions logits `[B, L, V]`. A network over floats
+- Over codes, `inputs` are ids `[B, L]` and predictions logits `[B, L, K]`. A network over floats
   (`latent: Floats`) takes vectors `[B, L, D]` in their place and predicts a vector `[B, L, D]` for
   each position; all else is the same.
-- `prediction[:, i]` is always about latent i. A causal network shifts its input itself: position 0
-  sees the prefix alone (or a learned start vector where the prefix is empty), position i sees the
-  prefix and latents 0 .. i-1. Nobody outside ever shifts.
+- `prediction[:, i]` is always about latent i. A causal network goes over the latents in the steps
+  `latent.places`, one latent a step or several, and shifts its input itself: step 0 sees the prefix
+  alone (or a learned start vector where the prefix is empty), step s sees the prefix and the
+  latents of steps 0 .. s-1. Nobody outside ever shifts. A bidirectional network reads as many
+  latents together as a step has, and sees all.
 - `prefix_BP` holds tokens of the same embedding (the task adds the offset): class, text,
   segmentation map, coarser codes and image prompts are all prefixes. A negative prefix token is a
   hole: it contributes a learned null vector (guidance drops the condition by setting the prefix to
@@ -30,9 +34,9 @@ A file defines `class Model(nn.Module)` with at least the fields (the program se
   about prefix token p, counted from the first of these rows, and sees prefix tokens 0 .. p-1.
 - `time_B` is float32 in [0, 1], for diffusion; None elsewhere.
 - Causal networks with a cache define `init_cache(batch, prefix_length) -> cache`, and
-  `prefill(prefix_BP, cache) -> (prediction_BV, cache)` (of position 0), `decode(ids_B, index,
-  cache) -> (prediction_BV, cache)` (takes latent `index`, predicts latent `index + 1`).
-  `cached: bool` is a class attribute.
+  `prefill(prefix_BP, cache) -> (prediction_BJK, cache)` (of step 0), `decode(ids_BJ, index,
+  cache) -> (prediction_BJK, cache)` (takes the latents of step `index`, predicts those of step
+  `index + 1`). `cached: bool` is a class attribute.
 - Sizes out of range raise UserError when the module is made, before anything is traced.
 - Random stream: "dropout".
 """

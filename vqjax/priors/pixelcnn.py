@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from vqjax import fields
 from vqjax.latents import Codes
 from vqjax.nn import tokens
+from vqjax.priors import _books
 
 
 def _gate(x: jax.Array) -> jax.Array:
@@ -55,8 +56,8 @@ class Model(nn.Module):
   where the prefix ends in a coarser grid of codes, that grid, per position.
 
   Attributes:
-    latent, rows, causal, dtype: see vqjax/priors/__init__.py; the latent's grid
-      has one or two axes.
+    latent, rows, causal, dtype: see vqjax/priors/__init__.py; the latent's steps
+      lie on one or two axes.
     layers, width: gated layers and channels.
     kernel: odd width of the convolutions.
     dropout: after every layer.
@@ -89,15 +90,16 @@ class Model(nn.Module):
     time_B: jax.Array | None = None,
     train: bool,
   ) -> jax.Array:
-    """Logits `[B, L, V]`, float32.
+    """Logits `[B, L, K]`, float32.
 
     Raises UserError for a grid, kernel or prefix that does not fit.
     """
     del time_B
-    height, columns = tokens.image_grid(self.latent.grid, self.causal, self.kernel)
+    height, columns = tokens.image_grid(self.latent.step_grid, self.causal, self.kernel)
     embed = tokens.Embed(self.rows, self.width, self.dtype, name="embed")
     dtype = jnp.dtype(self.dtype)
-    x = einops.rearrange(embed(ids_BL), "b (h w) c -> b h w c", h=height, w=columns)
+    x = _books.embedded(embed, self.latent, ids_BL)
+    x = einops.rearrange(x, "b (h w) c -> b h w c", h=height, w=columns)
     picture_BP, coarse_BHW = tokens.split_prefix(prefix_BP, len(ids_BL), self.prefix_grid)
     cond = embed(picture_BP).sum(1)[:, None, None]
     if coarse_BHW is not None:
@@ -108,5 +110,5 @@ class Model(nn.Module):
       v, h = Layer(self.kernel, dtype, name=f"layer_{i}")(v, h, cond)
       h = nn.Dropout(self.dropout, deterministic=not train)(h)
     h = nn.relu(nn.Dense(self.width, dtype=dtype, name="hidden")(nn.relu(h)))
-    logits = tokens.head(self.latent.vocabulary, dtype, name="head")(h)
-    return einops.rearrange(logits, "b h w v -> b (h w) v")
+    h = einops.rearrange(h, "b h w c -> b (h w) c")
+    return self.latent.collect(_books.Head(self.latent, dtype, name="head")(h))

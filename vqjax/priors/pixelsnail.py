@@ -15,6 +15,7 @@ import numpy as np
 from vqjax import fields
 from vqjax.latents import Codes
 from vqjax.nn import attention, tokens
+from vqjax.priors import _books
 
 
 def causal_mask(kernel: int, centre: bool) -> np.ndarray:
@@ -107,8 +108,8 @@ class Model(nn.Module):
   repeated to this grid's size.
 
   Attributes:
-    latent, rows, causal, dtype: see vqjax/priors/__init__.py; the latent's grid
-      has one or two axes.
+    latent, rows, causal, dtype: see vqjax/priors/__init__.py; the latent's steps
+      lie on one or two axes.
     blocks: each is `residuals` gated residual blocks and, with attention="causal", one attention.
     width, heads, kernel: channels, attention heads, odd width of the convolutions.
     attention: "none" leaves it out, as VQ-VAE-2's prior of its largest level does (arXiv
@@ -154,16 +155,16 @@ class Model(nn.Module):
     time_B: jax.Array | None = None,
     train: bool,
   ) -> jax.Array:
-    """Logits `[B, L, V]`, float32.
+    """Logits `[B, L, K]`, float32.
 
     Raises UserError for a grid, kernel or prefix that does not fit.
     """
     del time_B
-    grid = tokens.image_grid(self.latent.grid, self.causal, self.kernel)
+    grid = tokens.image_grid(self.latent.step_grid, self.causal, self.kernel)
     dtype = jnp.dtype(self.dtype)
     embed = tokens.Embed(self.rows, self.width, self.dtype, name="embed")
     cond = self._condition(embed, prefix_BP, len(ids_BL), grid)
-    x = embed(ids_BL)
+    x = _books.embedded(embed, self.latent, ids_BL)
     before, x = (
       einops.rearrange(y, "b (h w) c -> b h w c", h=grid[0])
       for y in (jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1], x)
@@ -174,8 +175,8 @@ class Model(nn.Module):
         x = Residual(self.kernel, self.dropout, dtype, name=f"residual_{i}_{j}")(x, cond, train)
       if self.attention == "causal":
         x = Attention(self.heads, dtype, name=f"attention_{i}")(x, before)
-    logits = tokens.head(self.latent.vocabulary, dtype, name="head")(nn.elu(x))
-    return einops.rearrange(logits, "b h w v -> b (h w) v")
+    x = einops.rearrange(nn.elu(x), "b h w c -> b (h w) c")
+    return self.latent.collect(_books.Head(self.latent, dtype, name="head")(x))
 
   def _condition(
     self, embed: nn.Module, prefix_BP: jax.Array | None, batch: int, grid: tuple[int, int]

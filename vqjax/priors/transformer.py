@@ -6,7 +6,6 @@ import functools
 import math
 from typing import Any, Literal
 
-import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes
 from vqjax.nn import attention, sparse, target, tokens
+from vqjax.priors import _books
 from vqjax.priors._block import Block, modulate, norm
 
 
@@ -39,8 +39,7 @@ class Model(nn.Module):
   (arXiv 2406.06525): positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False.
 
   Attributes:
-    latent, rows, causal, dtype: see vqjax/priors/__init__.py. A sequence may be
-      shorter than the grid.
+    latent, rows, causal, dtype: see vqjax/priors/__init__.py.
     layers, width, heads: depth, channels, attention heads.
     hidden: channels inside the MLP; None means 4 * width, for swiglu 8/3 * width rounded up to a
       multiple of 256.
@@ -100,13 +99,13 @@ class Model(nn.Module):
     if self.positions != "rotary":
       rows = self._lead(self.max_prefix)
       if self.positions == "learned":
-        rows += self.latent.length - self.causal
+        rows += self.latent.steps - self.causal
       table = functools.partial(self.param, init_fn=nn.initializers.normal(0.02))
       self.position_table = table("position_table", shape=(rows, self.width))
     if self.positions == "row_column":
       self.axis_tables = [
         table(f"position_table_{axis}", shape=(size, self.width))
-        for axis, size in enumerate(self.latent.grid)
+        for axis, size in enumerate(self.latent.step_grid)
       ]
     if self.modulation == "adaln":
       self.time_in, self.time_out = (nn.Dense(self.width, dtype=self._dtype) for _ in range(2))
@@ -127,12 +126,10 @@ class Model(nn.Module):
     )(**self._block_fields())
     self.drop = nn.Dropout(self.dropout)
     self.norm_out = norm(self.norm, self.bias, self._dtype)
-    head = functools.partial(
-      tokens.head, dtype=self._dtype, use_bias=False, kernel_init=nn.initializers.normal(0.02)
-    )
-    self.head = head(self.latent.vocabulary)
+    plain = dict(dtype=self._dtype, use_bias=False, kernel_init=nn.initializers.normal(0.02))
+    self.head = _books.Head(self.latent, **plain)
     if self.prefix_rows:
-      self.prefix_head = head(self.prefix_rows)
+      self.prefix_head = tokens.head(self.prefix_rows, **plain)
 
   def __call__(
     self,
@@ -142,79 +139,82 @@ class Model(nn.Module):
     time_B: jax.Array | None = None,
     train: bool,
   ) -> jax.Array:
-    """Logits `[B, L, V]`, float32.
+    """Logits `[B, L, K]`, float32.
 
     Raises UserError for a prefix or a sequence without room, or a missing time.
     """
     if self.is_initializing() and self.prefix_rows:
       return self.joint(ids_BL, prefix_BP, train=train)[0]
     cond_BC = self._time(time_B)
-    x = self._activations(ids_BL, prefix_BP, cond_BC, train)
-    return self._logits(x[:, -ids_BL.shape[1] :], cond_BC, self.head)
+    x, first = self._activations(ids_BL, prefix_BP, cond_BC, train)
+    return self.latent.collect(self.head(self._last(x[:, first:], cond_BC)))
 
   def joint(
     self, ids_BL: jax.Array, prefix_BP: jax.Array, *, train: bool
   ) -> tuple[jax.Array, jax.Array]:
-    """(logits `[B, L, V]`, logits `[B, P, R]` of the prefix), float32; R is `prefix_rows`."""
-    x = self._activations(ids_BL, prefix_BP, None, train)
-    split = prefix_BP.shape[1]
-    prefix_logits = self._logits(x[:, :split], None, self.prefix_head)
-    return self._logits(x[:, split:], None, self.head), prefix_logits
+    """(logits `[B, L, K]`, logits `[B, P, R]` of the prefix), float32; R is `prefix_rows`."""
+    x, first = self._activations(ids_BL, prefix_BP, None, train)
+    x = self._last(x, None)
+    return self.latent.collect(self.head(x[:, first:])), self.prefix_head(x[:, :first])
 
   def _activations(
     self, ids_BL: jax.Array, prefix_BP: jax.Array | None, cond_BC: jax.Array | None, train: bool
-  ) -> jax.Array:
-    """What the blocks make of all positions `[B, T, C]`."""
+  ) -> tuple[jax.Array, int]:
+    """(what the blocks make of all positions `[B, T, C]`, the one that predicts the first step)."""
     prefix_BP = jnp.zeros((len(ids_BL), 0), jnp.int32) if prefix_BP is None else prefix_BP
-    ids_BT = jnp.concatenate([prefix_BP, ids_BL[:, :-1] if self.causal else ids_BL], axis=1)
-    x, angles = self._inputs(ids_BT, prefix_BP.shape[1])
+    x = _books.embedded(self.embed, self.latent, ids_BL)
+    steps, x = x.shape[1], x[:, :-1] if self.causal else x
+    x, angles = self._inputs(x, prefix_BP)
     x = self.drop(x, deterministic=not train)
     masks_KTT, kinds = self._masks(prefix_BP.shape[1], x.shape[1])
-    return self.blocks(x, cond_BC, angles, train, masks_KTT, kinds)[0]
+    x = self.blocks(x, cond_BC, angles, train, masks_KTT, kinds)[0]
+    return x, x.shape[1] - steps
 
   def init_cache(self, batch: int, prefix_length: int) -> Caches:
     """An empty cache for a batch of whole grids after a prefix. Needs no parameters."""
     lead = self._lead(prefix_length)
-    length = lead + self.latent.length - 1  # Nothing follows the last code.
+    length = lead + self.latent.steps - 1  # Nothing follows the last step.
     layer = attention.init_cache(
       batch, length, self.heads, self.width // self.heads, self.dtype, self.cache_layout
     )
     return Caches((layer,) * self.layers, prefix_length, lead)
 
   def prefill(self, prefix_BP: jax.Array | None, cache: Caches) -> tuple[jax.Array, Caches]:
-    """Reads the prefix (None is the empty one) into the cache; returns the logits `[B, V]` of code
-    0.
+    """Reads the prefix (None is the empty one) into the cache; returns the logits `[B, J, K]` of
+    step 0.
     """
     batch = cache.layers[0].keys.shape[0]
     prefix_BP = jnp.zeros((batch, 0), jnp.int32) if prefix_BP is None else prefix_BP
-    x, angles = self._inputs(prefix_BP, prefix_BP.shape[1])
+    x, angles = self._inputs(jnp.zeros((batch, 0, self.width), self._dtype), prefix_BP)
     return self._cached(x, angles, cache, None)
 
   def decode(
-    self, ids_B: jax.Array, index: jax.Array | int, cache: Caches
+    self, ids_BJ: jax.Array, index: jax.Array | int, cache: Caches
   ) -> tuple[jax.Array, Caches]:
-    """Takes code `index` of each sequence, in 0 to L - 2; returns the logits `[B, V]` of code
+    """Takes the codes of step `index`, in 0 to S - 2; returns the logits `[B, J, K]` of step
     `index + 1`.
     """
-    x = self.embed(ids_B[:, None])
+    x = _books.embedded_step(self.embed, self.latent, ids_BJ, index)
     angles = None
     if self.positions != "rotary":
       row = jax.lax.dynamic_slice_in_dim(self._positions(), self._lead(self.max_prefix) + index, 1)
       x = x + row[None].astype(x.dtype)
     else:
       angles = jax.lax.dynamic_slice_in_dim(jnp.asarray(self._angles()), index, 1)
-    return self._cached(x, angles, cache, cache.lead + index)
+    return self._cached(x, angles, cache, index)
 
   def _cached(
-    self, x: jax.Array, angles: jax.Array | None, cache: Caches, index: Any
+    self, x: jax.Array, angles: jax.Array | None, cache: Caches, step: Any
   ) -> tuple[jax.Array, Caches]:
+    """Reads the codes of `step`, or where it is None the prefix, and predicts the step after."""
     # One by one, not by scan: a scan would copy the layer's parameters and rewrite its whole cache
     # for every token.
     stacked = self.blocks.variables["params"]
     block = Block(**self._block_fields(), parent=None)
     masks, kinds = None, (0,) * self.layers
-    if index is not None:  # the prefix alone is read causally under every mask
-      masks, kinds = self._masks(cache.prefix, cache.lead + self.latent.length - 1)
+    index = None if step is None else cache.lead + step
+    if step is not None:  # the prefix alone is read causally under every mask
+      masks, kinds = self._masks(cache.prefix, cache.lead + self.latent.steps - 1)
     layers = []
     for i, layer in enumerate(cache.layers):
       params = jax.tree.map(lambda p: p[i], stacked)
@@ -222,18 +222,20 @@ class Model(nn.Module):
         {"params": params}, x, None, angles, False, masks, kinds[i], layer, index
       )
       layers.append(layer)
-    return self._logits(x[:, -1:], None, self.head)[:, 0], cache.replace(layers=tuple(layers))
+    logits = self.head(self._last(x[:, -1:], None), 0 if step is None else step + 1)
+    return logits[:, 0], cache.replace(layers=tuple(layers))
 
-  def _inputs(self, ids_BT: jax.Array, prefix: int) -> tuple[jax.Array, jax.Array | None]:
-    """Embeds prefix and codes, with the start vector before them where a causal model has no
-    prefix; adds positions.
+  def _inputs(self, x_BSC: jax.Array, prefix_BP: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """The embedded prefix before the embedded codes, and the start vector before them where a
+    causal model has no prefix; adds positions.
     """
-    x = self.embed(ids_BT)
+    prefix = prefix_BP.shape[1]
+    x = jnp.concatenate([self.embed(prefix_BP), x_BSC], axis=1)
     if self.causal and self._lead(prefix) > prefix:
       start = jnp.broadcast_to(self.start.astype(x.dtype), (x.shape[0], 1, self.width))
       x = jnp.concatenate([start, x], axis=1)
     lead = self._lead(prefix)
-    if x.shape[1] - lead > self.latent.length - self.causal:
+    if x.shape[1] - lead > self.latent.steps - self.causal:
       raise UserError(
         f"grid: {self.latent.grid} has {self.latent.length} codes; the sequence is longer."
       )
@@ -251,10 +253,11 @@ class Model(nn.Module):
     """A vector for each place in the longest sequence, `[T, C]`."""
     if self.positions == "learned":
       return self.position_table
-    grid, at = self.latent.grid, jnp.zeros((*self.latent.grid, self.width))
+    grid = self.latent.step_grid
+    at = jnp.zeros((*grid, self.width))
     for axis, table in enumerate(self.axis_tables):
       at += jnp.expand_dims(table, [i for i in range(len(grid)) if i != axis])
-    codes_LC = at.reshape(-1, self.width)[: self.latent.length - self.causal]
+    codes_LC = at.reshape(-1, self.width)[: self.latent.steps - self.causal]
     return jnp.concatenate([self.position_table, codes_LC])
 
   def _masks(self, prefix: int, length: int) -> tuple[jax.Array | None, np.ndarray]:
@@ -263,7 +266,7 @@ class Model(nn.Module):
       return None, np.zeros(self.layers, np.int32)
     kinds = sparse.pattern(self.layers)
     known = sorted(set(kinds))
-    made = [sparse.mask(k, self._lead(prefix), self.latent.grid, self.window) for k in known]
+    made = [sparse.mask(k, self._lead(prefix), self.latent.step_grid, self.window) for k in known]
     cut = jnp.asarray(np.stack(made)[:, :length, :length])
     return cut, np.array([known.index(kind) for kind in kinds], np.int32)
 
@@ -277,16 +280,16 @@ class Model(nn.Module):
     waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     return nn.silu(self.time_out(nn.silu(self.time_in(waves))))
 
-  def _logits(self, x_BLC: jax.Array, cond_BC: jax.Array | None, head: nn.Module) -> jax.Array:
+  def _last(self, x_BLC: jax.Array, cond_BC: jax.Array | None) -> jax.Array:
+    """What the heads read."""
     x = self.norm_out(x_BLC)
     if self.modulation == "adaln":
       shift, scale = jnp.split(self.modulate(cond_BC)[:, None], 2, axis=-1)
       x = modulate(x, shift, scale)
-    b = x.shape[0]
-    return einops.rearrange(head(einops.rearrange(x, "b l c -> (b l) c")), "(b l) v -> b l v", b=b)
+    return x
 
   def _angles(self) -> Any:
-    return attention.rotary_table(self.latent.grid, self.width // self.heads)
+    return attention.rotary_table(self.latent.step_grid, self.width // self.heads)
 
   def _lead(self, prefix: int) -> int:
     """Positions before the codes."""
@@ -322,18 +325,18 @@ class Model(nn.Module):
     tokens.check_dropout(self.dropout)
     if self.hidden is not None:
       tokens.check_sizes(hidden=self.hidden)
-    multiple = 2 * len(self.latent.grid) if self.positions == "rotary" else 1
+    multiple = 2 * len(self.latent.step_grid) if self.positions == "rotary" else 1
     if self.width // self.heads % multiple:
       raise UserError(
-        f"heads: rotary positions on {self.latent.grid} need a head width (width / heads) that "
-        f"is a multiple of {multiple}, "
+        f"heads: rotary positions on {self.latent.step_grid} need a head width (width / heads) "
+        f"that is a multiple of {multiple}, "
         f"not {self.width // self.heads}."
       )
     if self.prefix_rows and not self.causal:
       raise UserError("causal: a network that sees all cannot predict its prefix.")
-    if self.attention == "dalle" and (not self.causal or len(self.latent.grid) != 2):
+    if self.attention == "dalle" and (not self.causal or len(self.latent.step_grid) != 2):
       raise UserError(
-        "attention: 'dalle' is for causal networks over one code at each place of a picture; use "
+        "attention: 'dalle' is for causal networks with one step at each place of a picture; use "
         "'dense'."
       )
     if self.window % 2 == 0:

@@ -21,8 +21,8 @@ A file defines a frozen dataclass `Scheme`, whose fields a config may set; the p
 - `latent_BL` is a sequence as `latent.flatten` makes it: codes int32 [B, L] (or floats [B, L, D]).
 - `network` is a record of functions (see `Network`), closed over parameters and condition; guidance
   is applied by whoever builds the record (see `_guidance.guided`), so no scheme knows of it. Its
-  predictions have been through `latent.restrict`, as have those that `loss` is given. Logits beyond
-  the latent's vocabulary are ignored.
+  predictions [B, L, K] are over the codes of each position's own book; logits beyond these are
+  ignored.
 - `known_BL` is true where `latent_BL` is given: these are returned unchanged, whatever the scheme.
   None known is plain sampling, all but a region is inpainting, the first half is completion.
 - `sample` is one compiled loop: call it under `jit`; all after `known_BL` is static. An option out

@@ -71,15 +71,15 @@ def guide(prediction: jax.Array, scale: jax.Array | float) -> jax.Array:
   return uncond + scale.reshape(scale.shape + (1,) * (cond.ndim - scale.ndim)) * (cond - uncond)
 
 
-def guided(doubled: Network, guidance: Guidance, *, length: int) -> Network:
+def guided(doubled: Network, guidance: Guidance, *, steps: int) -> Network:
   """The guided network on B examples, of a network on 2B that has the condition in even rows only
   (see `double`).
 
   Args:
     doubled: functions of 2B rows. Its cache stays doubled.
     guidance: of `full` the scale follows `done` (without it, the full scale holds); of `start` and
-      `step` it follows the position: position 0 is the first draw and L - 1 the last.
-    length: L.
+      `step` it follows the step: step 0 is the first draw and S - 1 the last.
+    steps: S.
   """
 
   def full(
@@ -91,14 +91,14 @@ def guided(doubled: Network, guidance: Guidance, *, length: int) -> Network:
     )
 
   def share(index: jax.Array | int) -> jax.Array | float:
-    return index / (length - 1) if length > 1 else 1.0
+    return index / (steps - 1) if steps > 1 else 1.0
 
   def start() -> tuple[jax.Array, object]:
     prediction, cache = doubled.start()
     return guide(prediction, guidance.at(share(0))), cache
 
-  def step(inputs_B: jax.Array, index: jax.Array, cache: object) -> tuple[jax.Array, object]:
-    prediction, cache = doubled.step(double(inputs_B, inputs_B), index, cache)
+  def step(inputs_BJ: jax.Array, index: jax.Array, cache: object) -> tuple[jax.Array, object]:
+    prediction, cache = doubled.step(double(inputs_BJ, inputs_BJ), index, cache)
     return guide(prediction, guidance.at(share(index + 1))), cache
 
   return Network(full, start if doubled.start else None, step if doubled.step else None)

@@ -2,8 +2,8 @@
 matrices.
 
 All kernels are one family (D3PM, arXiv 2107.03006; VQ-Diffusion, arXiv 2111.14822, eq. 7-8). From
-one time to a later one a code stays with probability `keep`, is drawn anew from the codes of its
-position's own book with `noise`, becomes the mask with `mask`; the three add up to 1, and the mask
+one time to a later one a code stays with probability `keep`, is drawn anew from all K codes with
+`noise`, becomes the mask with `mask`; the three add up to 1, and the mask
 stays the mask. Two kernels in a row give a kernel of the same family.
 """
 
@@ -14,8 +14,6 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from vqjax.latents import Codes
 
 Kernel = Literal["uniform", "absorbing", "mask_and_replace"]
 Schedule = Literal["linear", "cosine"]
@@ -73,44 +71,40 @@ def transitions(
   return Transition(*(Rates(*(jnp.asarray(x, jnp.float32) for x in rates)) for rates in tables))
 
 
-def corrupt(key: jax.Array, ids_BL: jax.Array, rates_B: Rates, latent: Codes) -> jax.Array:
-  """Draws x_t given x_0, int32 [B, L]; the mask is the vocabulary's size."""
+def corrupt(key: jax.Array, ids_BL: jax.Array, rates_B: Rates, codes: int) -> jax.Array:
+  """Draws x_t given x_0, int32 [B, L]; the mask is `codes`, the number of codes."""
   chance_key, noise_key = jax.random.split(key)
   chance = jax.random.uniform(chance_key, ids_BL.shape)
-  noise = jax.random.randint(noise_key, ids_BL.shape, 0, latent.size)
-  noise = noise + latent.first_of_book(ids_BL.shape[1])[None]
+  noise = jax.random.randint(noise_key, ids_BL.shape, 0, codes)
   keep, mask = rates_B.keep[:, None], rates_B.mask[:, None]
-  other = jnp.where(chance < keep + mask, latent.vocabulary, noise)
+  other = jnp.where(chance < keep + mask, codes, noise)
   return jnp.where(chance < keep, ids_BL, other).astype(jnp.int32)
 
 
-def prior(mask_share: float, latent: Codes, length: int) -> jax.Array:
-  """Distribution of x_T, float32 [L, K + 1]; the last entry is the mask."""
-  codes_LK = (1 - mask_share) / latent.size * latent.possible(length)
-  return jnp.pad(codes_LK.astype(jnp.float32), ((0, 0), (0, 1)), constant_values=mask_share)
+def prior(mask_share: float, codes: int) -> jax.Array:
+  """Distribution of x_T at a position, float32 [K + 1]; the last entry is the mask."""
+  return jnp.full((codes + 1,), (1 - mask_share) / codes, jnp.float32).at[-1].set(mask_share)
 
 
-def posterior(
-  ids_BL: jax.Array, probs_BLK: jax.Array, transition_B: Transition, latent: Codes
-) -> jax.Array:
+def posterior(ids_BL: jax.Array, probs_BLK: jax.Array, transition_B: Transition) -> jax.Array:
   """Distribution of x_s given x_t and beliefs about x_0, float32 [B, L, K + 1]; the last entry is
   the mask.
 
   It is the sum over x_0 of q(x_s | x_t, x_0) · probs(x_0) (VQ-Diffusion, eq. 11), in O(K). With u
-  the uniform distribution over the position's own book, and for a code x_t = w with r = probs /
+  the uniform distribution over the codes, and for a code x_t = w with r = probs /
   q(x_t = w | x_0), the sum at x_s = v is (keep·[v = w] + noise·u(v)) · (keep_s·r(v) + noise_s·u(v)
   · sum r). One-hot `probs` give the exact posterior of a known x_0; the true p(x_0 | x_t) gives the
   true p(x_s | x_t).
 
   Args:
     ids_BL: x_t, codes 0 .. K - 1 or the mask K.
-    probs_BLK: beliefs about x_0, each row adding up to 1, and 0 for codes of other books.
+    probs_BLK: beliefs about x_0, each row adding up to 1.
     transition_B: rates of shape [B], with early.keep > 0.
-    latent: the codes; the sequence starts with the first book.
   """
   early, step, late = jax.tree.map(lambda x: x[:, None, None], transition_B)
-  here = jax.nn.one_hot(ids_BL, latent.vocabulary)
-  uniform = latent.possible(ids_BL.shape[1])[None] / jnp.float32(latent.size)
+  codes = probs_BLK.shape[-1]
+  here = jax.nn.one_hot(ids_BL, codes)
+  uniform = 1 / jnp.float32(codes)
 
   likelihood = late.keep * here + late.noise * uniform
   # Impossible x_0 (a visible code under the absorbing kernel rules out all others) drop out.
@@ -121,9 +115,9 @@ def posterior(
 
   late_mask = jnp.maximum(late.mask, _TINY)
   from_mask = step.mask / late_mask * (early.keep * probs_BLK + early.noise * uniform)
-  masked = ids_BL[..., None] == latent.vocabulary
-  codes = jnp.where(masked, from_mask, from_code)
-  return jnp.concatenate([codes, jnp.where(masked, early.mask / late_mask, 0.0)], -1)
+  masked = ids_BL[..., None] == codes
+  back = jnp.where(masked, from_mask, from_code)
+  return jnp.concatenate([back, jnp.where(masked, early.mask / late_mask, 0.0)], -1)
 
 
 def divergence(true: jax.Array, model: jax.Array) -> jax.Array:

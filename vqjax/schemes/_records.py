@@ -46,9 +46,10 @@ class Network(NamedTuple):
     (nothing decided) to 0 and is None for schemes that are not `timed`. `done` is for guidance that
     changes on the way, and no network looks at it: 0 at the first draw and 1 at the last (a single
     one included), a number or [B]; None outside of sampling.
-  start() -> (prediction_BV, cache): of position 0. None for networks that are not causal.
-  step(input_B, index, cache) -> (prediction_BV, cache): takes position `index`, predicts position
-    `index + 1`.
+  start() -> (prediction_BJK, cache): of step 0, see `places` in vqjax/latents.py. None for networks
+    that are not causal.
+  step(input_BJ, index, cache) -> (prediction_BJK, cache): takes the latents of step `index`,
+    predicts those of step `index + 1`.
   """
 
   full: Callable[..., jax.Array]

@@ -1,5 +1,5 @@
-"""Autoregressive generation: codes in raster order, with a cache, or in a window that slides over a
-larger grid.
+"""Autoregressive generation: codes step by step in the latent's order, with a cache, or in a window
+that slides over a larger grid.
 """
 
 from __future__ import annotations
@@ -20,30 +20,42 @@ from vqjax.latents import Codes
 from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _sampling
 
 
-def uncached(full: Callable[..., jax.Array], batch: int, length: int) -> tuple[Callable, Callable]:
+def uncached(
+  full: Callable[..., jax.Array], batch: int, latent: Codes
+) -> tuple[Callable, Callable]:
   """(start, step) for a causal network without a cache: all ids are kept, and every step runs
   `full` on them.
 
   Args:
-    full: (ids_BL, time_B) -> logits_BLV, as in Network.
+    full: (ids_BL, time_B) -> logits_BLK, as in Network.
     batch: B.
-    length: L.
+    latent: the codes.
   """
+  places_SJ = jnp.asarray(latent.places)
 
   def start() -> tuple[jax.Array, jax.Array]:
-    ids = jnp.zeros((batch, length), jnp.int32)
-    return full(ids, None)[:, 0], ids
+    ids = latent.blank(batch)
+    return of_step(ids, 0), ids
 
-  def step(ids_B: jax.Array, index: jax.Array, ids_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    ids = lax.dynamic_update_index_in_dim(ids_BL, ids_B, index, 1)
-    return lax.dynamic_index_in_dim(full(ids, None), index + 1, 1, keepdims=False), ids
+  def of_step(ids_BL: jax.Array, index: jax.Array | int) -> jax.Array:
+    return jnp.take(full(ids_BL, None), jnp.maximum(places_SJ[index], 0), axis=1)
+
+  def step(ids_BJ: jax.Array, index: jax.Array, ids_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    places_J = places_SJ[index]
+    # Slots where no code stands lie past the end, where nothing is written.
+    places_J = jnp.where(places_J < 0, latent.length, places_J)
+    ids = ids_BL.at[:, places_J].set(ids_BJ, mode="drop")
+    return of_step(ids, index + 1), ids
 
   return start, step
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-  """Next-code prediction in raster order.
+  """Next-step prediction in the latent's order: the codes of a step at once, given those of all
+  earlier steps. With one code a step the likelihood is the chain rule's; with several it is that of
+  a model in which the codes of a step are independent given the steps before (arXiv 2306.05284,
+  section 2.2).
 
   The network shifts its input itself: logits i are about code i.
   """
@@ -61,20 +73,19 @@ class Scheme:
     return Corrupted(latent_BL, latent_BL, jnp.ones(latent_BL.shape, jnp.float32))
 
   def loss(self, prediction: jax.Array, corrupted: Corrupted) -> Loss:
-    """Cross entropy of each code given those before, in nats."""
-    return _sampling.cross_entropy(prediction[..., : self.latent.vocabulary], corrupted)
+    """Cross entropy of each code given the steps before, in nats."""
+    return _sampling.cross_entropy(prediction[..., : self.latent.size], corrupted)
 
   def bound(self, key: jax.Array, network: Network, latent_BL: jax.Array) -> jax.Array:
-    """-log p of each code given those before, in nats [B, L]; exact, and `key` is not used."""
+    """-log p of each code given the steps before, in nats [B, L]; exact, and `key` is not used."""
     del key
-    return -_sampling.log_prob(
-      network.full(latent_BL, None)[..., : self.latent.vocabulary], latent_BL
-    )
+    return -_sampling.log_prob(network.full(latent_BL, None)[..., : self.latent.size], latent_BL)
 
   def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
-    """{"prompt": how many leading codes are known in every example}."""
-    known_L = np.asarray(known_BL).all(0)
-    return {"prompt": int(known_L.size if known_L.all() else known_L.argmin())}
+    """{"prompt": how many leading steps are known in every example}."""
+    places_SJ = self.latent.places
+    known_S = (np.asarray(known_BL).all(0)[places_SJ] | (places_SJ < 0)).all(1)
+    return {"prompt": int(known_S.size if known_S.all() else known_S.argmin())}
 
   def sample(
     self,
@@ -87,7 +98,7 @@ class Scheme:
     prompt: int = 0,
     trajectory: bool = False,
   ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Draws the unknown codes in raster order, each given all before it, with `network.start` and
+    """Draws the unknown codes step by step, each given all earlier steps, with `network.start` and
     `network.step`.
 
     Known codes after an unknown one are kept and shown to the network when their turn comes; the
@@ -98,48 +109,55 @@ class Scheme:
       network: a causal one on B examples.
       latent_BL, known_BL: int32 and bool.
       draw: of every code; temperature 0 is greedy.
-      prompt: promises that so many leading codes are known in every example (see `plan`): they are
+      prompt: promises that so many leading steps are known in every example (see `plan`): they are
         fed without drawing.
-      trajectory: return (latent_BL, latent_SBL) with the codes after each of S = L steps; K, the
+      trajectory: return (latent_BL, latent_SBL) with the codes after each of S steps; K, the
         number of codes, stands for "not yet".
 
     Raises:
       UserError: an option out of range, or a network without `start` and `step`.
     """
-    batch, length = latent_BL.shape
-    _options.check_whole("prompt", prompt, 0, length, "the length of the sequence")
+    batch, steps = len(latent_BL), self.latent.steps
+    _options.check_whole("prompt", prompt, 0, steps, "the steps of the sequence")
     if network.start is None or network.step is None:
       raise UserError(
         "autoregressive: the network is not causal; choose a causal prior or another scheme."
       )
     keys_B = _sampling.example_keys(key, batch)
-    ids_LB, known_LB = latent_BL.astype(jnp.int32).T, known_BL.T
+    in_steps = lambda x_BL, fill: jnp.moveaxis(self.latent.arrange(x_BL, fill), 1, 0)
+    ids_SBJ, known_SBJ = in_steps(latent_BL.astype(jnp.int32), 0), in_steps(known_BL, True)
 
-    def choose(logits_BV: jax.Array, i: jax.Array | int) -> jax.Array:
-      logits_BV = draw.filter(logits_BV[:, : self.latent.vocabulary])
-      return jnp.where(known_LB[i], ids_LB[i], _sampling.draw(_sampling.fold(keys_B, i), logits_BV))
+    def choose(logits_BJK: jax.Array, i: jax.Array | int) -> jax.Array:
+      logits_BJK = draw.filter(logits_BJK[..., : self.latent.size])
+      drawn_BJ = _sampling.draw(_sampling.fold(keys_B, i), logits_BJK)
+      return jnp.where(known_SBJ[i], ids_SBJ[i], drawn_BJ)
 
     def feed(carry: tuple, i: jax.Array) -> tuple[tuple, None]:
-      return _as_carry(network.step(ids_LB[i], i, carry[1])), None
+      return _as_carry(network.step(ids_SBJ[i], i, carry[1])), None
 
     def advance(carry: tuple, i: jax.Array) -> tuple[tuple, jax.Array]:
-      ids_B = choose(carry[0], i)
-      return _as_carry(network.step(ids_B, i, carry[1])), ids_B
+      ids_BJ = choose(carry[0], i)
+      return _as_carry(network.step(ids_BJ, i, carry[1])), ids_BJ
 
-    if prompt == length:
-      out_BL = ids_LB.T
+    if prompt == steps:
+      drawn_SBJ = ids_SBJ
     else:
       carry = _as_carry(network.start())
       if prompt:
         carry, _ = lax.scan(feed, carry, jnp.arange(prompt))
-      (logits_BV, _), drawn = lax.scan(advance, carry, jnp.arange(prompt, length - 1))
-      # The last code needs no step after it: a network has no position to predict there.
-      out_BL = jnp.concatenate([ids_LB[:prompt], drawn, choose(logits_BV, length - 1)[None]]).T
+      (logits_BJK, _), drawn = lax.scan(advance, carry, jnp.arange(prompt, steps - 1))
+      # The last step needs none after it: a network has no position to predict there.
+      last = choose(logits_BJK, steps - 1)
+      drawn_SBJ = jnp.concatenate([ids_SBJ[:prompt], drawn, last[None]])
+    out_BL = self.latent.collect(jnp.moveaxis(drawn_SBJ, 0, 1))
     return (out_BL, self._trajectory(out_BL, known_BL)) if trajectory else out_BL
 
   def _trajectory(self, ids_BL: jax.Array, known_BL: jax.Array) -> jax.Array:
-    done_SL = jnp.tril(jnp.ones((ids_BL.shape[1],) * 2, bool))
-    return jnp.where(done_SL[:, None] | known_BL[None], ids_BL[None], self.latent.vocabulary)
+    step_BL = self.latent.collect(
+      jnp.broadcast_to(jnp.arange(self.latent.steps)[None, :, None], (1, *self.latent.places.shape))
+    )
+    done_SL = step_BL <= jnp.arange(self.latent.steps)[:, None]
+    return jnp.where(done_SL[:, None] | known_BL[None], ids_BL[None], self.latent.size)
 
 
 def _as_carry(logits_and_cache: tuple[jax.Array, object]) -> tuple[jax.Array, object]:
@@ -192,7 +210,7 @@ def sample_window(
     )
     at = (row - top) * w + col - left
     logits_BV = lax.dynamic_index_in_dim(full(seen_BL, top, left), at, 1, keepdims=False)
-    logits_BV = draw.filter(logits_BV[:, : latent.vocabulary])
+    logits_BV = draw.filter(logits_BV[:, : latent.size])
     drawn_B = _sampling.draw(_sampling.fold(keys_B, i), logits_BV)
     ids_B = jnp.where(known_BHW[:, row, col], ids_BHW[:, row, col], drawn_B)
     return ids_BHW.at[:, row, col].set(ids_B), None

@@ -77,7 +77,7 @@ class Scheme:
 
   def _corrupt_at(self, key: jax.Array, ids_BL: jax.Array, t_B: jax.Array) -> Corrupted:
     rates_B = self._transitions(np.arange(self.timesteps + 1)).at(t_B - 1).late
-    noisy_BL = _kernels.corrupt(key, ids_BL, rates_B, self.latent)
+    noisy_BL = _kernels.corrupt(key, ids_BL, rates_B, self.latent.size)
     weights_BL = jnp.ones(ids_BL.shape, jnp.float32)
     return Corrupted(noisy_BL, ids_BL, weights_BL, t_B / self.timesteps, t_B)
 
@@ -85,7 +85,7 @@ class Scheme:
     """T times the bound's term at t plus the weighted cross entropy of x_0, in nats; every position
     counts.
     """
-    logits_BLK = prediction[..., : self.latent.vocabulary]
+    logits_BLK = prediction[..., : self.latent.size]
     cross_entropy = -_sampling.log_prob(logits_BLK, corrupted.targets)
     return Loss(
       self.timesteps * self._term(logits_BLK, corrupted) + self.auxiliary * cross_entropy,
@@ -98,8 +98,8 @@ class Scheme:
     -log p(x_0 | x_1).
     """
     transition_B = self._transitions(np.arange(self.timesteps + 1)).at(corrupted.extra - 1)
-    back = lambda probs: _kernels.posterior(corrupted.inputs, probs, transition_B, self.latent)
-    true = back(jax.nn.one_hot(corrupted.targets, self.latent.vocabulary))
+    back = lambda probs: _kernels.posterior(corrupted.inputs, probs, transition_B)
+    true = back(jax.nn.one_hot(corrupted.targets, self.latent.size))
     return _kernels.divergence(true, back(self._beliefs(logits_BLK, corrupted.inputs)))
 
   def _beliefs(self, logits_BLK: jax.Array, noisy_BL: jax.Array) -> jax.Array:
@@ -109,7 +109,7 @@ class Scheme:
     probs_BLK = jax.nn.softmax(logits_BLK.astype(jnp.float32))
     if self.kernel != "absorbing":
       return probs_BLK
-    codes = self.latent.vocabulary
+    codes = self.latent.size
     return jnp.where(noisy_BL[..., None] < codes, jax.nn.one_hot(noisy_BL, codes), probs_BLK)
 
   def bound(
@@ -141,7 +141,7 @@ class Scheme:
       corrupted = self._corrupt_at(
         jax.random.fold_in(noise_key, i), latent_BL, jnp.full((batch,), t)
       )
-      logits_BLK = network.full(corrupted.inputs, corrupted.time_B)[..., : self.latent.vocabulary]
+      logits_BLK = network.full(corrupted.inputs, corrupted.time_B)[..., : self.latent.size]
       return total_BL + self._term(logits_BLK, corrupted), None
 
     total_BL, _ = lax.scan(add, jnp.zeros(latent_BL.shape, jnp.float32), jnp.arange(times))
@@ -189,16 +189,16 @@ class Scheme:
     def advance(noisy_BL: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
       time_B = jnp.full((batch,), jnp.asarray(times)[i + 1] / self.timesteps)
       logits_BLK = network.full(noisy_BL, time_B, _sampling.done(steps - 1 - i, steps))
-      logits_BLK = draw.filter(logits_BLK[..., : self.latent.vocabulary])
+      logits_BLK = draw.filter(logits_BLK[..., : self.latent.size])
       rates_B = jax.tree.map(lambda x: jnp.full((batch,), x), table.at(i))
       beliefs_BLK = self._beliefs(logits_BLK, noisy_BL)
-      probs = _kernels.posterior(noisy_BL, beliefs_BLK, rates_B, self.latent)
+      probs = _kernels.posterior(noisy_BL, beliefs_BLK, rates_B)
       drawn_BL = _sampling.draw(_sampling.fold(keys_B, i), jnp.log(probs))
       drawn_BL = jnp.where(known_BL, ids_BL, drawn_BL)
       return drawn_BL, drawn_BL if trajectory else None
 
-    prior_LK = jnp.log(_kernels.prior(self._mask_share, self.latent, length))
-    prior_BLK = jnp.broadcast_to(prior_LK[None], (batch, *prior_LK.shape))
+    prior_K = jnp.log(_kernels.prior(self._mask_share, self.latent.size))
+    prior_BLK = jnp.broadcast_to(prior_K[None, None], (batch, length, len(prior_K)))
     start_BL = _sampling.draw(_sampling.fold(keys_B, steps), prior_BLK)
     start_BL = jnp.where(known_BL, ids_BL, start_BL)
     out_BL, ids_SBL = lax.scan(advance, start_BL, jnp.arange(steps)[::-1])

@@ -16,7 +16,7 @@ from jax import lax
 
 from vqjax import fields
 from vqjax.errors import UserError
-from vqjax.latents import IMPOSSIBLE, Codes
+from vqjax.latents import Codes
 from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _sampling
 
 # Share of codes that is hidden, by the share of the way gone: 1 at 0, 0 at 1 (§3.3; concave ones
@@ -32,7 +32,7 @@ _SCHEDULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-  """Hidden codes are shown as the id K, the number of codes; the loss is over them alone.
+  """Hidden codes are shown as the id K, the number of codes of a book; the loss is over them alone.
 
   Fields:
     schedule: share hidden as a function of a uniform number in training, of the share of steps done
@@ -66,15 +66,13 @@ class Scheme:
 
   @property
   def _mask(self) -> int:
-    return self.latent.vocabulary
+    return self.latent.size
 
   def loss(self, prediction: jax.Array, corrupted: Corrupted) -> Loss:
     """Cross entropy with label smoothing in nats; what was hidden counts."""
-    logits_BLV = prediction[..., : self.latent.vocabulary].astype(jnp.float32)
+    logits_BLV = prediction[..., : self.latent.size].astype(jnp.float32)
     nats = -_sampling.log_prob(logits_BLV, corrupted.targets)
-    # Over the codes that can stand there: of several codebooks each position has one.
-    possible = logits_BLV > 0.1 * IMPOSSIBLE
-    uniform_nats = -jnp.mean(jax.nn.log_softmax(logits_BLV), -1, where=possible)
+    uniform_nats = -jnp.mean(jax.nn.log_softmax(logits_BLV), -1)
     nats = (1 - self.label_smoothing) * nats + self.label_smoothing * uniform_nats
     return Loss(nats, corrupted.weights, _sampling.accuracy(logits_BLV, corrupted.targets))
 
@@ -91,7 +89,7 @@ class Scheme:
     count_B = 1 + jnp.floor((shift % 1) * length).astype(jnp.int32)
     hidden_BL = _hide(jax.random.uniform(place_key, (batch, length)), count_B)
     logits_BLV = network.full(jnp.where(hidden_BL, self._mask, latent_BL), None)
-    nats_BL = -_sampling.log_prob(logits_BLV[..., : self.latent.vocabulary], latent_BL)
+    nats_BL = -_sampling.log_prob(logits_BLV[..., : self.latent.size], latent_BL)
     return jnp.where(hidden_BL, nats_BL * (length / count_B)[:, None], 0.0)
 
   def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
@@ -140,7 +138,7 @@ class Scheme:
       i, done_B, stay_B = step
       hidden_BL = ids_BL == self._mask
       draw_keys, choice_keys = _sampling.fold(keys_B, 2 * i), _sampling.fold(keys_B, 2 * i + 1)
-      logits_BLV = network.full(ids_BL, None, done_B)[..., : self.latent.vocabulary]
+      logits_BLV = network.full(ids_BL, None, done_B)[..., : self.latent.size]
       drawn_BL = _sampling.draw(draw_keys, draw.filter(logits_BLV))
       confidence = _sampling.log_prob(logits_BLV, drawn_BL)
       noise = _sampling.gumbel(choice_keys, confidence.shape[1:])

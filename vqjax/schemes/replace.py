@@ -24,8 +24,7 @@ class Scheme:
   """Replaces a random share of the codes by uniform ones (x_a) and a fixed share more (x_b);
   predicts x_a from x_b.
 
-  The network is told no time. It is a one-step relative of SUNDAE (arXiv 2112.06749). The codes
-  that replace another are of the position's own codebook.
+  The network is told no time. It is a one-step relative of SUNDAE (arXiv 2112.06749).
 
   Fields:
     extra_share: of the codes replaced between x_a and x_b, in (0, 1].
@@ -54,12 +53,11 @@ class Scheme:
     place_key, code_key = jax.random.split(key)
     replaced = jax.random.uniform(place_key, ids_BL.shape) < share_B1
     noise_BL = jax.random.randint(code_key, ids_BL.shape, 0, self.latent.size)
-    noise_BL = noise_BL + self.latent.first_of_book(ids_BL.shape[1])[None]
     return jnp.where(replaced, noise_BL, ids_BL).astype(jnp.int32)
 
   def loss(self, prediction: jax.Array, corrupted: Corrupted) -> Loss:
     """Cross entropy of x_a in nats; every position counts."""
-    return _sampling.cross_entropy(prediction[..., : self.latent.vocabulary], corrupted)
+    return _sampling.cross_entropy(prediction[..., : self.latent.size], corrupted)
 
   def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
     """Nothing follows from what is known."""
@@ -98,14 +96,13 @@ class Scheme:
 
     def advance(now_BL: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
       logits_BLV = network.full(now_BL, None, _sampling.done(i, steps))
-      logits_BLV = draw.filter(logits_BLV[..., : self.latent.vocabulary])
+      logits_BLV = draw.filter(logits_BLV[..., : self.latent.size])
       drawn_BL = _sampling.draw(_sampling.fold(keys_B, i), logits_BLV)
       now_BL = jnp.where(known_BL, ids_BL, drawn_BL)
       return now_BL, now_BL if trajectory else None
 
     uniform = jnp.zeros((batch, length, self.latent.size), jnp.float32)
     noise_BL = _sampling.draw(_sampling.fold(keys_B, steps), uniform)
-    noise_BL = noise_BL + self.latent.first_of_book(length)[None]
     start_BL = jnp.where(known_BL, ids_BL, noise_BL)
     out_BL, ids_SBL = lax.scan(advance, start_BL, jnp.arange(steps))
     return (out_BL, ids_SBL) if trajectory else out_BL

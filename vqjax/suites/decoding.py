@@ -53,7 +53,7 @@ def sampler(layout: str, layers: int, width: int, grid: int, dtype: str) -> tupl
     batch = ids.shape[0]
     full = lambda ids, time=None, done=None: model.apply(params, ids, train=False)
     if layout == "none":
-      network = Network(full, *autoregressive.uncached(full, batch, latent.length))
+      network = Network(full, *autoregressive.uncached(full, batch, latent))
     else:
       start = lambda: model.apply(params, None, model.init_cache(batch, 0), method="prefill")
       step = lambda ids, index, cache: model.apply(params, ids, index, cache, method="decode")

@@ -9,6 +9,7 @@ import jax
 
 from vqjax import checkpoint, config as configuration, files
 from vqjax.errors import UserError
+from vqjax.orders import Order
 from vqjax.tasks import Info, Weights, autoencode
 
 
@@ -20,17 +21,25 @@ class FirstStage:
     spec: a batch's shapes of the prior.
     option: the config's field that names the workdir, for messages.
     field: of the batch that it must encode; None takes any.
+    order: of the codes of several books.
 
   Attributes:
     info: of its task; `info.levels` are the codes.
-    levels: the same.
+    levels: the same as stage 2 learns them, a level for each group of books.
 
   Raises UserError for a run that is no tokenizer, encodes something else, has not started, or was
   trained on another size.
   """
 
-  def __init__(self, workdir: str, spec: Mapping[str, Any], option: str, field: str | None = None):
-    self.workdir, self.option = files.path(workdir), option
+  def __init__(
+    self,
+    workdir: str,
+    spec: Mapping[str, Any],
+    option: str,
+    field: str | None = None,
+    order: Order = Order(),
+  ):
+    self.workdir, self.option, self.order = files.path(workdir), option, order
     self.config = configuration.of_run(self.workdir, option)
     if self.config.task != "autoencode":
       raise UserError(f"{option}: {workdir} is no tokenizer; give the workdir of one.")
@@ -63,7 +72,20 @@ class FirstStage:
 
   @property
   def levels(self) -> tuple[Any, ...]:
-    return self.info.levels
+    return tuple(level for codes in self.info.levels for level in self.order.levels(codes))
+
+  def split(self, ids: Any) -> tuple[Any, ...]:
+    """Codes of every level in `levels`, of codes as the autoencoder gives them."""
+    given = zip(separated(ids), self.info.levels)
+    return tuple(level for ids, codes in given for level in self.order.split(ids, codes))
+
+  def merge(self, levels: tuple[Any, ...]) -> Any:
+    """The inverse of `split`."""
+    merged, rest = (), levels
+    for codes in self.info.levels:
+      groups = len(self.order.levels(codes))
+      merged, rest = (*merged, self.order.merge(rest[:groups], codes)), rest[groups:]
+    return joined(merged)
 
   def _init(self, key: jax.Array, batch: Any) -> dict[str, Any]:
     params, stats = self.task.init(key, batch)
@@ -92,14 +114,14 @@ class FirstStage:
   def levels_of(self, frozen: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
     """Codes of every level: read from the batch where they were computed before, else computed."""
     if "ids" in batch:
-      return tuple(batch[f"ids{i or ''}"] for i in range(len(self.levels)))
+      return self.split(joined(tuple(batch[f"ids{i or ''}"] for i in range(len(self.info.levels)))))
     batch = {self.field: batch[self.field]}
     found = jax.lax.stop_gradient(self.task.predict["encode"](self.weights(frozen), batch, None))
-    return separated(found["ids"])
+    return self.split(found["ids"])
 
   def decode(self, frozen: Any, levels: tuple[jax.Array, ...]) -> jax.Array:
     """Values of the signal, as its predictions have them."""
-    batch = {"ids": joined(levels)}
+    batch = {"ids": self.merge(levels)}
     return self.task.predict["decode"](self.weights(frozen), batch, None)[self.field]
 
 

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax import config as configuration, fields, files
-from vqjax.build import build, member, names
+from vqjax.build import build, make as make_record, member, names
 from vqjax.conditions import Context
 from vqjax.errors import UserError
 from vqjax.latents import Codes, Floats
+from vqjax.orders import Order
 from vqjax.schemes import Draw, Guidance, Network, _guidance, autoregressive
 from vqjax.tasks import Frozen, Task, Weights, autoencode, need
-from vqjax.tasks._first_stage import FirstStage, joined, separated
+from vqjax.tasks._first_stage import FirstStage
 from vqjax.tasks._prefix import Prefix, conditions_of
 
 
@@ -29,6 +30,7 @@ class Fields:
 
   tokenizer: str | None = fields.workdir(None)  # of the run whose codes are learned
   level: int = 0  # which level of a hierarchy is learned, coarse first
+  order: dict = fields.record("orders.Order")  # of the codes of several books
   model: dict = fields.member("priors", {})
   scheme: dict | None = fields.member("schemes", None)
   condition: dict = fields.members("conditions", also="tasks._prefix.Dropping")
@@ -68,7 +70,8 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
       does not fit it.
   """
   _check_set(config)
-  tokenizer = FirstStage(config["tokenizer"], spec, "config.tokenizer")
+  order = make_record(Order, config["order"], "config.order")
+  tokenizer = FirstStage(config["tokenizer"], spec, "config.tokenizer", order=order)
   latent = _level(config, tokenizer)
   scheme = build("schemes", config["scheme"], "config.scheme", latent=latent)
 
@@ -200,11 +203,10 @@ class Prior:
   def _predict(
     self, params: Any, latent: jax.Array, prefix: jax.Array, time: Any, rngs: Any = None
   ) -> jax.Array:
-    """What the network says of every position; codes that cannot stand there are ruled out."""
+    """What the network says of every position."""
     train = rngs is not None
     variables = {"params": params["model"]}
-    said = self.model.apply(variables, latent, prefix, time_B=time, train=train, rngs=rngs)
-    return self.latent.restrict(said)
+    return self.model.apply(variables, latent, prefix, time_B=time, train=train, rngs=rngs)
 
   def _joint(
     self, params: Any, latent: jax.Array, prefix: jax.Array, time: Any, rngs: Any = None
@@ -214,7 +216,7 @@ class Prior:
       return self._predict(params, latent, prefix, time, rngs), {}
     options = dict(train=rngs is not None, rngs=rngs, method="joint")
     said, of_prefix = self.model.apply({"params": params["model"]}, latent, prefix, **options)
-    return self.latent.restrict(said), self.prefix.nats(of_prefix, prefix)
+    return said, self.prefix.nats(of_prefix, prefix)
 
   def _given(self, frozen: Any, batch: Any) -> tuple[tuple, jax.Array, jax.Array]:
     """(codes of all levels, the learned one's flattened, the prefix) of a batch."""
@@ -248,7 +250,7 @@ class Prior:
       return self._plain(params, prefix)
     # All of the prefix is null, as `dropped` trains it: one that is partly so was never seen.
     doubled = self._plain(params, _guidance.double(prefix, jnp.full_like(prefix, -1)))
-    return _guidance.guided(doubled, guidance, length=self.latent.length)
+    return _guidance.guided(doubled, guidance, steps=self.latent.steps)
 
   def _plain(self, params: Any, prefix: jax.Array) -> Network:
     def full(latent: jax.Array, time: Any = None, done: Any = None) -> jax.Array:
@@ -258,19 +260,13 @@ class Prior:
     if not self.scheme.causal:
       return Network(full)
     if not self.model.cached:
-      return Network(full, *autoregressive.uncached(full, prefix.shape[0], self.latent.length))
+      return Network(full, *autoregressive.uncached(full, prefix.shape[0], self.latent))
     bound = lambda name: lambda *a: self.model.apply({"params": params["model"]}, *a, method=name)
 
     def start() -> tuple[jax.Array, Any]:
-      cache = self.model.init_cache(*prefix.shape)
-      logits, cache = bound("prefill")(prefix, cache)
-      return self.latent.restrict(logits, 0), cache
+      return bound("prefill")(prefix, self.model.init_cache(*prefix.shape))
 
-    def step(ids: jax.Array, index: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-      logits, cache = bound("decode")(ids, index, cache)
-      return self.latent.restrict(logits, index + 1), cache
-
-    return Network(full, start, step)
+    return Network(full, start, bound("decode"))
 
   def sampler(
     self, guidance: Guidance = Guidance(), draw: Draw = Draw(), **options: Any
@@ -301,11 +297,12 @@ class Prior:
 
   def encode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
     del key
-    return {"ids": joined(self.tokenizer.levels_of(weights.frozen["tokenizer"], batch))}
+    levels = self.tokenizer.levels_of(weights.frozen["tokenizer"], batch)
+    return {"ids": self.tokenizer.merge(levels)}
 
   def decode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
     del key
-    levels = separated(batch["ids"])
+    levels = self.tokenizer.split(batch["ids"])
     return {self.tokenizer.field: self.tokenizer.decode(weights.frozen["tokenizer"], levels)}
 
   def sample(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, Any]:

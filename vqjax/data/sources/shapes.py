@@ -234,7 +234,7 @@ def paint(image: np.ndarray, layout: np.ndarray, thing: Thing) -> None:
   )  # [1, w] and [h, 1]
   cos, sin = math.cos(thing.angle), math.sin(thing.angle)
   u, v = cos * x + sin * y, cos * y - sin * x
-  pixels, distance_fn = thing.radius * size, _DISTANCE[SHAPES[thing.shape]]
+  pixels, distance_fn = thing.radius * size, DISTANCE[SHAPES[thing.shape]]
   distance = distance_fn(u, v)
   cover = _ramp(0.5 - pixels * distance)
   shadow = _ramp(0.5 - 3 * distance_fn(u - (0.1 * cos + 0.16 * sin), v - (0.16 * cos - 0.1 * sin)))
@@ -316,4 +316,4 @@ def _moon(u, v):
   return np.maximum(np.hypot(u - 0.1, v) - 0.95, 0.72 - np.hypot(u - 0.6, v + 0.1))
 
 
-_DISTANCE = dict(zip(SHAPES, (_circle, _square, _triangle, _star, _ring, _cross, _heart, _moon)))
+DISTANCE = dict(zip(SHAPES, (_circle, _square, _triangle, _star, _ring, _cross, _heart, _moon)))
