@@ -44,9 +44,7 @@ class Model(nn.Module):
     checks.axes(self, "patchgan", 1, 2, 3)
     checks.positive(self, "channels", "n_layers")
     if self.time_layers is not None and not 0 <= self.time_layers <= self.n_layers:
-      raise UserError(
-        f"time_layers: {self.time_layers} is outside 0 to {self.n_layers}, n_layers."
-      )
+      raise UserError(f"time_layers: {self.time_layers} is outside 0 to {self.n_layers}, n_layers.")
     super().__post_init__()
 
   @nn.compact

@@ -176,8 +176,9 @@ def r1(disc_fn: Callable[[jax.Array], Logits], x: jax.Array) -> jax.Array:
   E ||d disc_fn(x) / dx||^2.
 
   Args:
-    disc_fn: from examples [B, ..., C] to logits, one or many per example; the many are summed. With
-      batch norm in training mode the examples are not independent, and the penalty mixes them.
+    disc_fn: from examples [B, ..., C] to logits, one or many per example; the many are summed,
+      several judges averaged. With batch norm in training mode the examples are not independent,
+      and the penalty mixes them.
     x: real examples [B, ..., C], on a grid of any number of axes.
   """
   gradient = jax.grad(lambda x: over_judges(jnp.sum, disc_fn(x)))(x.astype(jnp.float32))
