@@ -9,9 +9,14 @@ import pytest
 from vqjax import build, evaluators
 from vqjax.latents import Codes
 from vqjax.nn import perceptual
+from vqjax.signals import audio
 from vqjax.signals.layout import Signal
 
-GIVEN = {"codes": {"levels": (Codes((2, 3), 7),)}, "layouts": {"signal": Signal(classes=4)}}
+GIVEN = {
+  "sound": {"signal": audio.Signal(4_000)},
+  "codes": {"levels": (Codes((2, 3), 7),)},
+  "layouts": {"signal": Signal(classes=4)},
+}
 RECONSTRUCTION = [
   name
   for name in build.names("evaluators")
@@ -47,8 +52,10 @@ def data(count):
   real, guessed = rng.integers(0, 4, size=(2, count, 16, 20)).astype(np.uint8)
   ids = rng.integers(0, 7, size=(count, 2, 3)).astype(np.int32)
   film = lambda x: np.stack([x, x[:, ::-1]], 1)
-  batch = {"image": image, "layout": real, "video": film(image)}
-  return batch, {"image": recon, "layout": guessed, "ids": ids, "video": film(recon)}
+  sound = 0.2 * rng.normal(size=(2, count, 300, 1)).astype(np.float32)
+  batch = {"image": image, "layout": real, "video": film(image), "audio": sound[0]}
+  out = {"image": recon, "layout": guessed, "ids": ids, "video": film(recon), "audio": sound[1]}
+  return batch, out
 
 
 def run(measure, batch, out, size):
