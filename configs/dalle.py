@@ -10,8 +10,9 @@ and convolutional masks, 256 tokens of 16,384 lower-cased, weights 1/8 and 7/8, 
 1,024 pairs. Its schedule halved the learning rate five times where the loss stood still, here it
 falls by half a cosine to the same end; BPE dropout is left out. No flips: captions tell left from
 right. The paper reports FIDs of about 27 on MS-COCO for the best of 512 samples, after 250 million
-pairs that are not public. Here they are MS-COCO's through TFDS; any folder with captions does. The
-smaller two are ours. `python -m vqjax.tokenize` computes the codes once.
+pairs that are not public. Here they are MS-COCO's through TFDS, of five captions a picture one each
+time; any folder with captions does. The smaller two are ours. `python -m vqjax.tokenize` computes
+the codes once.
 """
 
 from configs import common
@@ -40,7 +41,7 @@ def get_config(size=None):
   return sized | dict(
     task="prior",
     tokenizer="runs/dvae_dalle",
-    data=dict(name="tfds", dataset="coco_captions", eval_split="val"),
+    data=dict(name="tfds", dataset="coco_captions", text="captions/text", eval_split="val"),
     ops=dict(size=256, channels=3, crop="random_resized", min_area=0.79),
     model=model,
     scheme=dict(name="autoregressive"),

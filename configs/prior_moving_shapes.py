@@ -23,10 +23,11 @@ def get_config():
     model=dict(name="transformer", layers=3, width=72, heads=4, positions="rotary"),
     scheme=dict(name="autoregressive"),
     batch_size=16,
-    total_steps=2_500,
-    optim=dict(lr=2e-3, warmup=100, b2=0.95, weight_decay=0.01, clip=1.0),
-    log_every=50,
+    total_steps=1_500,
+    optim=dict(lr=3e-3, warmup=50, b2=0.95, weight_decay=0.01, clip=1.0),
+    log_every=25,
     save_every=250,
+    eval_examples=64,
     debug=common.debug_video(
       tokenizer="runs/vqvae_moving_shapes_debug", model=dict(layers=2, width=24, heads=2)),
   )

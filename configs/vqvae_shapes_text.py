@@ -3,8 +3,8 @@ the tokenizer of dalle_shapes.
 
   python -m vqjax.main --config=configs/vqvae_shapes_text.py --workdir=runs/vqvae_shapes_text
 
-vqvae_shapes with a second object. Made for a CPU; nothing is downloaded. No paper has a figure for
-this data.
+vqvae_shapes with a second object, and one colour of each shape kept for the held-out split. Made
+for a CPU; nothing is downloaded. No paper has a figure for this data.
 """
 
 from configs import vqvae_shapes
@@ -12,5 +12,5 @@ from configs import vqvae_shapes
 
 def get_config():
   config = vqvae_shapes.get_config()
-  world = dict(num_train=50_000, max_objects=2, sizes=("medium", "large"))
+  world = dict(num_train=50_000, max_objects=2, sizes=("medium", "large"), unseen=1)
   return config | dict(data=config["data"] | world, total_steps=1_500)

@@ -454,6 +454,22 @@ def test_tokenize_replaces_a_folder_and_refuses_priors(runs, tmp_path):
   assert not (tmp_path / "manifest.json").exists()
 
 
+def test_tokenize_keeps_all_captions(runs, tmp_path):
+  images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8)
+  captions = np.array([[f"{i} a", f"{i} b"] for i in range(30)])
+  np.savez(tmp_path / "a.npz", images=images, captions=captions)
+  command = ["--workdir", runs["tokenizer"], "--data", str(tmp_path / "a.npz")]
+  tokenize.main([*command, "--output", str(tmp_path / "codes"), "--batch_size=8"])
+  codes = data.Dataset(data.resolve(str(tmp_path / "codes")))
+  ((batch, mask),) = codes.batches(30, split="train", texts="all")
+  kept = [tuple(text) for text, real in zip(batch["text"], mask) if real]
+  assert len(kept) == codes.size("train") and set(kept) <= set(map(tuple, captions))
+  stream = codes.train(len(kept), seed=0)
+  drawn = {text for _ in range(12) for text in next(stream)["text"]}
+  stream.close()
+  assert drawn == {text for several in kept for text in several}
+
+
 @pytest.mark.parametrize(
   "command, run, source, message",
   [

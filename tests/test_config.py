@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from vqjax import config as configuration, optim
-from vqjax.build import build, names
+from vqjax.build import build, essential, filled, names
 from vqjax.errors import UserError
 
 
@@ -372,3 +372,13 @@ def test_split_arguments():
 def test_families_list_their_files():
   assert {"vq", "ema", "fsq"} <= set(names("quantizers"))
   assert not any(n.startswith("_") for n in names("evaluators"))
+
+
+def test_a_hash_of_a_config_is_of_what_differs_from_the_defaults():
+  """So that a version with more fields does not disown the runs of the one before."""
+  short = dict(name="vqvae", hidden=8, quantizer=dict(name="residual", quantizer=dict(name="fsq")))
+  whole = filled("autoencoders", short | dict(dtype="float32"))
+  assert essential("autoencoders", whole) == short
+  whole["quantizer"]["quantizer"]["levels"] = (3, 3)
+  changed = essential("autoencoders", whole)["quantizer"]["quantizer"]
+  assert changed == dict(name="fsq", levels=(3, 3))

@@ -89,7 +89,7 @@ def test_floats_go_one_vector_a_step():
     (lambda: Codes((4,), 0), "size: 0 is no"),
     (lambda: Codes((4,), 4, books=True), "books: True is no"),
     (lambda: Floats((-1,), 1, (0.0,), (1.0,)), "shape: -1 is no"),
-    (lambda: Floats((4,), 0, (), ()), "width: 0 is no"),
+    (lambda: Floats((4,), 0), "width: 0 is no"),
     (lambda: Floats((4,), 2, (0.0,), (1.0, 1.0)), r"mean: 1 number\(s\) for 2 channels"),
     (lambda: Floats((4,), 1, (np.nan,), (1.0,)), r"mean: \(nan,\) are not finite numbers"),
     (lambda: Floats((4,), 1, (0.0,), (0.0,)), r"std: \(0.0,\) are not finite positive numbers"),

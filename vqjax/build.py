@@ -94,6 +94,23 @@ def filled(family: str, config: Mapping[str, Any], path: str = "config") -> dict
   return {"name": name} | complete(member(family, name), values, path, where)
 
 
+def essential(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
+  """`config`, filled, without the fields that have their defaults, in members of members too: what
+  stays as it is when a family's classes get more fields.
+  """
+  name, values, _ = _named(family, config, "config")
+  cls = member(family, name)
+  known, usual = {f.name: f for f in _fields(cls)}, defaults(cls)
+  kept = {"name": name}
+  for key, value in values.items():
+    inner = known[key].metadata.get("family")
+    if inner and value:
+      kept[key] = essential(inner, value)
+    elif key not in usual or _plain(usual[key]) != _plain(value):
+      kept[key] = _plain(value)
+  return kept
+
+
 def complete(
   cls: Any, values: Mapping[str, Any], path: str = "config", where: str = ""
 ) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def _described(name: str, member: types.ModuleType) -> str:
     f"--checkpoint: {member.FILES} time(s), to --{_result(member)}",
     f"--option: {', '.join(options) or 'none'}",
     *(["also as --target"] if hasattr(member, "write") else []),
+    *(["a --checkpoint without suffix is a folder"] if hasattr(member, "write_folder") else []),
   ]
   return "\n".join([f"  {name}", *(f"      {line}" for line in lines)])
 
@@ -90,7 +91,11 @@ def _export(args: argparse.Namespace, formats: Mapping[str, types.ModuleType]) -
 
   run = api.open_run(workdir)
   params, stats, _ = jax.device_get(run.weights)
-  state = formats[args.target].write(run.config.to_dict(), params, stats)
+  member = formats[args.target]
+  if hasattr(member, "write_folder") and not file.suffix:
+    member.write_folder(run.config.to_dict(), params, stats, file)
+    return file
+  state = member.write(run.config.to_dict(), params, stats)
   file.parent.mkdir(parents=True, exist_ok=True)
   _torch_file.save(file, {"state_dict": state})
   return file

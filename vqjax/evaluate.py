@@ -87,7 +87,7 @@ def _pictures(
       f"to {high:.2f} and more (white)"
     )
   coarser = model.config.condition.get("coarser")
-  if modules.level < len(model.info.levels) - 1 or (modules.level and not coarser.prior):
+  if modules.level < len(modules.tokenizer.levels) - 1 or (modules.level and not coarser.prior):
     return  # samples need the finer prior, or the coarser one
   _, conditions = model.held_out(num)
   samples = model.sample(num, **conditions)
@@ -151,11 +151,10 @@ def _nearest(samples: np.ndarray, training: Iterator[np.ndarray]) -> tuple[np.nd
 
 def _training(model: Any, dataset: Any, num: int) -> Iterator[np.ndarray]:
   """Batches of the first `num`: as the tokenizer shows them where only codes are at hand."""
-  from vqjax.tasks._first_stage import joined
-
   field, stage = model.info.signal.field, model.modules.tokenizer
   for batch, mask in dataset.batches(64, split="train", limit=num):
-    shown = batch[field] if field in batch else model.decode(joined(stage.levels_of(None, batch)))
+    levels = () if field in batch else stage.levels_of(None, batch)
+    shown = batch[field] if field in batch else model.decode(stage.merge(levels))
     yield shown[mask > 0]
 
 

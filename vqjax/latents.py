@@ -1,8 +1,8 @@
 """What a tokenizer leaves of a signal, as the sequence that a prior learns: codes, or floats.
 
 Both kinds answer to the same names, so that a task, a scheme or a network asks its latent and need
-not know which it has: `grid`, `length`, `dtype`, `flatten`, `unflatten`, `blank`, `restrict`. Both
-are hashable and hold no arrays.
+not know which it has: `kind`, `grid`, `length`, `vocabulary`, `dtype`, `flatten`, `unflatten`,
+`blank`, `restrict`, `decided`. Both are hashable and hold no arrays.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ class Codes:
   size: int
   books: int = 1
   order: str = "flattened"
+  kind: ClassVar[str] = "codes"
 
   def __post_init__(self) -> None:
     object.__setattr__(self, "shape", _shape(self.shape))
@@ -110,6 +111,10 @@ class Codes:
     """A sequence `[B, L, …]` in steps `[B, S, J, …]`, with `fill` in slots where no code stands."""
     return orders.arrange(self.places, x_BL, fill)
 
+  def decided(self, ids_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(the sequence with some code for each mask, bool `[B, L]` of what is decided) on the way."""
+    return jnp.minimum(ids_BL, self.size - 1), ids_BL < self.size
+
   def collect(self, x_BSJ: jax.Array) -> jax.Array:
     """The inverse of `arrange`, `[B, L, …]`."""
     return orders.collect(self.places, x_BSJ)
@@ -136,21 +141,24 @@ class Floats:
   Fields:
     shape: of the grid, at least one axis.
     width: D, channels of a vector.
-    mean, std: of each channel, D numbers; deviations are positive.
+    mean, std: of each channel, D numbers; deviations are positive. () is 0 and 1: as they are.
 
   Raises UserError for sizes below 1, statistics of another number or that are not finite.
   """
 
   shape: tuple[int, ...]
   width: int
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
+  kind: ClassVar[str] = "floats"
+  vocabulary: ClassVar[int] = 0
 
   def __post_init__(self) -> None:
     object.__setattr__(self, "shape", _shape(self.shape))
     object.__setattr__(self, "width", _whole("width", self.width))
     for name in ("mean", "std"):
       values = tuple(float(x) for x in getattr(self, name))
+      values = values or (0.0 if name == "mean" else 1.0,) * self.width
       if len(values) != self.width:
         raise UserError(
           f"{name}: {len(values)} number(s) for {self.width} channels; give one for each."
@@ -211,6 +219,10 @@ class Floats:
   def collect(self, z_BSJD: jax.Array) -> jax.Array:
     """The inverse of `arrange`, `[B, L, D]`."""
     return orders.collect(self.places, z_BSJD)
+
+  def decided(self, z_BLD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(the sequence, true everywhere): every vector is one that can be decoded."""
+    return z_BLD, jnp.ones(z_BLD.shape[:2], bool)
 
   def _statistics(self) -> tuple[jax.Array, jax.Array]:
     return tuple(jnp.asarray(x, jnp.float32)[None, None] for x in (self.mean, self.std))

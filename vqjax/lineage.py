@@ -47,7 +47,9 @@ def leave_notes(now: Mapping[str, str], config: Any, workdir: files.Path) -> Non
   `workdir` depends on them. One that cannot be written stays without.
   """
   for field in now:
-    tokenizer = files.path(_value(config, field))
+    if not isinstance(place := _value(config, field), str):
+      continue  # statistics, which are no run
+    tokenizer = files.path(place)
     with contextlib.suppress(UserError, OSError):
       here = {*dependents(tokenizer), places.absolute(str(workdir))}
       begun_in = places.absolute(str(tokenizer))
@@ -84,7 +86,7 @@ def check_codes(now: Mapping[str, str], made_by: str | None, config: Mapping) ->
     return
   path, tokenizer = config["data"]["path"], config["tokenizer"]
   raise UserError(
-    f"config.data.path: the codes in {path} were made by tokenizer {made_by}, "
+    f"config.data.path: the latents in {path} were made by tokenizer {made_by}, "
     f"config.tokenizer={tokenizer} is {own}; write them again with python -m vqjax.tokenize."
   )
 

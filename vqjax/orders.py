@@ -86,15 +86,17 @@ class Order:
 
     Raises UserError where the groups are not of all books.
     """
+    if codes.kind != "codes":
+      return (codes,)
     order = self.within if self.name == "coarse_to_fine" else self.name
     groups = self._groups(codes.books)
     return tuple(dataclasses.replace(codes, books=books, order=order) for books in groups)
 
   def split(self, ids: Any, codes: Any) -> tuple[Any, ...]:
     """Codes `[B, *grid]` of a tokenizer's level as those of `levels`."""
-    groups = self._groups(codes.books)
-    if len(groups) == 1:
+    if len(self.levels(codes)) == 1:
       return (ids,)
+    groups = self._groups(codes.books)
     ends = np.cumsum(groups)
     parts = (ids[..., end - n : end] for n, end in zip(groups, ends))
     return tuple(part[..., 0] if n == 1 else part for n, part in zip(groups, parts))

@@ -80,7 +80,7 @@ def _chosen(args: Any, options: Sequence[str]) -> dict[str, Any]:
 
 def _check(args: Any, options: Sequence[str]) -> None:
   """Raises UserError for what can be said before anything is loaded."""
-  from vqjax.schemes import Draw, Guidance
+  from vqjax.schemes import Draw, Guidance, _guidance
 
   if args.num < 1:
     raise UserError(f"--num={args.num}: draw at least one.")
@@ -101,8 +101,7 @@ def _check(args: Any, options: Sequence[str]) -> None:
     raise UserError("--rank: orders by a caption; give --text.")
   chosen = _chosen(args, options)
   Draw(**{k: v for k, v in chosen.items() if k in ("temperature", "top_k", "top_p")})
-  names = {"guidance": "scale", "guidance_schedule": "schedule"}
-  Guidance(**{names[k]: v for k, v in chosen.items() if k in names})
+  Guidance(**{_guidance.OPTIONS[k]: v for k, v in chosen.items() if k in _guidance.OPTIONS})
 
 
 def _texts(name: str, args: Any) -> list[str]:

@@ -12,13 +12,18 @@ import numpy as np
 
 from vqjax import checks, sharding
 from vqjax.errors import UserError, near_miss
-from vqjax.schemes import Draw, Guidance, autoregressive
+from vqjax.schemes import Draw, Guidance, _guidance, autoregressive
 from vqjax.schemes._options import is_real
 from vqjax.tasks import Weights
 from vqjax.tasks._prefix import string
 
 # What a caller may say beside conditions and the scheme's own options, and of what type.
-_GUIDANCE = {"guidance": float, "guidance_schedule": str}
+_GUIDANCE = {
+  "guidance": float,
+  "guidance_schedule": str,
+  "guidance_first": float,
+  "guidance_last": float,
+}
 _DRAW = {"temperature": float, "top_k": int, "top_p": float}
 COMMON = _GUIDANCE | _DRAW
 
@@ -140,8 +145,8 @@ class Sampler:
 
   def _guidance(self, options: dict[str, Any], prefix: jax.Array) -> Guidance:
     """Takes its options from among the others. Raises UserError where nothing can be guided."""
-    names = {"guidance": "scale", "guidance_schedule": "schedule"}
-    given = {field: options.pop(name) for name, field in names.items() if name in options}
+    names = _guidance.OPTIONS.items()
+    given = {field: options.pop(name) for name, field in names if name in options}
     guidance = Guidance(**given)
     if guidance.scale == 1:
       return guidance

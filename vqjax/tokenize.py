@@ -1,8 +1,11 @@
 """Tokenize: python -m vqjax.tokenize --workdir=TOKENIZER --output=DIR [--data=PATH] [--shard=8192]
+[--latents=continuous]
 
 Writes the codes of both splits of the tokenizer's data (or of --data), with labels, layouts and
 captions, as .npy shards (captions as .json) and a manifest that names the tokenizer's weights. A
 prior reads them with --config.data.name=codes --config.data.path=DIR, and refuses another's.
+--latents=continuous writes the floats before the quantizer as float16, of a posterior the means;
+they are also what is written where the tokenizer has no codes.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--data", metavar="PATH")
   parser.add_argument("--batch_size", type=int, default=64)
   parser.add_argument("--shard", type=int, default=8192, help="examples per file")
+  choices = ("auto", "continuous")
+  parser.add_argument("--latents", choices=choices, default="auto", help="auto: codes, if any")
   args = parser.parse_args(argv)
   for name in ("batch_size", "shard"):
     if (value := getattr(args, name)) < 1:
@@ -41,7 +46,14 @@ def main(argv: Sequence[str]) -> None:
     )
   if args.data is not None:
     loaded.config.data = data.resolve(args.data)
-  model, dataset = api.Tokenizer.of(loaded), loaded.dataset()
+  floats = loaded.run.task.info.floats
+  if args.latents == "continuous" and not floats:
+    raise UserError(
+      f"--latents={args.latents}: {args.workdir} is a hierarchy, whose levels need codes; leave it "
+      "out."
+    )
+  model = api.Tokenizer.of(loaded, floats if args.latents == "continuous" else ())
+  dataset = loaded.dataset()
   args.output.mkdir(parents=True, exist_ok=True)
   # Away first and written last, so that a folder with a manifest is whole.
   (args.output / codes.MANIFEST).unlink(missing_ok=True)
@@ -77,15 +89,16 @@ def _write(model: Any, dataset: Any, split: str, args: Any) -> Iterator[dict[str
 
 
 def _codes(model: Any, dataset: Any, split: str, batch_size: int) -> Iterator[dict[str, list[Any]]]:
-  """Fields of the unpadded rows of each batch: ids (ids1, ids2 … for finer levels), and what a
-  prior may be conditioned on, where the data has it.
+  """Fields of the unpadded rows of each batch: ids (ids1, ids2 … for finer levels) or latents, and
+  what a prior may be conditioned on, where the data has it.
   """
   from vqjax.api.prior import condition_fields
   from vqjax.tasks import need
 
-  for batch, mask in dataset.batches(batch_size, split=split):
+  for batch, mask in dataset.batches(batch_size, split=split, texts="all"):
     levels = model.checked(model.encode(need(batch, model.info.signal.field)))
-    fields = {f"ids{i or ''}": ids for i, ids in enumerate(levels)}
+    name = "ids" if model.levels[0].kind == "codes" else "latents"
+    fields = {f"{name}{i or ''}": values for i, values in enumerate(levels)}
     fields |= {k: batch[k] for k in condition_fields() if k in batch}
     yield {k: [row for row, real in zip(v, mask) if real] for k, v in fields.items()}
 
@@ -95,16 +108,28 @@ def _save(
 ) -> dict[str, Any]:
   files = {}
   for name, values in rows.items():
-    if isinstance(values[0], str):
+    if name == "text":
       files[name] = f"{split}-{number:05d}-{name}.json"
       (output / files[name]).write_text(json.dumps(values), encoding="utf-8")
       continue
     array = np.stack(values)
     if name.startswith("ids") and array.max(initial=0) < 2**16:
       array = array.astype(np.uint16)
+    if name == "latents":
+      array = _halved(array)
     files[name] = f"{split}-{number:05d}-{name}.npy"
     np.save(output / files[name], array)
   return {"examples": len(next(iter(rows.values()))), "files": files}
+
+
+def _halved(array: np.ndarray) -> np.ndarray:
+  """float16. Raises UserError for values that it cannot hold."""
+  if (largest := np.abs(array).max(initial=0)) > np.finfo(np.float16).max:
+    raise UserError(
+      f"--latents: a value of {largest:.3g} is beyond float16; train the tokenizer with a KL or a "
+      "norm that bounds its latents, or let the prior read the images."
+    )
+  return array.astype(np.float16)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,11 @@ def test_captions(tmp_path):
   )
   train, held = load(tmp_path / "b.npz", images=IMAGES)
   assert len(held) == 5 and train[0]["text"] == "picture 5"
+  (tmp_path / "captions.json").write_text(json.dumps([[t, t + " again"] for t in texts]))
+  assert load(tmp_path / "d.npz", images=IMAGES)[0][0]["text"] in [[t, t + " again"] for t in texts]
+  (tmp_path / "captions.json").write_text(json.dumps([["a", 5]] * 40))
+  with pytest.raises(UserError, match="'a', 5.* is no caption"):
+    load(tmp_path / "e.npz", images=IMAGES)
   (tmp_path / "captions.json").write_text(json.dumps(texts[:3]))
   with pytest.raises(UserError, match="3 captions for 40 images"):
     load(tmp_path / "c.npz", images=IMAGES)

@@ -91,6 +91,25 @@ def test_captions(tmp_path, kind, split):
 
 
 @pytest.mark.parametrize(
+  "file, lines",
+  [
+    ("metadata.csv", ["file_name,text", *(f"{i}.png,{i} {w}" for w in "ab" for i in range(8))]),
+    (
+      "metadata.jsonl",
+      [json.dumps({"file_name": f"{i}.png", "text": [f"{i} a", f"{i} b"]}) for i in range(8)],
+    ),
+  ],
+)
+def test_several_captions(tmp_path, file, lines):
+  for i in range(8):
+    write(tmp_path / f"{i}.png")
+  (tmp_path / file).write_text("\n".join(lines))
+  train, _ = load(tmp_path)
+  for i, name in enumerate(train.names):
+    assert train[i]["text"] == (f"{name[0]} a", f"{name[0]} b")
+
+
+@pytest.mark.parametrize(
   "file,content,message",
   [
     ("metadata.csv", "name,text\na.png,x\n", "entry 1 needs file_name and text"),

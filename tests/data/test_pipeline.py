@@ -18,6 +18,7 @@ tfds = pytest.importorskip("tensorflow_datasets")
 from vqjax import data  # noqa: E402
 from vqjax.errors import UserError  # noqa: E402
 
+SEVERAL = ("picture", "number", "the")
 OPS = {"size": 7, "crop": "random_resized", "flip": True}
 
 
@@ -34,6 +35,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
           "image": tfds.features.Image(shape=(None, None, 3)),
           "label": tfds.features.ClassLabel(num_classes=50),
           "text": tfds.features.Text(),
+          "captions": tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()}),
         }
       ),
     )
@@ -44,7 +46,8 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, num):
     for i in range(num):
       image = np.random.default_rng(i).integers(0, 256, (9, 10 + i % 3, 3), np.uint8)
-      yield i, {"image": image, "label": i, "text": f"picture {i}"}
+      captions = {"id": np.arange(3), "text": [f"{word} {i}" for word in SEVERAL]}
+      yield i, {"image": image, "label": i, "text": f"picture {i}", "captions": captions}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,25 @@ def test_every_epoch_holds_every_readable_example(config):
   first, second = (b["label"] for b in take(config, num, 2, {"size": 4}))
   wanted = set(range(num)) - (set() if num == 50 else {3, 17})
   assert set(first) == set(second) == wanted and (first != second).any()
+
+
+def test_one_of_several_captions_is_drawn_each_epoch(tiny):
+  several = tiny | {"text": "captions/text"}
+  dataset, seen = data.Dataset(several, OPS), {}
+  for batch in take(several, 10, 5 * 12):
+    for text, label in zip(batch["text"], batch["label"]):
+      assert text in [f"{word} {label}" for word in SEVERAL]
+      seen.setdefault(int(label), []).append(text)
+  assert all(len(texts) == 12 for texts in seen.values())
+  words = [text.split()[0] for texts in seen.values() for text in texts]
+  assert min(words.count(word) for word in SEVERAL) > 600 / 3 * 0.8
+  assert np.mean([len(set(texts)) == 3 for texts in seen.values()]) > 0.9
+  assert set(dataset.texts()) == {f"{word} {i}" for word in SEVERAL for i in range(50)}
+  for how, wanted in (("one", SEVERAL[0]), ("all", [f"{word} {{}}" for word in SEVERAL])):
+    ((batch, _),) = dataset.batches(13, texts=how)
+    for text, label in zip(batch["text"], batch["label"]):
+      one = how == "one"
+      assert text == (f"{wanted} {label}" if one else [word.format(label) for word in wanted])
 
 
 def test_folder_processes_share_what_one_would_read(folder):

@@ -1,4 +1,4 @@
-"""Convolutions over time: who sees what, by gradient; how CPUs compute them against XLA's own."""
+"""Convolutions over time: who sees what, by gradient; the way CPUs compute them against XLA."""
 
 import jax
 import jax.numpy as jnp

@@ -19,7 +19,7 @@ from vqjax.errors import UserError, near_miss
 from vqjax.sampler import COMMON, Given, Sampler
 from vqjax.schemes._options import check_whole, is_whole
 from vqjax.tasks import need
-from vqjax.tasks._first_stage import joined
+from vqjax.tasks._first_stage import cached, joined
 
 
 class Prior:
@@ -37,7 +37,7 @@ class Prior:
     stage = self.modules.tokenizer
     frozen = stage.weights(loaded.weights.frozen["tokenizer"])
     mesh = loaded.run.mesh
-    self.tokenizer = Tokenizer(stage.workdir, stage.config, stage.task, frozen, mesh)
+    self.tokenizer = Tokenizer(stage.workdir, stage.config, stage.task, frozen, mesh, stage.latents)
     self.info = self.tokenizer.info
     self.sampler = Sampler(self.modules, loaded.weights, mesh)
 
@@ -162,10 +162,9 @@ class Prior:
   def _frame(self, coarser: tuple, flat_BL: jax.Array) -> np.ndarray:
     """Pictures of codes of which some are not decided yet."""
     latent = self.sampler.prior.latent
-    drawn = latent.unflatten(jnp.minimum(flat_BL, latent.size - 1))
-    values = self.decode(self._stage.merge((*coarser, drawn)))
-    hidden = _hidden(np.asarray(flat_BL >= latent.size), latent, self.info)
-    return self.info.signal.pictures(values, hidden)
+    flat_BL, decided_BL = latent.decided(flat_BL)
+    values = self.decode(self._stage.merge((*coarser, latent.unflatten(flat_BL))))
+    return self.info.signal.pictures(values, _hidden(~np.asarray(decided_BL), latent, self.info))
 
   def log_prob(
     self, ids: Any, *, per_code: bool = False, draws: int = 16, **given: Any
@@ -196,7 +195,7 @@ class Prior:
     """(codes of `num` held-out examples of the prior's data; their values of its conditions)."""
     check_whole("num", num, 1)
     batch = self.loaded.dataset().sample(num)
-    kept = {k: v for k, v in batch.items() if k == self.info.signal.field or k.startswith("ids")}
+    kept = {k: v for k, v in batch.items() if k == self.info.signal.field or cached(k)}
     levels = self.modules.tokenizer.levels_of(self.weights.frozen["tokenizer"], kept)
     conditions = {name: need(batch, name) for name in self.sampler.fields}
     return self._stage.merge(tuple(map(np.asarray, levels))), conditions

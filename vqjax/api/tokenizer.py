@@ -13,7 +13,7 @@ from vqjax import checks, files, sharding, tiles
 from vqjax.api._loaded import Loaded
 from vqjax.errors import UserError
 from vqjax.tasks import Task, Weights
-from vqjax.tasks._first_stage import identity, joined
+from vqjax.tasks._first_stage import cached, identity, joined
 
 # Positions of one example (pixels, samples) above which it is cut into tiles, and about how many a
 # tile has: 1024 x 1024 of an image where tiles are exact, 512 x 512 where they are blended.
@@ -22,7 +22,7 @@ _BLENDED = 2**18
 
 
 class Tokenizer:
-  """A trained autoencoder: the signal to codes and back.
+  """A trained autoencoder: the signal to codes and back, or to floats where it has no codes.
 
   Examples of more than 2^20 positions (1024 x 1024 pixels) are computed in tiles that overlap,
   unless the architecture halves time causally. The result is that of the whole where the
@@ -33,19 +33,30 @@ class Tokenizer:
     workdir, config: of its run.
     task, weights: of that run.
     mesh: the devices.
+    levels: the latents to encode into, where they are not those of `info`: `info.floats`.
 
   Attributes:
-    info: what it encodes and into what, see vqjax.tasks.Info.
+    info: what it encodes, see vqjax.tasks.Info.
+    levels: the latents, coarse first.
   """
 
-  def __init__(self, workdir: files.Path, config: Any, task: Task, weights: Weights, mesh: Any):
+  def __init__(
+    self,
+    workdir: files.Path,
+    config: Any,
+    task: Task,
+    weights: Weights,
+    mesh: Any,
+    levels: tuple[Any, ...] = (),
+  ):
     self.workdir, self.config, self.task, self.weights = workdir, config, task, weights
-    self.info, self._mesh = task.info, mesh
+    self.info, self._mesh, self.levels = task.info, mesh, levels or task.info.levels
     self._compiled: dict[str, Any] = {}
 
   @classmethod
-  def of(cls, loaded: Loaded) -> Tokenizer:
-    return cls(loaded.workdir, loaded.config, loaded.run.task, loaded.weights, loaded.run.mesh)
+  def of(cls, loaded: Loaded, levels: tuple[Any, ...] = ()) -> Tokenizer:
+    run = loaded.run
+    return cls(loaded.workdir, loaded.config, run.task, loaded.weights, run.mesh, levels)
 
   @functools.cached_property
   def identity(self) -> str:
@@ -54,6 +65,7 @@ class Tokenizer:
 
   def encode(self, values: Any) -> Any:
     """Codes int32 `[B, *grid]`, see latents.Codes.grid; a tuple for a hierarchy, coarse first.
+    Floats are float32 `[B, *grid, D]`, not normalised: of a posterior the mean.
 
     Args:
       values: of the run's signal: images `[B, H, W, C]`, uint8 or float in [-1, 1]; label maps,
@@ -62,13 +74,18 @@ class Tokenizer:
     Raises:
       UserError: another shape, type or range, or a size that the architecture cannot take.
     """
-    self._check_codes()
-    return self._predict("encode", **self._batch(values))["ids"]
+    name, field = ("encode", "ids") if self._codes else ("latents", "latents")
+    return self._predict(name, **self._batch(values))[field]
 
   def decode(self, ids: Any) -> np.ndarray:
-    """The signal of codes as `encode` returns them: images or label maps uint8."""
-    values = self._predict("decode", ids=joined(self.checked(ids)))
+    """The signal of latents as `encode` returns them: images or label maps uint8."""
+    field = "ids" if self._codes else "latents"
+    values = self._predict("decode", **{field: joined(self.checked(ids))})
     return self._finished(values)
+
+  @property
+  def _codes(self) -> bool:
+    return self.levels[0].kind == "codes"
 
   def reconstruct(self, values: Any) -> np.ndarray:
     """The signal after encoding and decoding; takes what `encode` takes, returns what `decode`
@@ -78,22 +95,28 @@ class Tokenizer:
     return self._finished(out)
 
   def checked(self, ids: Any, whole: bool = False) -> tuple[np.ndarray, ...]:
-    """Codes as a tuple of levels; with `whole` on the very grids of training.
+    """Latents as a tuple of levels; with `whole` on the very grids of training.
 
     Raises:
       UserError: what `encode` does not return.
     """
-    self._check_codes()
-    latents = self.info.levels
+    latents = self.levels
     levels = tuple(ids) if len(latents) > 1 and isinstance(ids, (tuple, list)) else (ids,)
     if len(levels) != len(latents):
       raise UserError(
         f"ids: one array; the tokenizer has {len(latents)} levels, give a tuple as encode returns "
         "it."
       )
-    return tuple(
-      _checked_level(checks.array("ids", i), codes, whole) for i, codes in zip(levels, latents)
-    )
+    check = {"codes": _checked_codes, "floats": _checked_floats}[latents[0].kind]
+    found = tuple(check(value, latent) for value, latent in zip(levels, latents))
+    for value, latent in zip(found, latents):
+      axes = len(latent.grid)
+      if whole and value.shape[1 : 1 + axes] != latent.grid:
+        raise UserError(
+          f"ids: of shape {value.shape}; this prior is over grids of "
+          f"{' x '.join(map(str, latent.grid))} {latent.kind}."
+        )
+    return found
 
   def _finished(self, out: dict[str, Any]) -> np.ndarray:
     values, finished = out[self.info.signal.field], self.info.signal.finished
@@ -101,13 +124,6 @@ class Tokenizer:
       return finished(values)
     parts = np.array_split(values, -(-values[0].size // _WHOLE), axis=1)  # its floats are large
     return np.concatenate([finished(part) for part in parts], axis=1)
-
-  def _check_codes(self) -> None:
-    if not self.info.levels:
-      raise UserError(
-        f"{self.workdir}: is an autoencoder without codes; use reconstruct, or a run whose "
-        "quantizer has codes."
-      )
 
   def _batch(self, values: Any) -> dict[str, Any]:
     signal = self.info.signal
@@ -118,7 +134,7 @@ class Tokenizer:
     leaf, axes = jax.tree.leaves(batch)[0], self.info.signal.axes
     factors, model = self.info.factors, self.info.modules.model
     cells = leaf.shape[1 : 1 + axes]
-    if "ids" not in batch:
+    if not any(map(cached, batch)):
       model.grid(*cells)  # raises for a size that does not fit
       cells = tuple(1 + (n - a) // f for n, f, a in zip(cells, factors, self.info.first))
     # Tiles are of whole codes: where the first stands for less (causal time), there is one.
@@ -150,8 +166,8 @@ def _plan(
   return tiles.Plan(cells, window, beyond, halo is not None)
 
 
-def _checked_level(ids: np.ndarray, codes: Any, whole: bool) -> np.ndarray:
-  grid = codes.grid
+def _checked_codes(value: Any, codes: Any) -> np.ndarray:
+  ids, grid = checks.array("ids", value), codes.grid
   if ids.dtype.kind not in "iu" or ids.ndim != 1 + len(grid) or not ids.size:
     raise UserError(
       f"ids: {ids.dtype} of shape {ids.shape}; give integers, as encode returns them: "
@@ -162,8 +178,16 @@ def _checked_level(ids: np.ndarray, codes: Any, whole: bool) -> np.ndarray:
       f"ids: {ids.min()} to {ids.max()} is not within 0 to {codes.size - 1}, the codes of the "
       "tokenizer."
     )
-  if whole and ids.shape[1:] != grid:
-    raise UserError(
-      f"ids: of shape {ids.shape}; this prior is over grids of {' x '.join(map(str, grid))} codes."
-    )
   return ids
+
+
+def _checked_floats(value: Any, floats: Any) -> np.ndarray:
+  z, shape = checks.array("latents", value), (*floats.grid, floats.width)
+  if z.dtype.kind != "f" or z.ndim != 1 + len(shape) or z.shape[-1] != floats.width or not z.size:
+    raise UserError(
+      f"latents: {z.dtype} of shape {z.shape}; give floats, as encode returns them: "
+      f"[B, {', '.join(map(str, shape))}] for what the tokenizer was trained on."
+    )
+  if not np.isfinite(z).all():
+    raise UserError("latents: are not all finite; give what encode returns.")
+  return z.astype(np.float32)

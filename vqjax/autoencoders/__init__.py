@@ -17,6 +17,10 @@ for some numbers of axes only raises UserError for the others (`checks.axes`). T
     model.decode(z, *, train=False) -> recon    from quantized latents
     model.tokens(x) -> ids                      codes, as training would assign them
     model.from_tokens(ids) -> recon
+    model.latents(x, *, draw=False) -> z        floats for a prior over them, before the quantizer;
+                                                absent from hierarchies, whose levels need codes
+    model.latents_width: int                    channels of these
+    model.from_latents(z) -> recon              from these; a quantizer with codes quantizes them
     model.last_layer: tuple[str, ...]           path in params of the decoder's last layer, a kernel
                                                 and a bias: the adaptive weight is measured there.
                                                 None where the output is not linear in them

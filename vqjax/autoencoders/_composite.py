@@ -9,6 +9,9 @@ Each is a plain function of the model, which becomes a method where a class name
       __call__ = composite.reconstruct
       tokens = composite.tokens
       from_tokens = composite.from_tokens
+      latents = composite.latents
+      from_latents = composite.from_latents
+      latents_width = property(composite.latents_width)
 
 The class itself has the field `quantizer`, `factors`, `encode(x, *, train)` and
 `run_decoder(z, train) -> (recon, the last layer's input)`.
@@ -62,3 +65,26 @@ def tokens(model: Any, x: jax.Array) -> jax.Array:
 def from_tokens(model: Any, ids: jax.Array) -> jax.Array:
   """Ids on the grid -> float32 [B, ..., out_channels]."""
   return model.decode(model.quantizer.embed(ids))
+
+
+def latents(model: Any, x: jax.Array, *, draw: bool = False) -> jax.Array:
+  """[B, ..., C] in [-1, 1] -> what a prior over floats learns, float32 [B, ..., latents_width].
+
+  It stands before a quantizer that has codes. With `draw`, a posterior is sampled (rng stream
+  "codes"); else its mean is taken.
+  """
+  z, quantizer = model.encode(x), model.quantizer
+  z = quantizer.posterior(z, draw=draw) if hasattr(quantizer, "posterior") else z
+  return z.astype(jnp.float32)
+
+
+def latents_width(model: Any) -> int:
+  """Channels of `latents`."""
+  quantizer = model.quantizer
+  return quantizer.width if hasattr(quantizer, "posterior") else quantizer.input_width
+
+
+def from_latents(model: Any, z: jax.Array) -> jax.Array:
+  """What `latents` gives -> float32 [B, ..., out_channels], past the quantizer's codes, if any."""
+  quantizer = model.quantizer
+  return model.decode(quantizer(z, train=False).z if quantizer.codebook_size else z)

@@ -28,32 +28,36 @@ class _Block(nn.Module):
   out_channels: int
   dropout: float
   remat: bool
+  groups: int
   strides: tuple[tuple[int, ...], ...]
   time: causal.Time
   dtype: str
 
   def res(self, features: int, name: str) -> nn.Module:
     block = nn.remat(layers.ResnetBlock, static_argnums=(2,)) if self.remat else layers.ResnetBlock
-    return block(features, self.dropout, self.dtype, self.time, name=name)
+    return block(features, self.dropout, self.dtype, self.groups, self.time, name=name)
+
+  def attention(self, name: str) -> nn.Module:
+    return layers.AttentionBlock(self.dtype, self.groups, self.time, name=name)
 
   def mid(self, x: jax.Array, train: bool) -> jax.Array:
     x = self.res(x.shape[-1], "mid_block_1")(x, train)
     if self.mid_attention:
-      x = layers.AttentionBlock(self.dtype, self.time, name="mid_attn_1")(x)
+      x = self.attention("mid_attn_1")(x)
     return self.res(x.shape[-1], "mid_block_2")(x, train)
 
   def level(self, x: jax.Array, name: str, level: int, blocks: int, train: bool) -> jax.Array:
     for i in range(blocks):
       x = self.res(self.ch * self.ch_mult[level], f"{name}_{level}_block_{i}")(x, train)
       if level in self.attn_levels:
-        x = layers.AttentionBlock(self.dtype, self.time, name=f"{name}_{level}_attn_{i}")(x)
+        x = self.attention(f"{name}_{level}_attn_{i}")(x)
     return x
 
   def conv(self, features: int, name: str) -> nn.Module:
     return layers.Conv(features, time=self.time, dtype=self.dtype, name=name)
 
   def norm(self) -> nn.Module:
-    return layers.GroupNorm(dtype=self.dtype, time=self.time, name="norm_out")
+    return layers.GroupNorm(self.groups, dtype=self.dtype, time=self.time, name="norm_out")
 
 
 class Encoder(_Block):
@@ -105,6 +109,7 @@ class Model(nn.Module):
     mid_attention: attention on the coarsest grid, between encoder and decoder levels.
     z_channels: width between encoder and `quant_conv`; twice that for a quantizer that reads mean
       and variance.
+    norm_groups: of group norms.
     dropout: rate inside residual blocks.
     remat: recompute the residual blocks' activations in the backward pass: a quarter less memory,
       an eighth more work.
@@ -125,6 +130,7 @@ class Model(nn.Module):
   resolution: int = 256
   mid_attention: bool = True
   z_channels: int = 256
+  norm_groups: int = 32
   dropout: float = 0.0
   remat: bool = False
   time: causal.Time = "same"
@@ -139,7 +145,8 @@ class Model(nn.Module):
 
   def __post_init__(self):
     checks.axes(self, "resnet", 1, 2, 3)
-    checks.positive(self, "ch", "ch_mult", "resolution", "z_channels", "channels", "out_channels")
+    checks.positive(self, "ch", "ch_mult", "resolution", "z_channels", "norm_groups")
+    checks.positive(self, "channels", "out_channels")
     checks.at_least(self, 0, "num_res_blocks")
     checks.share(self, "dropout")
     _time.check(self, len(self.ch_mult) - 1)
@@ -161,6 +168,7 @@ class Model(nn.Module):
       mid_attention=self.mid_attention,
       dropout=self.dropout,
       remat=self.remat,
+      groups=self.norm_groups,
       strides=_time.strides(self, len(self.ch_mult) - 1),
       time=self.time,
       dtype=self.dtype,
@@ -186,3 +194,6 @@ class Model(nn.Module):
   __call__ = composite.reconstruct
   tokens = composite.tokens
   from_tokens = composite.from_tokens
+  latents = composite.latents
+  from_latents = composite.from_latents
+  latents_width = property(composite.latents_width)

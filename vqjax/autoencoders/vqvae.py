@@ -132,3 +132,6 @@ class Model(nn.Module):
   __call__ = composite.reconstruct
   tokens = composite.tokens
   from_tokens = composite.from_tokens
+  latents = composite.latents
+  from_latents = composite.from_latents
+  latents_width = property(composite.latents_width)

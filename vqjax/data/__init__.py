@@ -5,9 +5,11 @@ deterministic in the seed.
     audio       float32 [B, T, C]       sound in about [-1, 1]
     video       uint8 [B, T, H, W, C]   frames as images have them
     label       int32 [B]               where the source has classes; class_names says which
-    text        list of str, length B   where it has captions (never sent to the device as it is)
+    text        list of str, length B   where it has captions (never sent to the device as it is);
+                                        of several for an example training draws one each time
     layout      uint8 [B, H, W]         where it has per-pixel classes
     ids         int32 [B, ...]          codes computed before, see sources/codes.py
+    latents     float16 [B, ..., D]     floats computed before, likewise
     attributes  float32 [B, M, 6]       the drawn scenes' objects, see sources/shapes.py and, with
                                         time before M, sources/moving_shapes.py
 
@@ -105,14 +107,16 @@ class Dataset:
     process_index: int = 0,
     process_count: int = 1,
     limit: int | None = None,
+    texts: memory.Texts = "one",
   ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Goes over a split once, in a fixed order, without anything random.
 
     Yields (batch, mask float32 [batch_size]): every batch has full size, and the mask is 0 for what
     only fills it (and for files that cannot be read). All processes yield equally many batches.
-    `limit` stops after so many examples in all.
+    `limit` stops after so many examples in all. Of an example's several captions it has the first,
+    or with texts="all" a sequence of all.
     """
-    return self._reader.batches(batch_size, split, process_index, process_count, limit)
+    return self._reader.batches(batch_size, split, process_index, process_count, limit, texts)
 
   def sample(self, num: int, split: str = "eval") -> Batch:
     """The same few examples every time, for previews; repeated where the split has fewer."""

@@ -10,9 +10,9 @@ import hashlib
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from vqjax.data.sources import Examples
 from vqjax.errors import UserError
 
 Batch = dict[str, Any]
+Texts = Literal["one", "all"]  # captions of an example that has several
 
 # Examples that are read, pictures and all, for their captions.
 TEXTS = 4_096
@@ -67,16 +68,21 @@ class Reader:
     return self._open_stream(load, batch_size, step, index, count)
 
   def batches(
-    self, batch_size: int, split: str, index: int, count: int, limit: int | None
+    self,
+    batch_size: int,
+    split: str,
+    index: int,
+    count: int,
+    limit: int | None,
+    texts: Texts = "one",
   ) -> Iterator[tuple[Batch, np.ndarray]]:
-    load = self._loader(split)
-    num = len(load.examples) if limit is None else min(limit, len(load.examples))
+    load = functools.partial(self._loader(split), texts=texts)
+    examples, template = load.func.examples, load.func.template
+    num = len(examples) if limit is None else min(limit, len(examples))
 
     def make(step: int) -> tuple[Batch, np.ndarray]:
       first = (step * count + index) * batch_size
-      loaded = [
-        load(i) if i < num else (load.template, False) for i in range(first, first + batch_size)
-      ]
+      loaded = [load(i) if i < num else (template, False) for i in range(first, first + batch_size)]
       examples, good = zip(*loaded)
       return stack(examples), np.array(good, np.float32)
 
@@ -90,13 +96,13 @@ class Reader:
   def texts(self) -> Iterator[str]:
     examples = self._source.examples("train")
     if hasattr(examples, "texts"):
-      yield from examples.texts or ()
+      yield from each(examples.texts or ())
       return
     some = min(len(examples), TEXTS)
     for i in range(some):
       example = examples[i * len(examples) // some]
       if example is not None and "text" in example:
-        yield example["text"]
+        yield from each([example["text"]])
 
   def fingerprint(self) -> dict[str, str]:
     return {"sample": digest(self._source.examples("train"))}
@@ -110,7 +116,7 @@ class Loader:
 
   def __init__(self, examples: Examples, ops: Any):
     self.examples, self.ops = examples, ops
-    self.template = ops.apply(self.read(0)[0])
+    self.template = finished(ops, self.read(0)[0])
 
   def read(self, index: int) -> tuple[dict[str, Any], int]:
     """Returns the example, or the next readable one, and its index.
@@ -126,11 +132,29 @@ class Loader:
     )
 
   def __call__(
-    self, index: int, rng: np.random.Generator | None = None
+    self, index: int, rng: np.random.Generator | None = None, texts: Texts = "one"
   ) -> tuple[dict[str, Any], bool]:
     """Returns a finished example and whether it is the one asked for."""
     example, used = self.read(index)
-    return ops_lib.alike(self.ops, self.ops.apply(example, rng), self.template), used == index
+    return finished(self.ops, example, self.template, rng, texts), used == index
+
+
+def finished(
+  ops: Any,
+  example: dict[str, Any],
+  template: Mapping[str, Any] | None = None,
+  rng: np.random.Generator | None = None,
+  texts: Texts = "one",
+) -> dict[str, Any]:
+  """The example passed through the ops and checked to be like `template`, with one of its captions,
+  drawn or, without `rng`, the first; or with all of them.
+  """
+  text = example.get("text")
+  if texts == "one" and isinstance(text, (list, tuple)):
+    index = rng.integers(len(text)) if rng and text else 0
+    example = example | {"text": text[index] if text else ""}
+  example = ops.apply(example, rng)
+  return ops_lib.alike(ops, example, template or example)
 
 
 class TrainLoader:
@@ -201,6 +225,12 @@ def in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Generat
       yield done.result()
   finally:
     pool.shutdown(wait=False, cancel_futures=True)
+
+
+def each(texts: Iterable[str | Sequence[str]]) -> Iterator[str]:
+  """The captions of examples that have one or several."""
+  for text in texts:
+    yield from (text,) if isinstance(text, str) else text
 
 
 def stack(examples: list[dict[str, Any]] | tuple[dict[str, Any], ...]) -> Batch:

@@ -4,6 +4,8 @@ restored exactly.
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import pathlib
 import weakref
@@ -135,12 +137,18 @@ class Records:
     return TfStream(dataset, caught, batch_size, index, count, exact=False)
 
   def batches(
-    self, batch_size: int, split: str, index: int, count: int, limit: int | None
+    self,
+    batch_size: int,
+    split: str,
+    index: int,
+    count: int,
+    limit: int | None,
+    texts: memory.Texts = "one",
   ) -> Iterator[tuple[memory.Batch, np.ndarray]]:
     """Every process reads all records and decodes its own."""
     num = self.size(split) if limit is None else min(limit, self.size(split))
     finish, share = self._finisher(split), batch_size * count
-    function, caught = _mapped(finish, finish.template)
+    function, caught = _mapped(functools.partial(finish, texts=texts), finish.template)
     dataset = self._source.records(split).take(num).enumerate()
     dataset = dataset.filter(lambda n, _: (n % share) // batch_size == index)
     dataset = dataset.map(lambda n, record: (n, *(record[k] for k in finish.keys)))
@@ -162,8 +170,7 @@ class Records:
     if "text" not in self._finisher("train").keys:
       return
     records = self._source.records("train").take(memory.TEXTS).as_numpy_iterator()
-    for record in records:
-      yield from (bytes(t).decode("utf-8", "replace") for t in np.ravel(record["text"]))
+    yield from memory.each(_text(record["text"]) for record in records)
 
   def fingerprint(self) -> dict[str, str]:
     """Nothing: records take long to reach, and the source's name and version stand for them."""
@@ -181,7 +188,13 @@ class _Finish:
     self.keys, self.template = tuple(first), None
     self.template = self(0, *first.values())
 
-  def __call__(self, counter: int, *values: Any, rng: np.random.Generator | None = None) -> Example:
+  def __call__(
+    self,
+    counter: int,
+    *values: Any,
+    rng: np.random.Generator | None = None,
+    texts: memory.Texts = "one",
+  ) -> Example:
     example = dict(zip(self.keys, values)) | {"name": f"{self.name} {int(counter)}"}
     try:
       image = pictures.decode(bytes(example["image"]))
@@ -191,9 +204,14 @@ class _Finish:
     if "label" in example:
       example["label"] = np.int32(example["label"])
     if "text" in example:
-      example["text"] = bytes(example["text"]).decode("utf-8", "replace")
-    example = self.ops.apply(example, rng)
-    return ops_lib.alike(self.ops, example, self.template or example)
+      example["text"] = _text(example["text"])
+    return memory.finished(self.ops, example, self.template, rng, texts)
+
+
+def _text(value: Any) -> str | tuple[str, ...]:
+  """A record's caption, or its several."""
+  texts = tuple(bytes(text).decode("utf-8", "replace") for text in np.ravel(value))
+  return texts if np.ndim(value) else texts[0]
 
 
 def _mapped(
@@ -211,7 +229,7 @@ def _mapped(
     except Exception as e:
       caught.append(e)
       raise
-    return [example[k].encode() if k == "text" else np.asarray(example[k]) for k in keys]
+    return [_packed(k, example[k]) for k in keys]
 
   def function(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
     types = [tf.string if k == "text" else tf.as_dtype(np.asarray(template[k]).dtype) for k in keys]
@@ -222,13 +240,18 @@ def _mapped(
   return function, caught
 
 
+def _packed(key: str, value: Any) -> Any:
+  """As a tensor can hold it: captions, of which there may be several, are JSON."""
+  return json.dumps(value).encode() if key == "text" else np.asarray(value)
+
+
 def _filler(template: Example) -> tf.data.Dataset:
   return tf.data.Dataset.from_tensors(
-    {k: tf.constant(v) for k, v in template.items() if k != "name"}
+    {k: tf.constant(_packed(k, v)) for k, v in template.items() if k != "name"}
   ).repeat()
 
 
 def _numpy(batch: dict[str, tf.Tensor]) -> memory.Batch:
   return {
-    k: [t.decode() for t in v.numpy()] if k == "text" else v.numpy() for k, v in batch.items()
+    k: [json.loads(t) for t in v.numpy()] if k == "text" else v.numpy() for k, v in batch.items()
   }

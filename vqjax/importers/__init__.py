@@ -14,6 +14,10 @@ with, where weights go back, the tensors of the one file that `read` takes,
 
     write(config, params, stats) -> state
 
+and, where the format is a folder, beside or instead of that file,
+
+    write_folder(config, params, stats, folder) -> None
+
 where files of settings are published beside the tensors,
 
     described(settings) -> options       those that `settings`, {name: value}, tell; what a user

@@ -18,7 +18,8 @@ from vqjax.errors import UserError
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-  """Reads {name: array} from a .safetensors or .npz file, or from any file of `torch.save`.
+  """Reads {name: array} from a .safetensors or .npz file, or from any file of `torch.save`; of a
+  folder, from the one such file in it, .safetensors before others.
 
   A torch file may hold a state dict, a training checkpoint with one under "state_dict", or a whole
   module. It is unpickled weights-only: tensors are made, every other class in the file becomes an
@@ -29,6 +30,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       missing.
   """
   path = pathlib.Path(path)
+  if path.is_dir():
+    path = _within(path)
   if not path.is_file():
     raise UserError(f"checkpoint: no file {str(path)!r}.")
   if path.suffix == ".safetensors":
@@ -39,9 +42,22 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   content = _unpickle(path)
   if isinstance(content, _Inert):
     return _arrays(_module_state(content), path)
-  if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-    content = content["state_dict"]
+  for name in ("state_dict", "ema"):  # of a training checkpoint
+    if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+      content = content[name]
   return _arrays(content if isinstance(content, Mapping) else {}, path)
+
+
+def _within(folder: pathlib.Path) -> pathlib.Path:
+  """The file of tensors in a folder. Raises UserError where there is none, or several."""
+  for suffixes in ((".safetensors",), (".bin", ".pt", ".pth", ".ckpt")):
+    found = sorted(file for file in folder.iterdir() if file.suffix in suffixes)
+    if len(found) == 1:
+      return found[0]
+    if found:
+      names = ", ".join(file.name for file in found)
+      raise UserError(f"checkpoint: {str(folder)!r} holds {names}; name the one to read.")
+  raise UserError(f"checkpoint: {str(folder)!r} holds no file of tensors.")
 
 
 def settings(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -51,8 +67,8 @@ def settings(path: str | os.PathLike[str]) -> dict[str, Any]:
   Raises UserError for a file that is no JSON object.
   """
   path = pathlib.Path(path)
-  for name in (f"{path.stem}_config.json", "config.json"):
-    file = path.with_name(name)
+  folder, names = path.parent, (f"{path.stem}_config.json", "config.json")
+  for file in [path / "config.json"] if path.is_dir() else [folder / name for name in names]:
     if file.is_file():
       try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -137,10 +153,19 @@ def _arrays(state: Mapping[str, Any], path: pathlib.Path) -> dict[str, np.ndarra
 
 
 def save(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-  """Writes nested dicts of arrays as a file of `torch.save`.
+  """Writes nested dicts of arrays as a file of `torch.save`; a flat one also as .safetensors.
 
-  Raises UserError where PyTorch is missing.
+  Raises UserError where PyTorch or safetensors is missing.
   """
+  if pathlib.Path(path).suffix == ".safetensors":
+    try:
+      from safetensors.numpy import save_file
+    except ImportError:
+      raise UserError(
+        "checkpoint: writing it needs safetensors: pip install safetensors."
+      ) from None
+    flat = content.get("state_dict", content)
+    return save_file({k: np.ascontiguousarray(v) for k, v in flat.items()}, path)
   try:
     import torch
   except ImportError:

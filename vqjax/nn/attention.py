@@ -4,6 +4,7 @@ backend.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import einops
@@ -70,6 +71,28 @@ def rotary_table(grid: tuple[int, ...], head_width: int, base: float = 10_000.0)
   positions = np.stack(np.meshgrid(*(np.arange(n) for n in grid), indexing="ij"), axis=-1)
   angles = positions[..., None] * frequencies
   return angles.reshape(-1, len(grid) * pairs).astype(np.float32)
+
+
+def sine_table(grid: tuple[int, ...], width: int, base: float = 10_000.0) -> np.ndarray:
+  """Sines and cosines of the places on a grid, float32 `[prod(grid), width]`, in raster order.
+
+  The channels are shared equally among the axes, the last axis first, as DiT has them (arXiv
+  2212.09748); `width` must be a multiple of `2 * len(grid)`.
+  """
+  pairs = width // (2 * len(grid))
+  frequencies = base ** (-np.arange(pairs) / pairs)
+  positions = np.stack(np.meshgrid(*(np.arange(n) for n in grid), indexing="ij"), axis=-1)
+  angles = positions.reshape(-1, len(grid), 1)[:, ::-1] * frequencies
+  waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+  return waves.reshape(-1, width).astype(np.float32)
+
+
+def waves(time_B: jax.Array, channels: int = 256, base: float = 10_000.0) -> jax.Array:
+  """Cosines, then sines, of a number at `channels / 2` frequencies, float32 `[B, channels]`."""
+  half = channels // 2
+  frequencies = jnp.exp(-math.log(base) * jnp.arange(half) / half)
+  angles = time_B.astype(jnp.float32)[:, None] * frequencies[None]
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 def rotate(x_BLNH: jax.Array, angles_LF: jax.Array) -> jax.Array:

@@ -189,10 +189,11 @@ def group_norm(
 
 
 class GroupNorm(nn.Module):
-  """`group_norm` with params `scale` and `bias`, in 32 groups or, where 32 does not divide C,
-  fewer; where time is causal, of each frame by itself.
+  """`group_norm` with params `scale` and `bias`, in `groups` groups or, where that does not divide
+  C, fewer; where time is causal, of each frame by itself.
   """
 
+  groups: int = 32
   eps: float = 1e-6
   dtype: str = "float32"
   time: causal.Time = "same"
@@ -202,8 +203,8 @@ class GroupNorm(nn.Module):
     width = x.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (width,))
     bias = self.param("bias", nn.initializers.zeros, (width,))
-    seen = causal.frames(x.astype(self.dtype), self.time)
-    return group_norm(seen, scale, bias, math.gcd(32, width), self.eps).reshape(x.shape)
+    seen, groups = causal.frames(x.astype(self.dtype), self.time), math.gcd(self.groups, width)
+    return group_norm(seen, scale, bias, groups, self.eps).reshape(x.shape)
 
 
 class Downsample(nn.Module):
@@ -245,14 +246,15 @@ class ResnetBlock(nn.Module):
   features: int
   dropout: float = 0.0
   dtype: str = "float32"
+  groups: int = 32  # of its norms
   time: causal.Time = "same"
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     fields = dict(time=self.time, dtype=self.dtype)
-    h = nn.swish(GroupNorm(name="norm1", **fields)(x))
+    h = nn.swish(GroupNorm(self.groups, name="norm1", **fields)(x))
     h = Conv(self.features, name="conv1", **fields)(h)
-    h = nn.swish(GroupNorm(name="norm2", **fields)(h))
+    h = nn.swish(GroupNorm(self.groups, name="norm2", **fields)(h))
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
     h = Conv(self.features, name="conv2", **fields)(h)
     if x.shape[-1] != self.features:
@@ -266,11 +268,13 @@ class AttentionBlock(nn.Module):
   """
 
   dtype: str = "float32"
+  groups: int = 32  # of its norm
   time: causal.Time = "same"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    h = causal.frames(GroupNorm(dtype=self.dtype, time=self.time, name="norm")(x), self.time)
+    norm = GroupNorm(self.groups, dtype=self.dtype, time=self.time, name="norm")
+    h = causal.frames(norm(x), self.time)
     q, k, v = (
       einops.rearrange(
         Conv(x.shape[-1], 1, dtype=self.dtype, name=name)(h), "b ... c -> b (...) 1 c"

@@ -14,8 +14,9 @@ A file defines `class Model(nn.Module)` with at least the fields (the program se
     prior(inputs, prefix_BP=None, *, time_B=None, train) -> prediction
 
 - Over codes, `inputs` are ids `[B, L]` and predictions logits `[B, L, K]`. A network over floats
-  (`latent: Floats`) takes vectors `[B, L, D]` in their place and predicts a vector `[B, L, D]` for
-  each position; all else is the same.
+  (`latent: Floats`) takes vectors `[B, L, D]` in their place and predicts a vector `[B, L, R]` for
+  each position, R = `outputs`, which the program sets; all else is the same. `takes` names the
+  kinds of latents that it is for, "codes" and "floats"; codes alone where it does not say.
 - `prediction[:, i]` is always about latent i. A causal network goes over the latents in the steps
   `latent.places`, one latent a step or several, and shifts its input itself: step 0 sees the prefix
   alone (or a learned start vector where the prefix is empty), step s sees the prefix and the

@@ -1,4 +1,4 @@
-"""The transformer prior's block: attention and MLP, minGPT's or LlamaGen's by name."""
+"""The transformers' block: attention and MLP, minGPT's, LlamaGen's or DiT's by name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from vqjax.nn import attention
 
 
 def norm(kind: str, bias: bool, dtype: jnp.dtype, name: str | None = None) -> nn.Module:
+  if kind == "plain":  # what modulates it has the parameters
+    return nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=dtype, name=name)
   if kind == "rmsnorm":
     return nn.RMSNorm(epsilon=1e-5, dtype=dtype, name=name)
   return nn.LayerNorm(epsilon=1e-5, use_bias=bias, dtype=dtype, name=name)
@@ -100,7 +102,7 @@ class Block(nn.Module):
     if self.mlp == "swiglu":  # arXiv 2002.05202
       h = nn.silu(dense(self.hidden, name="gate")(h)) * dense(self.hidden, name="up")(h)
     else:
-      h = nn.gelu(dense(self.hidden, name="up")(h), approximate=False)
+      h = nn.gelu(dense(self.hidden, name="up")(h), approximate=self.mlp == "gelu_tanh")
     h = drop(out(name="down")(h))
     x = x + (gate_2 * h if self.modulation == "adaln" else h)
     return einops.rearrange(x, "(b l) c -> b l c", b=b), cache

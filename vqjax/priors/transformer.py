@@ -275,9 +275,7 @@ class Model(nn.Module):
       return None
     if time_B is None:
       raise UserError("modulation: 'adaln' needs a scheme that gives a time; set it to 'none'.")
-    frequencies = jnp.exp(-math.log(10_000) * jnp.arange(128) / 128)
-    angles = 1000 * time_B.astype(jnp.float32)[:, None] * frequencies[None]
-    waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    waves = attention.waves(1000 * time_B.astype(jnp.float32))
     return nn.silu(self.time_out(nn.silu(self.time_in(waves))))
 
   def _last(self, x_BLC: jax.Array, cond_BC: jax.Array | None) -> jax.Array:

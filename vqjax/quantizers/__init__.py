@@ -33,6 +33,8 @@ A file defines `class Model(nn.Module)`; its dataclass fields are what a config 
   happened, and importers set it.
 - A module that is called several times within a training step (levels of `residual` that share one
   codebook) searches one and the same codebook in all of them, and moves it once, by all of them.
+- What a prior over floats learns is the input. Where it is another, `q.posterior(z, *, draw)` gives
+  it, float32 `[B, ..., width]`: `gaussian` has the mean, or with `draw` a sample.
 - `as_level` says how `residual` makes levels of this quantizer. "copy": its codes learn where to
   stand, so every level is a copy. "finer": its codes are fixed, so `q.bounded(z)` (float32) first
   brings latents to where the codes lie, and `q.at_level(i)` reads what the levels before i left of
@@ -66,6 +68,17 @@ class Quantized:
   ids: Any
   loss: jax.Array
   metrics: dict[str, jax.Array]
+
+
+def noisy(z: jax.Array, most: float, module: Any) -> jax.Array:
+  """Latents [B, ...] with Gaussian noise whose deviation is uniform in 0 to `most` in each example;
+  as they are where that is 0. Randomness is the module's rng stream "codes".
+  """
+  if not most:
+    return z
+  key_scale, key_noise = jax.random.split(module.make_rng("codes"))
+  scale = most * jax.random.uniform(key_scale, (len(z),) + (1,) * (z.ndim - 1))
+  return z + (scale * jax.random.normal(key_noise, z.shape)).astype(z.dtype)
 
 
 def quantized(

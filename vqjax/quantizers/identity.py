@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from vqjax import checks
 from vqjax.errors import UserError
-from vqjax.quantizers import Quantized
+from vqjax.quantizers import Quantized, noisy
 
 
 class Model(nn.Module):
@@ -18,9 +18,12 @@ class Model(nn.Module):
 
   Attributes:
     dim: channels of the latent.
+    noise: in training the decoder sees latents with noise, of a deviation drawn for each example
+      between 0 and this, so that it forgives what a prior over them gets wrong.
   """
 
   dim: int = 64
+  noise: float = 0.0
 
   input_width = width = property(lambda self: self.dim)
   codebook_size = 0
@@ -29,9 +32,11 @@ class Model(nn.Module):
 
   def __post_init__(self):
     checks.within(self, "dim", at_least=1)
+    checks.within(self, "noise", at_least=0)
     super().__post_init__()
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
+    z = noisy(z, self.noise, self) if train else z
     return Quantized(z, None, jnp.zeros((), jnp.float32), {})
 
   def embed(self, ids: Any) -> jax.Array:

@@ -1,9 +1,14 @@
 """Generative schemes: how latents are corrupted for training and drawn for sampling. They know no
 network.
 
-A file defines a frozen dataclass `Scheme`, whose fields a config may set; the program sets `latent`
-(vqjax.latents.Codes for all schemes here). It has
+A file defines a frozen dataclass `Scheme`, whose fields a config may set; the program sets
+`latent`, of vqjax.latents. It has
 
+    takes: tuple[str, ...]                      the kinds of latents that it is for, "codes" and
+                                                "floats"; codes alone where it does not say
+    outputs: int                                of floats: channels that the network predicts
+    guided: int                                 of floats: how many of them guidance moves, the
+                                                first ones; all where it does not say
     extra_ids: int                              ids beyond the codes (1 with a mask, else 0)
     causal: bool                                which kind of network it needs
     timed: bool                                 whether the network is told the time
@@ -14,8 +19,9 @@ A file defines a frozen dataclass `Scheme`, whose fields a config may set; the p
                                                 known (NumPy, on the host); pass them on
     sample(key, network, latent_BL, known_BL, draw=Draw(), *, trajectory=False, **options, **plan)
         -> latent_BL
-    bound(key, network, latent_BL) -> nats_BL   whose mean over keys is at least -log p in total;
-                                                absent where no bound is known
+    bound(key, network, latent_BL) -> nats_BL   whose mean over keys is at least -log p in total, of
+                                                floats an estimate of it, as a density of the
+                                                tokenizer's own latents; absent where none is known
     exact: bool                                 whether it is -log p itself, whatever the key
 
 - `latent_BL` is a sequence as `latent.flatten` makes it: codes int32 [B, L] (or floats [B, L, D]).

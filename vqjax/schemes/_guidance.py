@@ -25,20 +25,33 @@ _RAMP = {
 }
 
 
+# What users write for the fields of `Guidance`.
+OPTIONS = {
+  "guidance": "scale",
+  "guidance_schedule": "schedule",
+  "guidance_first": "first",
+  "guidance_last": "last",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-  """How much a condition is strengthened. Options of users: `guidance` and `guidance_schedule`.
+  """How much a condition is strengthened; `OPTIONS` are the fields as users name them.
 
   Fields:
     scale: 1 is the conditional network, 0 the unconditional one, above 1 away from the latter.
     schedule: how the scale moves over the draws: "linear" and "cosine" grow from 1 (none) at the
       first draw to `scale` at the last.
+    first, last: between which shares of the draws, from 0 to 1, there is guidance at all (arXiv
+      2404.07724).
 
-  Raises UserError for a scale that is no finite number, or an unknown schedule.
+  Raises UserError for a scale that is no finite number, an unknown schedule or an empty interval.
   """
 
   scale: float = 1.0
   schedule: Schedule = "constant"
+  first: float = 0.0
+  last: float = 1.0
 
   def __post_init__(self) -> None:
     if not is_real(self.scale) or not math.isfinite(self.scale):
@@ -46,10 +59,18 @@ class Guidance:
     if self.schedule not in get_args(Schedule):
       known = ", ".join(get_args(Schedule))
       raise UserError(f"guidance_schedule: {self.schedule!r} is none of {known}.")
+    ends = (self.first, self.last)
+    if not all(map(is_real, ends)) or not 0 <= self.first <= self.last <= 1:
+      raise UserError(
+        f"guidance_first, guidance_last: {self.first!r} to {self.last!r} is no stretch of 0 to 1, "
+        "the share of the draws that is done."
+      )
 
   def at(self, done: jax.Array | float) -> jax.Array:
     """The scale, float32, at a draw from the first (`done` 0) to the last (1)."""
-    ramp = _RAMP[self.schedule](jnp.asarray(done, jnp.float32))
+    done = jnp.asarray(done, jnp.float32)
+    ramp = _RAMP[self.schedule](done)
+    ramp = jnp.where((self.first <= done) & (done <= self.last), ramp, 0.0)
     # Not 1 + ramp · (scale - 1), which rounds: the last draw has the very scale.
     return (1 - ramp) + ramp * jnp.float32(self.scale)
 
@@ -61,17 +82,26 @@ def double(cond_BX: jax.Array, uncond_BX: jax.Array) -> jax.Array:
   return einops.rearrange([cond_BX, uncond_BX], "two B ... -> (B two) ...")
 
 
-def guide(prediction: jax.Array, scale: jax.Array | float) -> jax.Array:
+def guide(
+  prediction: jax.Array, scale: jax.Array | float, channels: int | None = None
+) -> jax.Array:
   """uncond + scale · (cond - uncond), float32 [B, ...], of interleaved predictions [2B, ...].
 
-  `scale`: a number or [B].
+  Args:
+    scale: a number or [B].
+    channels: how many of the last axis, the first ones; the others are `cond`'s. None is all.
   """
   cond, uncond = einops.rearrange(prediction.astype(jnp.float32), "(B two) ... -> two B ...", two=2)
   scale = jnp.asarray(scale, jnp.float32)
-  return uncond + scale.reshape(scale.shape + (1,) * (cond.ndim - scale.ndim)) * (cond - uncond)
+  moved = uncond + scale.reshape(scale.shape + (1,) * (cond.ndim - scale.ndim)) * (cond - uncond)
+  if channels is None or channels >= cond.shape[-1]:
+    return moved
+  return jnp.concatenate([moved[..., :channels], cond[..., channels:]], axis=-1)
 
 
-def guided(doubled: Network, guidance: Guidance, *, steps: int) -> Network:
+def guided(
+  doubled: Network, guidance: Guidance, *, steps: int, channels: int | None = None
+) -> Network:
   """The guided network on B examples, of a network on 2B that has the condition in even rows only
   (see `double`).
 
@@ -80,15 +110,15 @@ def guided(doubled: Network, guidance: Guidance, *, steps: int) -> Network:
     guidance: of `full` the scale follows `done` (without it, the full scale holds); of `start` and
       `step` it follows the step: step 0 is the first draw and S - 1 the last.
     steps: S.
+    channels: of a prediction that are moved, see `guide`.
   """
 
   def full(
     inputs: jax.Array, time_B: jax.Array | None = None, done: jax.Array | None = None
   ) -> jax.Array:
     time = None if time_B is None else double(time_B, time_B)
-    return guide(
-      doubled.full(double(inputs, inputs), time), guidance.at(1 if done is None else done)
-    )
+    scale = guidance.at(1 if done is None else done)
+    return guide(doubled.full(double(inputs, inputs), time), scale, channels)
 
   def share(index: jax.Array | int) -> jax.Array | float:
     return index / (steps - 1) if steps > 1 else 1.0

@@ -40,6 +40,11 @@ def gumbel(keys_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   return jax.vmap(lambda key: jax.random.gumbel(key, shape, mode="high"))(keys_B)
 
 
+def normal(keys_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Standard normal noise, float32 [B, *shape]."""
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
+
+
 def draw(keys_B: jax.Array, logits: jax.Array) -> jax.Array:
   """Draws int32 [B, ...] from filtered logits [B, ..., V], one key per example."""
   return jnp.argmax(logits + gumbel(keys_B, logits.shape[1:]), -1).astype(jnp.int32)

@@ -66,7 +66,9 @@ class Info(NamedTuple):
   signal: what its tokenizer encodes, see vqjax/signals.
   shape: of one example of that signal in training, without the batch axis.
   factors: per grid axis, what a size must be a multiple of.
-  levels: the latents of its tokenizer, coarse first, see vqjax.latents; () without codes.
+  levels: the latents that its tokenizer yields, coarse first, see vqjax.latents: codes where it has
+    them, else floats; () where nothing is encoded.
+  floats: the latents before its quantizer, not normalised, of one level; () of a hierarchy.
   evaluators: the measures that it is judged by, unless its config names others.
   pictures(batch, out) -> rows of uint8 pictures [N, H, W, 1 or 3] of the prediction "preview".
   exact: whether the prediction "likelihood" is -log p itself, or else a bound on it.
@@ -81,6 +83,7 @@ class Info(NamedTuple):
   pictures: Callable[[Any, Any], Sequence[Any]]
   modules: Any
   exact: bool = False
+  floats: tuple[Any, ...] = ()
 
   @property
   def size(self) -> tuple[int, ...]:
@@ -107,11 +110,11 @@ class Info(NamedTuple):
   @property
   def measured(self) -> dict[str, Any]:
     """Values for the fields of measures that the program sets."""
-    values = math.prod(self.shape)
     return {
       "signal": self.signal,
       "levels": self.levels,
-      "values": values,
+      "latent": getattr(self.modules, "latent", None),
+      "values": math.prod(self.shape),
       "amount": self.signal.amount(self.shape),
       "exact": self.exact,
     }

@@ -1,13 +1,15 @@
-"""A trained autoencoder as stage 2 sees it: what it encodes, its levels of codes, its weights."""
+"""A trained autoencoder as stage 2 sees it: what it encodes, its levels of latents, its weights."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from vqjax import checkpoint, config as configuration, files
+from vqjax.build import essential
 from vqjax.errors import UserError
 from vqjax.orders import Order
 from vqjax.tasks import Info, Weights, autoencode
@@ -21,10 +23,13 @@ class FirstStage:
     spec: a batch's shapes of the prior.
     option: the config's field that names the workdir, for messages.
     field: of the batch that it must encode; None takes any.
+    latents: which latents are wanted, with their statistics, see tasks._latents.Latents; None takes
+      codes alone.
     order: of the codes of several books.
 
   Attributes:
-    info: of its task; `info.levels` are the codes.
+    info: of its task.
+    latents: those that it yields here, coarse first.
     levels: the same as stage 2 learns them, a level for each group of books.
 
   Raises UserError for a run that is no tokenizer, encodes something else, has not started, or was
@@ -37,6 +42,7 @@ class FirstStage:
     spec: Mapping[str, Any],
     option: str,
     field: str | None = None,
+    latents: Any = None,
     order: Order = Order(),
   ):
     self.workdir, self.option, self.order = files.path(workdir), option, order
@@ -53,12 +59,45 @@ class FirstStage:
         f"{option}: {workdir} is a tokenizer of the data's {self.field}, no tokenizer of {field}s "
         f"(config.signal.name={field}); give the workdir of one."
       )
-    if not self.info.levels:
-      raise UserError(
-        f"{option}: {workdir} is an autoencoder without codes; give one whose quantizer has some."
-      )
+    self.kind = latents.kind if latents else "auto"
+    self.latents = self._wanted(latents)
     self.spec = {self.field: trained[self.field]}
     self._check_size(spec)
+    self.check_cached(spec)
+
+  def _wanted(self, latents: Any) -> tuple[Any, ...]:
+    """The latents that are wanted, floats with their statistics."""
+    levels = self.info.levels if self.kind == "auto" else self.info.floats
+    if latents is None and levels[0].kind != "codes":
+      raise UserError(
+        f"{self.option}: {self.workdir} is an autoencoder without codes; give one whose quantizer "
+        "has some."
+      )
+    if not levels:
+      raise UserError(
+        f"config.latents.kind: {self.kind!r}, but {self.workdir} is a hierarchy, whose levels need "
+        "codes; set it to auto."
+      )
+    if levels[0].kind == "codes":
+      return levels
+    (floats,) = levels
+    return (dataclasses.replace(floats, mean=tuple(latents.mean), std=tuple(latents.std)),)
+
+  def check_cached(self, fields: Mapping[str, Any]) -> None:
+    """Raises UserError where the fields of a batch are cached latents of the other kind."""
+    other = "latents" if self.latents_field == "ids" else "ids"
+    if other in fields:
+      found = {"ids": "codes", "latents": "floats"}[other]
+      also = "" if other == "latents" else " --latents=continuous"
+      raise UserError(
+        f"config.data: holds {found}, but of {self.workdir} {self.latents[0].kind} are learned; "
+        f"write them with python -m vqjax.tokenize{also}."
+      )
+    if self.kind == "sampled" and "latents" in fields:
+      raise UserError(
+        "config.latents.kind: 'sampled' draws from posteriors, and config.data hold means; set "
+        "it to continuous, or read the signal itself."
+      )
 
   def _check_size(self, spec: Mapping[str, Any]) -> None:
     found = spec.get(self.field)
@@ -72,20 +111,25 @@ class FirstStage:
 
   @property
   def levels(self) -> tuple[Any, ...]:
-    return tuple(level for codes in self.info.levels for level in self.order.levels(codes))
+    return tuple(level for whole in self.latents for level in self.order.levels(whole))
 
-  def split(self, ids: Any) -> tuple[Any, ...]:
-    """Codes of every level in `levels`, of codes as the autoencoder gives them."""
-    given = zip(separated(ids), self.info.levels)
-    return tuple(level for ids, codes in given for level in self.order.split(ids, codes))
+  def split(self, values: Any) -> tuple[Any, ...]:
+    """Latents of every level in `levels`, of latents as the autoencoder gives them."""
+    given = zip(separated(values), self.latents)
+    return tuple(level for whole, of in given for level in self.order.split(whole, of))
 
   def merge(self, levels: tuple[Any, ...]) -> Any:
     """The inverse of `split`."""
     merged, rest = (), levels
-    for codes in self.info.levels:
-      groups = len(self.order.levels(codes))
-      merged, rest = (*merged, self.order.merge(rest[:groups], codes)), rest[groups:]
+    for of in self.latents:
+      groups = len(self.order.levels(of))
+      merged, rest = (*merged, self.order.merge(rest[:groups], of)), rest[groups:]
     return joined(merged)
+
+  @property
+  def latents_field(self) -> str:
+    """The batch's field of the latents."""
+    return "ids" if self.latents[0].kind == "codes" else "latents"
 
   def _init(self, key: jax.Array, batch: Any) -> dict[str, Any]:
     params, stats = self.task.init(key, batch)
@@ -111,18 +155,32 @@ class FirstStage:
     """What its predictions take, of `load`'s result."""
     return Weights(frozen["params"], frozen["stats"], {})
 
-  def levels_of(self, frozen: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
-    """Codes of every level: read from the batch where they were computed before, else computed."""
-    if "ids" in batch:
-      return self.split(joined(tuple(batch[f"ids{i or ''}"] for i in range(len(self.info.levels)))))
+  def levels_of(
+    self, frozen: Any, batch: Mapping[str, jax.Array], key: jax.Array | None = None
+  ) -> tuple[jax.Array, ...]:
+    """Latents of every level: read from the batch where they were computed before, else computed.
+
+    Without a `key` the means stand for the samples of the kind "sampled".
+    """
+    if any(map(cached, batch)):
+      names = (f"{self.latents_field}{i or ''}" for i in range(len(self.latents)))
+      return self.split(joined(tuple(batch[name] for name in names)))
+    name = "encode" if self.latents_field == "ids" else "latents"
+    if self.kind == "sampled" and key is not None:
+      name = "drawn_latents"
     batch = {self.field: batch[self.field]}
-    found = jax.lax.stop_gradient(self.task.predict["encode"](self.weights(frozen), batch, None))
-    return self.split(found["ids"])
+    found = jax.lax.stop_gradient(self.task.predict[name](self.weights(frozen), batch, key))
+    return self.split(found[self.latents_field])
 
   def decode(self, frozen: Any, levels: tuple[jax.Array, ...]) -> jax.Array:
     """Values of the signal, as its predictions have them."""
-    batch = {"ids": self.merge(levels)}
+    batch = {self.latents_field: self.merge(levels)}
     return self.task.predict["decode"](self.weights(frozen), batch, None)[self.field]
+
+
+def cached(name: str) -> bool:
+  """Whether a field of a batch holds latents that were computed before."""
+  return name.startswith(("ids", "latents"))
 
 
 def joined(levels: tuple[Any, ...]) -> Any:
@@ -136,6 +194,8 @@ def separated(ids: Any) -> tuple[Any, ...]:
 
 
 def identity(config: Any, weights: Any) -> str:
-  """A hash of a tokenizer's model config and of the bits of its weights {"params", "stats"}."""
+  """A hash of a tokenizer's model config, as far as it differs from the defaults, so that a newer
+  version's further fields leave it as it was, and of the bits of its weights {"params", "stats"}.
+  """
   model = {"params": weights["params"]["model"], "stats": weights["stats"]["model"]}
-  return checkpoint.identity(config.model.to_dict(), model)
+  return checkpoint.identity(essential("autoencoders", config.model.to_dict()), model)

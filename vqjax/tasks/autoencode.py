@@ -14,7 +14,7 @@ from flax import linen as nn
 from vqjax import fields
 from vqjax.build import build, make as make_record
 from vqjax.errors import UserError, near_miss
-from vqjax.latents import Codes
+from vqjax.latents import Codes, Floats
 from vqjax.nn import book, losses, perceptual
 from vqjax.signals import Likelihood
 from vqjax.tasks import Frozen, Info, Task, Weights, _loss_terms as loss_terms, need
@@ -69,8 +69,8 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     disc = build("discriminators", config["disc"], "config.disc", axes=signal.axes)
   loss_terms.check(weights, disc, signal, model)
   run = Autoencode(signal, likelihood, model, disc, weights)
-  levels = _levels(model, shape[: signal.axes])
-  measures = ("codes",) if levels and levels[0].size <= _COUNTABLE else ()
+  codes, floats = _levels(model, shape[: signal.axes])
+  measures = ("codes",) if codes and codes[0].size <= _COUNTABLE else ()
   return Task(
     init=run.init,
     loss=run.loss,
@@ -78,6 +78,8 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
       "reconstruct": run.reconstruct,
       "encode": run.encode,
       "decode": run.decode,
+      "latents": run.latents,
+      "drawn_latents": run.drawn_latents,
       "preview": run.preview,
     },
     prepare=run.prepare,
@@ -85,7 +87,8 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
       signal=signal,
       shape=shape,
       factors=model.factors,
-      levels=levels,
+      levels=codes or floats,
+      floats=floats,
       evaluators=(*signal.measures, *measures),
       pictures=run.pictures,
       modules=run,
@@ -104,13 +107,19 @@ def _likelihood(signal: Any, name: str) -> Likelihood:
   return signal.likelihoods[name]
 
 
-def _levels(model: nn.Module, size: tuple[int, ...]) -> tuple[Codes, ...]:
-  """The codes of every level of the hierarchy, coarse first; () where there are none."""
+def _levels(
+  model: nn.Module, size: tuple[int, ...]
+) -> tuple[tuple[Codes, ...], tuple[Floats, ...]]:
+  """The codes of every level of the hierarchy, coarse first, and the floats before the quantizer;
+  () where there are none.
+  """
   grids, quantizer = model.grid(*size), model.quantizer
-  if not quantizer.codebook_size:
-    return ()
   grids = grids if isinstance(grids[0], tuple) else (grids,)
-  return tuple(Codes(grid, quantizer.codebook_size, quantizer.num_codebooks) for grid in grids)
+  codes = (quantizer.codebook_size, quantizer.num_codebooks)
+  return (
+    tuple(Codes(grid, *codes) for grid in grids) if quantizer.codebook_size else (),
+    (Floats(grids[0], model.latents_width),) if hasattr(model, "latents") else (),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,16 +324,28 @@ class Autoencode:
     return self._output(recon) | {"ids": quantized.ids}
 
   def encode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
-    """{"ids"}, of a hierarchy a tuple, coarse first."""
-    del key
+    """{"ids"}, of a hierarchy a tuple, coarse first; without codes as `latents`."""
+    if not self.model.quantizer.codebook_size:
+      return self.latents(weights, batch)
     x = self.input(batch)
     return {"ids": self.model.apply(self._variables(weights), x, method="tokens")}
 
   def decode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
-    """{field of the signal: values} of batch["ids"]."""
+    """{field of the signal: values} of batch["ids"] or batch["latents"]."""
     del key
-    ids = batch["ids"]
-    return self._output(self.model.apply(self._variables(weights), ids, method="from_tokens"))
+    name, method = ("ids", "from_tokens") if "ids" in batch else ("latents", "from_latents")
+    return self._output(self.model.apply(self._variables(weights), batch[name], method=method))
+
+  def latents(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
+    """{"latents"}: floats before the quantizer, of a posterior the mean."""
+    del key
+    x = self.input(batch)
+    return {"latents": self.model.apply(self._variables(weights), x, method="latents")}
+
+  def drawn_latents(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, Any]:
+    """{"latents"}: the same, of a posterior a sample."""
+    x, draw = self.input(batch), dict(draw=True, rngs={"codes": key})
+    return {"latents": self.model.apply(self._variables(weights), x, method="latents", **draw)}
 
   def preview(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, Any]:
     return {"reconstruction": self.reconstruct(weights, batch, key)[self.signal.field]}

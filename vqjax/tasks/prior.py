@@ -13,14 +13,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax import config as configuration, fields, files
-from vqjax.build import build, make as make_record, member, names
+from vqjax.build import build, member, names
 from vqjax.conditions import Context
 from vqjax.errors import UserError
 from vqjax.latents import Codes, Floats
-from vqjax.orders import Order
 from vqjax.schemes import Draw, Guidance, Network, _guidance, autoregressive
-from vqjax.tasks import Frozen, Task, Weights, autoencode, need
-from vqjax.tasks._first_stage import FirstStage
+from vqjax.tasks import Frozen, Task, Weights, _latents, autoencode, need
+from vqjax.tasks._first_stage import FirstStage, cached
 from vqjax.tasks._prefix import Prefix, conditions_of
 
 
@@ -33,6 +32,7 @@ class Fields:
   order: dict = fields.record("orders.Order")  # of the codes of several books
   model: dict = fields.member("priors", {})
   scheme: dict | None = fields.member("schemes", None)
+  latents: dict = fields.record("tasks._latents.Latents")  # codes or floats
   condition: dict = fields.members("conditions", also="tasks._prefix.Dropping")
 
 
@@ -50,7 +50,9 @@ def made(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def begin(config: Mapping[str, Any], dataset: Any, workdir: files.Path) -> Mapping[str, Any]:
-  """The config with what its conditions make of the data, see vqjax.conditions."""
+  """The config with what its conditions make of the data, see vqjax.conditions, and with the
+  statistics of the latents where these are floats.
+  """
   begun = {
     name: member("conditions", name).begin(values, dataset, workdir)
     for name, values in (config["condition"] or {}).items()
@@ -59,6 +61,7 @@ def begin(config: Mapping[str, Any], dataset: Any, workdir: files.Path) -> Mappi
   changed = configuration.editable(config.to_dict())
   for name, values in begun.items():
     changed.condition[name] = values
+  changed.latents = dict(_latents.begun(config, dataset, workdir))
   return changed
 
 
@@ -70,9 +73,9 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
       does not fit it.
   """
   _check_set(config)
-  order = make_record(Order, config["order"], "config.order")
-  tokenizer = FirstStage(config["tokenizer"], spec, "config.tokenizer", order=order)
+  tokenizer = _latents.opened(config, spec)
   latent = _level(config, tokenizer)
+  _latents.check_kind(config, latent)
   scheme = build("schemes", config["scheme"], "config.scheme", latent=latent)
 
   def open_tokenizer(workdir: str, field: str, option: str) -> FirstStage:
@@ -91,6 +94,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     max_prefix=max(1, prefix.length),
     prefix_grid=prefix.grid,
     prefix_rows=prefix.predicted_rows,
+    outputs=getattr(scheme, "outputs", 0),
     modulation="adaln" if scheme.timed else "none",
   )
   run = Prior(model, scheme, tokenizer, config["level"], latent, prefix)
@@ -167,7 +171,8 @@ class Prior:
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The signal, or its codes where they were computed before, and the conditions' fields."""
-    kept = {k: v for k, v in batch.items() if k == self.tokenizer.field or k.startswith("ids")}
+    kept = {k: v for k, v in batch.items() if k == self.tokenizer.field or cached(k)}
+    self.tokenizer.check_cached(kept)
     return (kept or {self.tokenizer.field: need(batch, self.tokenizer.field)}) | (
       self.prefix.prepare(batch)
     )
@@ -194,11 +199,14 @@ class Prior:
     return {name: stage.shapes() for name, stage in self._tokenizers.items()}
 
   def identity(self, frozen: Any) -> dict[str, str]:
-    """Hashes of the tokenizers, by the config's field that names them without its "config."."""
-    return {
+    """Hashes of the tokenizers and of the latents' statistics, by the config's field that names
+    them without its "config.".
+    """
+    tokenizers = {
       stage.option.removeprefix("config."): stage.identity(frozen[name])
       for name, stage in self._tokenizers.items()
     }
+    return tokenizers | _latents.identity(self.latent)
 
   def _predict(
     self, params: Any, latent: jax.Array, prefix: jax.Array, time: Any, rngs: Any = None
@@ -218,9 +226,11 @@ class Prior:
     said, of_prefix = self.model.apply({"params": params["model"]}, latent, prefix, **options)
     return said, self.prefix.nats(of_prefix, prefix)
 
-  def _given(self, frozen: Any, batch: Any) -> tuple[tuple, jax.Array, jax.Array]:
-    """(codes of all levels, the learned one's flattened, the prefix) of a batch."""
-    levels = self.tokenizer.levels_of(frozen["tokenizer"], batch)
+  def _given(
+    self, frozen: Any, batch: Any, key: jax.Array | None = None
+  ) -> tuple[tuple, jax.Array, jax.Array]:
+    """(latents of all levels, the learned one's flattened, the prefix) of a batch."""
+    levels = self.tokenizer.levels_of(frozen["tokenizer"], batch, key)
     values = dict(batch) | {"coarser": levels[: self.level]}
     prefix = self.prefix.tokens(values, frozen, len(levels[0]))
     return levels, self.latent.flatten(levels[self.level]), prefix
@@ -229,8 +239,9 @@ class Prior:
     self, params: Any, stats: Any, frozen: Any, batch: Any, key: jax.Array, step: jax.Array
   ) -> Any:
     del step
-    _, latent, prefix = self._given(frozen, batch)
-    key_corrupt, key_drop, key_dropout = (jax.random.fold_in(key, i) for i in range(3))
+    keys = (jax.random.fold_in(key, i) for i in range(4))
+    key_corrupt, key_drop, key_dropout, key_latents = keys
+    _, latent, prefix = self._given(frozen, batch, key_latents)
     prefix = self.prefix.dropped(key_drop, prefix)
     shown = self.scheme.corrupt(key_corrupt, latent)
     rngs = {"dropout": key_dropout}
@@ -241,8 +252,9 @@ class Prior:
     loss, terms = mean(values), {name: _mean(*found) for name, found in nats.items()}
     share = self.prefix.predicted
     total = (1 - sum(share.values())) * loss + sum(share[k] * term for k, term in terms.items())
-    losses = {"loss/codes": loss} | {f"loss/{name}": term for name, term in terms.items()}
-    return total, (stats, losses | {f"codes/{name}": mean(x) for name, x in metrics.items()})
+    kind = self.latent.kind
+    losses = {f"loss/{kind}": loss} | {f"loss/{name}": term for name, term in terms.items()}
+    return total, (stats, losses | {f"{kind}/{name}": mean(x) for name, x in metrics.items()})
 
   def network(self, params: Any, prefix: jax.Array, guidance: Guidance = Guidance()) -> Network:
     """The network with parameters and condition bound; guidance doubles the batch."""
@@ -250,7 +262,8 @@ class Prior:
       return self._plain(params, prefix)
     # All of the prefix is null, as `dropped` trains it: one that is partly so was never seen.
     doubled = self._plain(params, _guidance.double(prefix, jnp.full_like(prefix, -1)))
-    return _guidance.guided(doubled, guidance, steps=self.latent.steps)
+    channels = getattr(self.scheme, "guided", None)
+    return _guidance.guided(doubled, guidance, steps=self.latent.steps, channels=channels)
 
   def _plain(self, params: Any, prefix: jax.Array) -> Network:
     def full(latent: jax.Array, time: Any = None, done: Any = None) -> jax.Array:
@@ -298,11 +311,11 @@ class Prior:
   def encode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
     del key
     levels = self.tokenizer.levels_of(weights.frozen["tokenizer"], batch)
-    return {"ids": self.tokenizer.merge(levels)}
+    return {self.tokenizer.latents_field: self.tokenizer.merge(levels)}
 
   def decode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
     del key
-    levels = self.tokenizer.split(batch["ids"])
+    levels = self.tokenizer.split(batch[self.tokenizer.latents_field])
     return {self.tokenizer.field: self.tokenizer.decode(weights.frozen["tokenizer"], levels)}
 
   def sample(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, Any]:

@@ -15,11 +15,11 @@ With random access:
                                               the example itself (files as they are, not decoded)
     Examples.texts: Sequence[str] | None      all captions, where they can be had without pictures
 
-An example is a dict: `image` uint8 [H, W, C], where there are such `label` int32, `text` str,
-`layout` uint8 [H, W] and further arrays (of sound instead `audio` float32 [T, C] and its `rate`),
-and `name`, which messages call it by and which never
-reaches a batch. `examples[index]` is None where a file cannot be read: the source has counted and
-logged it, and raises UserError once that happens too often.
+An example is a dict: `image` uint8 [H, W, C], where there are such `label` int32, `text` str, or a
+sequence of several, `layout` uint8 [H, W] and further arrays (of sound instead `audio` float32
+[T, C] and its `rate`), and `name`, which messages call it by and which never reaches a batch.
+`examples[index]` is None where a file cannot be read: the source has counted and logged it, and
+raises UserError once that happens too often.
 
 With records, see tfds.py:
 

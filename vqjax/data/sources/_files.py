@@ -6,7 +6,7 @@ is held out by a hash of its name.
 Classes: the first folder level below the split, where all files lie in two or more such folders.
 
 Captions: `metadata.csv` or `metadata.jsonl` (`file_name`, `text`) in the folder or the split's, or
-a `.txt` beside the file.
+a `.txt` beside the file. A file has several where rows repeat its name, or `text` is a list.
 
 A file that cannot be read is named in the log once and left out; more than 5 % of them is an error.
 """
@@ -102,7 +102,7 @@ class Files:
   root: pathlib.Path
   names: tuple[str, ...]
   labels: tuple[int, ...] | None
-  texts: tuple[str, ...] | None
+  texts: tuple[str | tuple[str, ...], ...] | None
   classes: tuple[str, ...]
   tally: Tally
 
@@ -197,8 +197,10 @@ def _classes(names: list[str]) -> tuple[str, ...]:
 
 def _captions(
   root: pathlib.Path, listed: list[str], prefixes: set[str], kind: Kind
-) -> dict[str, str]:
-  """Captions by a file's name, from the metadata files at `prefixes` and the .txt files."""
+) -> dict[str, str | tuple[str, ...]]:
+  """Captions by a file's name, one or several, from the metadata files at `prefixes` and the .txt
+  files.
+  """
   texts = {}
   stems = {n[:-4]: n for n in listed if n.endswith(".txt")}
   for name in listed:
@@ -207,12 +209,15 @@ def _captions(
   for prefix in prefixes:
     for file in ("metadata.csv", "metadata.jsonl"):
       if prefix + file in listed:
-        texts |= {prefix + name: text for name, text in _metadata(root / (prefix + file))}
+        found: dict[str, tuple[str, ...]] = {}
+        for name, several in _metadata(root / (prefix + file)):
+          found[prefix + name] = found.get(prefix + name, ()) + several
+        texts |= {name: t[0] if len(t) == 1 else t for name, t in found.items()}
   return texts
 
 
-def _metadata(path: pathlib.Path) -> list[tuple[str, str]]:
-  """Rows (file_name, text) of a metadata file.
+def _metadata(path: pathlib.Path) -> list[tuple[str, tuple[str, ...]]]:
+  """Rows (file_name, captions) of a metadata file.
 
   Raises UserError counting to the entry that lacks them.
   """
@@ -222,7 +227,9 @@ def _metadata(path: pathlib.Path) -> list[tuple[str, str]]:
       for row in (
         csv.DictReader(f) if path.suffix == ".csv" else map(json.loads, filter(str.strip, f))
       ):
-        rows.append((row["file_name"].removeprefix("./"), row["text"].strip()))
+        several = row["text"] if isinstance(row["text"], list) else [row["text"]]
+        texts = tuple(text.strip() for text in several)
+        rows.append((row["file_name"].removeprefix("./"), texts))
   except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as e:
     raise UserError(
       f"{path}: entry {len(rows) + 1} needs file_name and text ({type(e).__name__}: {e})."

@@ -7,8 +7,9 @@ splits):
             (alpha on white).
   labels    `labels`, `y`, `label`: integers [N] or [N, 1]. uint8 [N, H, W] is a `layout`, as are
             `layout`, `layouts`.
-  captions  `captions`, `text`: strings [N]; or a `captions.json` beside the file, a list in the
-            same order of strings or of {"caption": …, "split": …}.
+  captions  `captions`, `text`: strings [N], or [N, K] for several of each image; or a
+            `captions.json` beside the file, a list in the same order of strings, of lists of them
+            or of {"caption": …, "split": …}.
   split     `test`, booleans, True where held out; or `split`, strings: all but "train" is held out.
             Without one, one in ten is held out by a hash of its index.
 
@@ -99,7 +100,7 @@ class Rows:
   name: str
 
   @property
-  def texts(self) -> list[str] | None:
+  def texts(self) -> list[str | list[str]] | None:
     return self.columns.get("text")
 
   def __len__(self) -> int:
@@ -187,9 +188,10 @@ def _columns(arrays: Mapping[str, np.ndarray], path: pathlib.Path, suffix: str) 
     columns["layout"] = layout
   texts = _find(arrays, _TEXTS, suffix)
   if texts is not None:
-    if texts.dtype.kind not in "US" or texts.ndim != 1:
+    if texts.dtype.kind not in "US" or texts.ndim not in (1, 2) or not texts.size:
       raise UserError(
-        f"{path}: captions{suffix} are {texts.dtype} {list(texts.shape)}; give strings [{num}]."
+        f"{path}: captions{suffix} are {texts.dtype} {list(texts.shape)}; give strings "
+        f"[{num}] or [{num}, K]."
       )
     columns["text"] = texts.astype(str).tolist()
   for key, column in columns.items():
@@ -255,14 +257,17 @@ def _held_out(arrays: Mapping[str, np.ndarray], path: pathlib.Path, num: int) ->
   return held
 
 
-def _captions(path: pathlib.Path, num: int) -> tuple[list[str], np.ndarray | None]:
+def _captions(path: pathlib.Path, num: int) -> tuple[list[str | list[str]], np.ndarray | None]:
   """Captions and, where every entry has one, the split."""
   try:
     entries = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(entries, list):
       raise ValueError("it is not a list")
-    entries = [{"caption": e} if isinstance(e, str) else e for e in entries]
-    texts = [str(e["caption"]) for e in entries]
+    entries = [{"caption": e} if isinstance(e, (str, list)) else e for e in entries]
+    texts = [e["caption"] for e in entries]
+    for text in texts:
+      if not all(isinstance(t, str) for t in (text if isinstance(text, list) else [text])):
+        raise ValueError(f"{text!r} is no caption")
     held = (
       np.array([e["split"] != "train" for e in entries])
       if all("split" in e for e in entries)

@@ -1,5 +1,5 @@
-"""Codes computed before: what `python -m vqjax.tokenize` writes, read by memory map with random
-access, numpy only. Captions beside them are lists in JSON.
+"""Codes, or latents before a quantizer, computed before: what `python -m vqjax.tokenize` writes,
+read by memory map with random access, numpy only. Captions beside them are lists in JSON.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class Shards:
     return fields | texts | {"name": f"codes {index}"}
 
   @property
-  def texts(self) -> list[str] | None:
-    """All captions."""
+  def texts(self) -> list[str | list[str]] | None:
+    """All captions, of one example one or several."""
     shards = [self._texts(number) for number in range(len(self._shards))]
     return [text for shard in shards for text in shard.get("text", ())] or None
 
@@ -98,7 +98,7 @@ class Shards:
     }
 
   @functools.cache  # noqa: B019  likewise
-  def _texts(self, number: int) -> dict[str, list[str]]:
+  def _texts(self, number: int) -> dict[str, list[str | list[str]]]:
     return {
       field: json.loads(file.read_text(encoding="utf-8"))
       for field, file in self._files(number, ".json").items()

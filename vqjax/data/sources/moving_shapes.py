@@ -181,5 +181,5 @@ def mask(shape: str, x: float, y: float, radius: float, size: int, edge: str) ->
   u, v = centres[None, :] - x, centres[:, None] - y
   if edge == "wrap":
     u, v = (d - np.round(d) for d in (u, v))
-  distance = shapes.DISTANCE[shape](u / radius, v / radius)
+  distance = shapes.outline(shape, u / radius, v / radius)
   return np.clip(0.5 - radius * size * distance, 0, 1).astype(np.float32)

@@ -44,7 +44,9 @@ _EVAL_OFFSET = 1 << 40  # keeps the eval examples the same whatever num_train is
 @dataclasses.dataclass(frozen=True)
 class Source:
   """Fields: side of the pictures (16 to 256), examples per split, the world, most objects in one,
-  their sizes, patterns of the ground.
+  their sizes, patterns of the ground, and of how many colours of a shape the held-out split alone
+  consists: with unseen=1 training has no red circle, no orange square, …, and what is held out
+  nothing else, though of every shape and of every colour it has seen seven.
 
   A single object is never small where `sizes` has another, and of three at most one is large.
   """
@@ -58,6 +60,7 @@ class Source:
   max_objects: int = 3
   sizes: tuple[str, ...] = tuple(SIZES)
   grounds: tuple[str, ...] = GROUNDS
+  unseen: int = 0
 
   def __post_init__(self):
     if not 16 <= self.size <= 256:
@@ -67,13 +70,18 @@ class Source:
     for name, known in (("sizes", SIZES), ("grounds", GROUNDS)):
       if not (given := tuple(getattr(self, name))) or not set(given) <= set(known):
         raise UserError(f"{name}: {given} must be one or more of {', '.join(known)}.")
+    if not 0 <= self.unseen < len(COLORS):
+      raise UserError(
+        f"unseen: {self.unseen} is outside 0 to {len(COLORS) - 1}, colours of a shape held out."
+      )
     if min(self.num_train, self.num_eval) < 1:
       raise UserError(f"num_train={self.num_train}, num_eval={self.num_eval}: give 1 or more.")
 
   def examples(self, split: str) -> Scenes:
-    return Scenes(
-      self, *((self.num_train, 0) if split == "train" else (self.num_eval, _EVAL_OFFSET))
-    )
+    colors = tuple(range(len(COLORS)))
+    if split == "train":
+      return Scenes(self, self.num_train, 0, colors[self.unseen :])
+    return Scenes(self, self.num_eval, _EVAL_OFFSET, colors[: self.unseen] or colors)
 
   def class_names(self) -> tuple[str, ...]:
     return SHAPES
@@ -81,18 +89,20 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-  """One split, drawn on request."""
+  """One split, drawn on request; `turns` as `place` takes them."""
 
   source: Source
   num: int
   offset: int
+  turns: tuple[int, ...]
 
   def __len__(self) -> int:
     return self.num
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     s = self.source
-    example = draw(s.size, s.seed, self.offset + index, s.max_objects, s.sizes, s.grounds)
+    world = s.max_objects, s.sizes, s.grounds, self.turns
+    example = draw(s.size, s.seed, self.offset + index, *world)
     return example | {"name": f"scene {index}"}
 
   def content(self, index: int) -> dict[str, Any]:
@@ -123,10 +133,11 @@ def draw(
   max_objects: int = 3,
   sizes: tuple[str, ...] = tuple(SIZES),
   grounds: tuple[str, ...] = GROUNDS,
+  turns: tuple[int, ...] = tuple(range(len(COLORS))),
 ) -> dict[str, Any]:
   """Draws scene `index` of world `seed`; the same scene at any size."""
   rng = ops.generator(seed, index, stream=1)
-  things = place(rng, max_objects, sizes)
+  things = place(rng, max_objects, sizes, turns)
   image, layout = paint_ground(rng, size, grounds), np.zeros((size, size), np.uint8)
   for thing in reversed(things):  # the main object last, so that nothing covers it
     paint(image, layout, thing)
@@ -157,8 +168,13 @@ def _relation(a: Thing, b: Thing) -> str:
   return "above" if dy < 0 else "below"
 
 
-def place(rng: np.random.Generator, max_objects: int, sizes: tuple[str, ...]) -> list[Thing]:
-  """Chooses the objects, largest first, and positions that keep them apart where there is room."""
+def place(
+  rng: np.random.Generator, max_objects: int, sizes: tuple[str, ...], turns: tuple[int, ...]
+) -> list[Thing]:
+  """Chooses the objects, largest first, and positions that keep them apart where there is room.
+
+  An object's colour is its shape's number and one of `turns` further.
+  """
   num = int(rng.integers(1, max_objects + 1))
   words = [word for word in SIZES if word in sizes]
   first = 1 if num == 1 and len(words) > 1 else 0
@@ -173,6 +189,8 @@ def place(rng: np.random.Generator, max_objects: int, sizes: tuple[str, ...]) ->
     spots = (radius + 0.01 + (0.98 - 2 * radius) * rng.random((24, 2))).tolist()
     x, y = next((spot for spot in spots if gap(spot) > 0), None) or max(spots, key=gap)
     shape, color = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLORS)))
+    if (color - shape) % len(COLORS) not in turns:
+      color = (shape + turns[rng.integers(len(turns))]) % len(COLORS)
     things.append(Thing(shape, color, word, radius, x, y, rng.uniform(-0.4, 0.4)))
   return things
 
@@ -234,7 +252,7 @@ def paint(image: np.ndarray, layout: np.ndarray, thing: Thing) -> None:
   )  # [1, w] and [h, 1]
   cos, sin = math.cos(thing.angle), math.sin(thing.angle)
   u, v = cos * x + sin * y, cos * y - sin * x
-  pixels, distance_fn = thing.radius * size, DISTANCE[SHAPES[thing.shape]]
+  pixels, distance_fn = thing.radius * size, _DISTANCE[SHAPES[thing.shape]]
   distance = distance_fn(u, v)
   cover = _ramp(0.5 - pixels * distance)
   shadow = _ramp(0.5 - 3 * distance_fn(u - (0.1 * cos + 0.16 * sin), v - (0.16 * cos - 0.1 * sin)))
@@ -316,4 +334,9 @@ def _moon(u, v):
   return np.maximum(np.hypot(u - 0.1, v) - 0.95, 0.72 - np.hypot(u - 0.6, v + 0.1))
 
 
-DISTANCE = dict(zip(SHAPES, (_circle, _square, _triangle, _star, _ring, _cross, _heart, _moon)))
+def outline(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+  """Signed distance to the outline of a shape of that name, see above."""
+  return _DISTANCE[name](u, v)
+
+
+_DISTANCE = dict(zip(SHAPES, (_circle, _square, _triangle, _star, _ring, _cross, _heart, _moon)))

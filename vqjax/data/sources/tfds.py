@@ -27,7 +27,8 @@ class Source:
     eval_split: the held-out split.
     image: the feature with the image. Must be an encoded image.
     label: the feature with the class; not used where there is none of that name.
-    text: the feature with the caption, likewise.
+    text: the feature with the caption, or with several for an image, of which training draws one
+      each time; likewise. "captions/text" is the feature within a feature.
     shuffle_buffer: records shuffled at once, after the files. It is part of every checkpoint, so
       keep it modest.
   """
@@ -56,7 +57,7 @@ class Source:
 
   def class_names(self) -> tuple[str, ...]:
     features = self._features()
-    names = getattr(features[self.label], "names", None) if self.label in features else None
+    names = getattr(_inner(features, self.label), "names", None)
     return tuple(names) if names else ()
 
   def identity(self) -> dict[str, str]:
@@ -84,11 +85,12 @@ class Source:
     train, part = seed is not None, getattr(self, f"{split}_split")
     if train:
       part = tfds.even_splits(part, process_count)[process_index]
-    keys = {
-      k: getattr(self, k)
-      for k in ("image", "label", "text")
-      if getattr(self, k) in self._features()
-    }
+    features = self._features()
+    paths = {k: getattr(self, k) for k in ("image", "label", "text")}
+    paths = {k: path for k, path in paths.items() if _inner(features, path) is not None}
+    wanted: dict[str, Any] = {}
+    for outer, *inner in (path.split("/", 1) for path in paths.values()):
+      wanted[outer] = wanted.get(outer, set()) | set(inner) if inner else True
     records = _builder(self.dataset, self.data_dir).as_dataset(
       split=part,
       shuffle_files=train,
@@ -96,10 +98,10 @@ class Source:
         try_autocache=False, shuffle_seed=seed, interleave_cycle_length=16 if train else 1
       ),
       decoders=tfds.decode.PartialDecoding(
-        dict.fromkeys(keys.values(), True), decoders={self.image: tfds.decode.SkipDecoding()}
+        wanted, decoders={self.image: tfds.decode.SkipDecoding()}
       ),
     )
-    records = records.map(lambda record: {k: record[feature] for k, feature in keys.items()})
+    records = records.map(lambda record: {k: _inner(record, path) for k, path in paths.items()})
     if train:
       records = records.shuffle(
         self.shuffle_buffer, seed=seed, reshuffle_each_iteration=True
@@ -116,6 +118,14 @@ class Source:
         f"it has {', '.join(images) or 'none'}."
       )
     return features
+
+
+def _inner(tree: Any, path: str) -> Any:
+  """What stands in nested dicts, of features or of a record, at "outer/inner"; None for nothing."""
+  outer, _, inner = path.partition("/")
+  tree = getattr(tree, "feature", tree)  # a sequence of dicts, which a record has inside out
+  found = tree[outer] if hasattr(tree, "keys") and outer in tree.keys() else None
+  return _inner(found, inner) if inner else found
 
 
 def _tfds() -> types.ModuleType:

@@ -1,0 +1,135 @@
+"""Rectified flow (arXiv 2209.03003): straight paths from noise to floats, and their velocity."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqjax import checks, fields
+from vqjax.latents import Floats
+from vqjax.schemes import Corrupted, Draw, Loss, Network, _solvers
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+  """The network sees x_t = (1 - t) x_0 + t ε and predicts the velocity ε - x_0.
+
+  Fields:
+    times: of training: "uniform", or "logit_normal", more often in the middle (arXiv 2403.03206,
+      eq. 19).
+    times_mean, times_std: of the logit, for "logit_normal".
+    shift: moves all times towards noise, t -> s t / (1 + (s - 1) t) (arXiv 2403.03206, eq. 23):
+      large grids are still readable under noise that hides a small one. 1 moves nothing.
+    shift_length: positions of a grid at which `shift` holds as it is; at others it is multiplied by
+      the square root of their ratio. None holds it everywhere.
+    likelihood_steps: of Heun's method, two calls of network and gradient each.
+  """
+
+  latent: Floats = fields.program()
+  times: Literal["uniform", "logit_normal"] = "logit_normal"
+  times_mean: float = 0.0
+  times_std: float = 1.0
+  shift: float = 1.0
+  shift_length: int | None = None
+  likelihood_steps: int = 24
+  takes: ClassVar[tuple[str, ...]] = ("floats",)
+  extra_ids: ClassVar[int] = 0
+  causal: ClassVar[bool] = False
+  timed: ClassVar[bool] = True
+  exact: ClassVar[bool] = False
+  options: ClassVar[Mapping[str, type]] = _solvers.OPTIONS
+
+  def __post_init__(self) -> None:
+    checks.within(self, "times_std", "shift", above=0)
+    checks.within(self, "times_mean")
+    checks.positive(self, "shift_length", "likelihood_steps")
+
+  @property
+  def outputs(self) -> int:
+    return self.latent.width
+
+  def _shifted(self, times: Any) -> Any:
+    ratio = self.latent.length / self.shift_length if self.shift_length else 1.0
+    shift = self.shift * math.sqrt(ratio)
+    return shift * times / (1 + (shift - 1) * times)
+
+  def _grid(self, steps: int) -> _solvers.Grid:
+    times = self._shifted(np.linspace(1, 0, steps + 1))
+    return _solvers.Grid(times, times, np.ones_like(times), 0.0)
+
+  def corrupt(self, key: jax.Array, latent_BLD: jax.Array) -> Corrupted:
+    """x_t at a time t of each example, spread evenly over the batch; targets are velocities."""
+    time_key, order_key, noise_key = jax.random.split(key, 3)
+    batch = latent_BLD.shape[0]
+    even_B = (jax.random.uniform(time_key) + jnp.arange(batch) / batch) % 1
+    t_B = jax.random.permutation(order_key, even_B)
+    if self.times == "logit_normal":
+      inner = jnp.clip(t_B, 1e-5, 1 - 1e-5)
+      t_B = jax.nn.sigmoid(self.times_mean + self.times_std * jax.scipy.special.ndtri(inner))
+    t_B = self._shifted(t_B)
+    noise = jax.random.normal(noise_key, latent_BLD.shape)
+    t = t_B[:, None, None]
+    weights = jnp.ones(latent_BLD.shape[:2], jnp.float32)
+    return Corrupted((1 - t) * latent_BLD + t * noise, noise - latent_BLD, weights, t_B)
+
+  def loss(self, prediction: jax.Array, corrupted: Corrupted) -> Loss:
+    """Mean square over channels."""
+    values = jnp.mean(jnp.square(prediction - corrupted.targets), -1)
+    return Loss(values, corrupted.weights, {})
+
+  def bound(self, key: jax.Array, network: Network, latent_BLD: jax.Array) -> jax.Array:
+    """-log p of the latents before they were normalised, nats [B, L]; see `_solvers.nats`."""
+    grid = self._grid(self.likelihood_steps)
+    nats = _solvers.nats(key, network, latent_BLD, grid, _read(grid))
+    return nats + float(np.log(self.latent.std).sum())
+
+  def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
+    """Nothing follows from what is known."""
+    del known_BL
+    return {}
+
+  def sample(
+    self,
+    key: jax.Array,
+    network: Network,
+    latent_BLD: jax.Array,
+    known_BL: jax.Array,
+    draw: Draw = Draw(),
+    *,
+    steps: int = 50,
+    solver: _solvers.Solver = "heun",
+    eta: float | None = None,
+    resample: int = 1,
+    trajectory: bool = False,
+  ) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """Follows the velocity from noise to data.
+
+    Args:
+      key: one key, or one per example [B].
+      network: `full` is called with t as `time_B`.
+      latent_BLD, known_BL: floats and bool.
+      draw: its temperature is that of the noise; it may not have `top_k` or `top_p`.
+      steps: from noise to data; Heun's have two calls of the network each.
+      solver: "euler", "heun", "dpm" (DPM-Solver++ 2M), or "ancestral", Euler with fresh noise.
+      eta: share of fresh noise in Euler's steps, as DDIM has it.
+      resample: see `_solvers.sample`.
+      trajectory: return (latent_BLD, latent_SBLD), x after each step; known vectors stay clean.
+
+    Raises:
+      UserError: an option out of range.
+    """
+    chosen, grid = _solvers.check(draw, steps, None, solver, eta, resample), self._grid(steps)
+    read, heat = _read(grid), draw.temperature
+    return _solvers.sample(key, network, latent_BLD, known_BL, grid, read, chosen, heat, trajectory)
+
+
+def _read(grid: _solvers.Grid) -> Any:
+  """(velocity, x, index) -> Said."""
+  u = jnp.asarray(grid.noise, jnp.float32)
+  return lambda v, x, i: _solvers.Said(x - u[i] * v, x + (1 - u[i]) * v)
