@@ -31,3 +31,24 @@ def debug(size: int = 32, **overrides: Any) -> dict[str, Any]:
     data=dict(name="shapes", size=size), ops=dict(size=size), batch_size=8, total_steps=2,
     log_every=1, save_every=2,
     eval_examples=8, preview=4, **overrides)
+
+
+# As small as a codec gets, and two steps on drawn sounds.
+TINY_SEANET = dict(
+  width=4, strides=(4, 8), decoder_width=16, dilations=(1,), residual_size=3,
+  quantizer=dict(depth=2, quantizer=dict(outer=16, quantizer=dict(codebook_size=16, dim=4))))
+TINY_WAVES = dict(periods=(2, 3), windows=(64,), period_channels=2, channels=4)
+
+
+def debug_sound(rate: int = 4_000, length: int = 512, **overrides: Any) -> dict[str, Any]:
+  """`debug` on drawn sounds."""
+  return debug(**overrides) | dict(
+    data=dict(name="tones", rate=rate, seconds=length / rate),
+    ops=dict(name="audio", rate=rate, length=length, channels=1))
+
+
+def debug_video(frames: int = 4, size: int = 16, **overrides: Any) -> dict[str, Any]:
+  """As `debug`, on small drawn videos."""
+  return debug(**overrides) | dict(
+    data=dict(name="moving_shapes", size=size, frames=frames),
+    ops=dict(name="video", frames=frames, size=size))

@@ -160,7 +160,7 @@ def values(tree: Any, scale: float) -> Any:
 
 def debug_config(name: str, folder: pathlib.Path) -> ConfigDict:
   config = load(f"{name}:debug")
-  assert config.data["name"] == "shapes" and config.total_steps <= 4
+  assert config.data["name"] in ("shapes", "moving_shapes") and config.total_steps <= 4
   return with_tokenizer(config, ":debug", folder) if config.task == "prior" else config
 
 

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "vqjax").rglob("*.py"))
 
 # What a folder (or, at the top, a file) may import from vqjax. Leaves may be imported by all.
-LEAVES = {"checks", "errors", "fields", "files", "pictures", "sounds"}
+LEAVES = {"checks", "errors", "fields", "files", "pictures", "sounds", "videos"}
 ALLOWED = {
   "checks": set(),
   "errors": set(),
@@ -20,6 +20,7 @@ ALLOWED = {
   "files": set(),
   "pictures": set(),
   "sounds": set(),
+  "videos": set(),
   "build": set(),
   "nn": {"nn"},
   "orders": set(),

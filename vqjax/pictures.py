@@ -60,10 +60,15 @@ def decode(file: bytes | str | pathlib.Path) -> np.ndarray:
       if image.mode == "I" and unsigned:
         pixels = pixels.view(np.uint32)  # PIL reads 32 unsigned bits as signed ones
       return np.repeat(_scaled(pixels)[..., None], 3, axis=-1)
-    if image.has_transparency_data:
-      image = image.convert("RGBA")
-      image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    return on_white(image)
+
+
+def on_white(image: Image.Image) -> np.ndarray:
+  """RGB uint8 [H, W, 3], transparency laid on white."""
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+  return np.array(image.convert("RGB"))
 
 
 def _scaled(pixels: np.ndarray) -> np.ndarray:

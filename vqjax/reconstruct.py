@@ -20,9 +20,14 @@ from vqjax import cli, files
 from vqjax.errors import UserError
 
 
-def padded(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
-  """`[*size, …]` with its last entries repeated until each side is a multiple of its factor."""
-  missing = [(0, -n % factor) for n, factor in zip(values.shape, factors)]
+def padded(
+  values: np.ndarray, factors: Sequence[int], first: Sequence[int] | None = None
+) -> np.ndarray:
+  """`[*size, …]` with its last entries repeated until each side is a multiple of its factor, after
+  what the first codes stand for, where they stand for less.
+  """
+  first = factors if first is None else first
+  missing = [(0, (a - n) % f) for n, f, a in zip(values.shape, factors, first)]
   return np.pad(values, missing + [(0, 0)] * (values.ndim - len(missing)), mode="edge")
 
 
@@ -73,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
       failed.append(e)
       print(f"left out: {e}", file=sys.stderr)
       continue
-    recon = model.reconstruct(padded(value, info.factors)[None])[0]
+    recon = model.reconstruct(padded(value, info.factors, info.first)[None])[0]
     signal.save(args.output / name, recon[tuple(slice(n) for n in value.shape[:axes])])
   if len(failed) == len(inputs):
     raise failed[0]

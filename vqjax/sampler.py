@@ -195,8 +195,10 @@ class Sampler:
       raise UserError(f"mask: is {found}, the examples are {wanted}; resize it.")
     if not np.isfinite(mask).all() or not mask.any():
       raise UserError("mask: is black everywhere, or no number; what is white is drawn anew.")
-    cells = [side for n, side in zip(size, latent.shape) for side in (side, n // side)]
-    redrawn = (mask != 0).reshape(cells).any(tuple(range(1, len(cells), 2)))
+    spans = self.prior.tokenizer.info.spans(latent.shape)
+    cells = [n for side, (span, _) in zip(latent.shape, spans) for n in (side, span)]
+    whole = np.pad(mask != 0, [(lacks, 0) for _, lacks in spans])
+    redrawn = whole.reshape(cells).any(tuple(range(1, len(cells), 2)))
     return np.repeat(~redrawn.reshape(-1), latent.length // redrawn.size)
 
   def draw(

@@ -210,3 +210,20 @@ def test_real_files(real_data):
   assert (len(train), len(held)) == (3243, 273) and train[0]["text"] == "keycap: #"
   train, held = load(real_data / "nuclei_layout" / "nuclei128.npz")
   assert len(train) + len(held) == 664 and train[0]["layout"].max() <= 2
+
+
+def test_arrays_of_video(tmp_path):
+  video = np.random.default_rng(0).integers(0, 256, (20, 3, 6, 8, 3)).astype(np.uint8)
+  np.savez(tmp_path / "a.npz", videos=video, labels=np.arange(20), test=np.arange(20) < 5)
+  np.save(tmp_path / "b.npy", (video / 255).astype(np.float32))
+  for file, held in (("a.npz", video[:5]), ("b.npy", None)):
+    source = arrays.Source(str(tmp_path / file))
+    examples = source.examples("eval")
+    assert examples[0].keys() >= {"video", "name"} and "image" not in examples[0]
+    if held is not None:
+      np.testing.assert_array_equal([examples[i]["video"] for i in range(len(examples))], held)
+      assert examples[2]["label"] == 2
+    assert len(examples) + len(source.examples("train")) == 20
+  with pytest.raises(UserError, match="give .N, H, W. or"):
+    np.save(tmp_path / "c.npy", video[..., :2])
+    arrays.Source(str(tmp_path / "c.npy")).examples("train")

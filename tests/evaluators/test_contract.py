@@ -9,9 +9,14 @@ import pytest
 from vqjax import build, evaluators
 from vqjax.latents import Codes
 from vqjax.nn import perceptual
+from vqjax.signals import audio
 from vqjax.signals.layout import Signal
 
-GIVEN = {"codes": {"levels": (Codes((2, 3), 7),)}, "layouts": {"signal": Signal(classes=4)}}
+GIVEN = {
+  "sound": {"signal": audio.Signal(4_000)},
+  "codes": {"levels": (Codes((2, 3), 7),)},
+  "layouts": {"signal": Signal(classes=4)},
+}
 RECONSTRUCTION = [
   name
   for name in build.names("evaluators")
@@ -46,7 +51,11 @@ def data(count):
   recon = (image / 127.5 - 1 + 0.3 * rng.normal(size=image.shape)).astype(np.float32)
   real, guessed = rng.integers(0, 4, size=(2, count, 16, 20)).astype(np.uint8)
   ids = rng.integers(0, 7, size=(count, 2, 3)).astype(np.int32)
-  return {"image": image, "layout": real}, {"image": recon, "layout": guessed, "ids": ids}
+  film = lambda x: np.stack([x, x[:, ::-1]], 1)
+  sound = 0.2 * rng.normal(size=(2, count, 300, 1)).astype(np.float32)
+  batch = {"image": image, "layout": real, "video": film(image), "audio": sound[0]}
+  out = {"image": recon, "layout": guessed, "ids": ids, "video": film(recon), "audio": sound[1]}
+  return batch, out
 
 
 def run(measure, batch, out, size):
@@ -78,8 +87,8 @@ def test_ragged_batches_change_nothing(name, lpips_path):
 def test_junk_in_the_padding_counts_nowhere(name, lpips_path):
   measure = measure_of(name, lpips_path)
   batch, out = data(3)
-  bad = out | {"image": out["image"].copy(), "layout": out["layout"].copy()}
-  bad["image"][2:], bad["layout"][2:] = np.nan, 255
+  bad = {key: value.copy() for key, value in out.items()}
+  bad["image"][2:], bad["layout"][2:], bad["video"][2:] = np.nan, 255, np.nan
   mask = np.array([1, 1, 0], np.float32)
   update = jax.jit(measure.update)
   got = measure.result(evaluators.add(None, update(measure.frozen(), batch, bad, mask)))

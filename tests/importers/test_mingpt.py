@@ -69,8 +69,8 @@ def test_greedy_continuation_with_the_cache(imported, expected):
   logits, cache = prefill(variables, codes + tokens[:, :1], model.init_cache(len(tokens), 1))
   drawn = [tokens[:, 0]]
   for position in range(1, length):
-    drawn.append(tokens[:, position] if position < given else np.asarray(logits.argmax(-1)))
-    logits, cache = decode(variables, drawn[-1].astype(np.int32), position - 1, cache)
+    drawn.append(tokens[:, position] if position < given else np.asarray(logits[:, 0].argmax(-1)))
+    logits, cache = decode(variables, drawn[-1].astype(np.int32)[:, None], position - 1, cache)
   np.testing.assert_array_equal(np.stack(drawn, axis=1), tokens)
 
 

@@ -80,7 +80,7 @@ def test_the_runs_of_a_prior_given_maps(state):
     "layout_tokenizer",
     "",
   ]
-  images = dict(data=dict(name="shapes", size=8), ops=dict(size=8, channels=3))
+  images = dict(data=dict(name="shapes", size=16), ops=dict(size=8, channels=3))
   model = layouts.config["model"]
   assert layouts.config == images | dict(
     model=model,

@@ -164,7 +164,7 @@ class Prior:
     latent = self.sampler.prior.latent
     flat_BL, decided_BL = latent.decided(flat_BL)
     values = self.decode(self._stage.merge((*coarser, latent.unflatten(flat_BL))))
-    return self.info.signal.pictures(values, _hidden(~np.asarray(decided_BL), latent, values))
+    return self.info.signal.pictures(values, _hidden(~np.asarray(decided_BL), latent, self.info))
 
   def log_prob(
     self, ids: Any, *, per_code: bool = False, draws: int = 16, **given: Any
@@ -236,7 +236,7 @@ class Prior:
     levels, latent = self._checked(ids), self.modules.latent
     values = self.decode(self._stage.merge(levels))
     hidden = jnp.broadcast_to(~self.sampler.keep_first(keep), (len(values), latent.length))
-    return values, _hidden(np.asarray(hidden), latent, values)
+    return values, _hidden(np.asarray(hidden), latent, self.info)
 
   @property
   def _stage(self) -> Any:
@@ -362,11 +362,11 @@ def scheme_options() -> dict[str, type]:
   return COMMON | {k: kind for scheme in schemes for k, kind in scheme.options.items()}
 
 
-def _hidden(hidden_BL: np.ndarray, latent: Any, values: np.ndarray) -> np.ndarray:
-  """Bool [B, *size]: the positions of `values` in cells of which all codes are hidden."""
+def _hidden(hidden_BL: np.ndarray, latent: Any, info: Any) -> np.ndarray:
+  """Bool [B, *size]: the positions in cells of which all codes are hidden."""
   hidden = hidden_BL.reshape(len(hidden_BL), *latent.shape, -1).all(-1)
-  for axis, cells in enumerate(latent.shape, 1):
-    hidden = hidden.repeat(values.shape[axis] // cells, axis)
+  for axis, (span, lacks) in enumerate(info.spans(latent.shape), 1):
+    hidden = np.delete(hidden.repeat(span, axis), slice(lacks), axis)
   return hidden
 
 

@@ -24,9 +24,10 @@ _BLENDED = 2**18
 class Tokenizer:
   """A trained autoencoder: the signal to codes and back, or to floats where it has no codes.
 
-  Examples of more than 2^20 positions (1024 x 1024 pixels) are computed in tiles that overlap. The
-  result is that of the whole where the architecture looks at a neighbourhood only (`model.halo`);
-  where norms or attention see everything, they see a tile each, and neighbours are blended.
+  Examples of more than 2^20 positions (1024 x 1024 pixels) are computed in tiles that overlap,
+  unless the architecture halves time causally. The result is that of the whole where the
+  architecture looks at a neighbourhood only (`model.halo`); where norms or attention see
+  everything, they see a tile each, and neighbours are blended.
 
   Args:
     workdir, config: of its run.
@@ -135,8 +136,9 @@ class Tokenizer:
     cells = leaf.shape[1 : 1 + axes]
     if not any(map(cached, batch)):
       model.grid(*cells)  # raises for a size that does not fit
-      cells = tuple(n // f for n, f in zip(cells, factors))
-    if math.prod(cells) * math.prod(factors) <= _WHOLE:
+      cells = tuple(1 + (n - a) // f for n, f, a in zip(cells, factors, self.info.first))
+    # Tiles are of whole codes: where the first stands for less (causal time), there is one.
+    if self.info.first != factors or math.prod(cells) * math.prod(factors) <= _WHOLE:
       return self._whole(name, **batch)
     plan = _plan(cells, factors, model.halo, self.info.size)
     return tiles.apply(lambda part: self._whole(name, **part), batch, plan)

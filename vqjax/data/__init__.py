@@ -3,13 +3,15 @@ deterministic in the seed.
 
     image       uint8 [B, H, W, C]      scaled to [-1, 1] on the device
     audio       float32 [B, T, C]       sound in about [-1, 1]
+    video       uint8 [B, T, H, W, C]   frames as images have them
     label       int32 [B]               where the source has classes; class_names says which
     text        list of str, length B   where it has captions (never sent to the device as it is);
                                         of several for an example training draws one each time
     layout      uint8 [B, H, W]         where it has per-pixel classes
     ids         int32 [B, ...]          codes computed before, see sources/codes.py
     latents     float16 [B, ..., D]     floats computed before, likewise
-    attributes  float32 [B, M, 6]       the drawn scenes' objects, see sources/shapes.py
+    attributes  float32 [B, M, 6]       the drawn scenes' objects, see sources/shapes.py and, with
+                                        time before M, sources/moving_shapes.py
 
 A source is `{"name": <file of vqjax/data/sources>, **fields of its Source}`; the ops are likewise a
 file of vqjax/data/ops, "image" where they have no name. Each source says what it needs TensorFlow

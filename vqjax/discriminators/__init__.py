@@ -6,8 +6,8 @@ grid axes: 1 sound, 2 images and maps, 3 video) and `dtype: str = "float32"`. Th
     disc(x, *, train) -> (logits, features)
 
 - `x` is `[B, ..., C]` in [-1, 1]; `logits` is float32, `[B, ..., 1]` for a patch discriminator,
-  `[B, 1]` otherwise. A file that is made for some numbers of axes only raises UserError for the
-  others (`checks.axes`).
+  `[B, 1]` otherwise; several judges in one return a tuple of such, and each counts alike. A file
+  that is made for some numbers of axes only raises UserError for the others (`checks.axes`).
 - `features` is a tuple of activations, early first: feature matching compares them on real and
   reconstructed images.
 - Batch norm keeps its running statistics in "batch_stats", mutable when `train` is true.

@@ -25,6 +25,7 @@ class Model(nn.Module):
   Attributes:
     channels: width of the first layer; doubles per layer, up to eight times.
     n_layers: convolutions of stride 2.
+    time_layers: how many of them halve the first axis too, for video of few frames; None is all.
     norm: "batch" uses the whole (global) batch in training and running statistics otherwise: call
       it on the real images first, then on the reconstructions, as the published models were
       trained. "group" has 32 groups, or fewer where 32 does not divide the width.
@@ -34,6 +35,7 @@ class Model(nn.Module):
 
   channels: int = 64
   n_layers: int = 3
+  time_layers: int | None = None
   norm: Literal["batch", "group", "none"] = "batch"
   axes: int = fields.program(2)
   dtype: str = "float32"
@@ -41,29 +43,37 @@ class Model(nn.Module):
   def __post_init__(self):
     checks.axes(self, "patchgan", 1, 2, 3)
     checks.positive(self, "channels", "n_layers")
+    if self.time_layers is not None and not 0 <= self.time_layers <= self.n_layers:
+      raise UserError(f"time_layers: {self.time_layers} is outside 0 to {self.n_layers}, n_layers.")
     super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """[B, ..., C] -> logits [B, ..., 1], every side over 2^n_layers and less 2, and the activations
+    """[B, ..., C] -> logits [B, ..., 1], every side over 2^n_layers (the first: 2^time_layers) and
+    less 1 for every convolution of stride 1, and the activations
     after each hidden layer.
 
     Raises:
       UserError: x is too small for a single patch, or has another number of axes.
     """
     x = x.astype(self.dtype)
-    smallest = 3 * 2**self.n_layers
     checks.rank(x.shape[1:-1], self.axes)
-    if min(x.shape[1:-1]) < smallest:
+    halved = self.n_layers if self.time_layers is None else self.time_layers
+    # Each convolution of stride 1 takes a position off.
+    smallest = ((3 + self.n_layers - halved) * 2**halved,) + (3 * 2**self.n_layers,) * (
+      self.axes - 1
+    )
+    if any(n < least for n, least in zip(x.shape[1:-1], smallest)):
+      needed = smallest[:1] if len(set(smallest)) == 1 else smallest
       raise UserError(
         f"size {checks.times(x.shape[1:-1])} leaves no patch after n_layers={self.n_layers}: "
-        f"give sides of at least {smallest} or fewer n_layers."
+        f"give sides of at least {checks.times(needed)} or fewer n_layers."
       )
     features = []
     position = 0  # in taming's nn.Sequential, which counts activations and norms too
     for i in range(self.n_layers + 1):
       normed = self.norm != "none" and i > 0
-      strides = 2 if i < self.n_layers else 1
+      strides = (2 if i < halved else 1,) + (2 if i < self.n_layers else 1,) * (self.axes - 1)
       # A batch norm's own bias follows, and the published models leave this one out.
       use_bias = not (normed and self.norm == "batch")
       x = self._conv(self.channels * min(2**i, 8), strides, use_bias, position)(x)
@@ -73,10 +83,12 @@ class Model(nn.Module):
       x = nn.leaky_relu(x, 0.2)
       features.append(x)
       position += 2
-    logits = self._conv(1, 1, True, position)(x)
+    logits = self._conv(1, (1,) * self.axes, True, position)(x)
     return logits.astype(jnp.float32), tuple(features)
 
-  def _conv(self, features: int, strides: int, use_bias: bool, position: int) -> nn.Conv:
+  def _conv(
+    self, features: int, strides: tuple[int, ...], use_bias: bool, position: int
+  ) -> nn.Conv:
     return nn.Conv(
       features,
       (4,) * self.axes,

@@ -18,7 +18,8 @@ A file defines a frozen dataclass `Measure` (its fields a config may set) with
 - For reconstructions `batch["image"]` is uint8 `[B, H, W, C]`, `out["image"]` float in [-1, 1], and
   `out["ids"]` int32 `[B, ...]`, a tuple of such for a hierarchy, or None. Measures see the
   reconstruction as a viewer would: rounded to 8 bits. Of label maps, `batch["layout"]` and
-  `out["layout"]` are uint8 `[B, H, W]`.
+  `out["layout"]` are uint8 `[B, H, W]`; of video, `batch["video"]` and `out["video"]` as of images,
+  `[B, T, H, W, C]`.
 - Keys of `result` that end a path, "codes/0/usage", are details of the key without it.
 """
 

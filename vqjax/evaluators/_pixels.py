@@ -12,13 +12,15 @@ import jax.numpy as jnp
 ROUNDING = "pixels in [0, 1], reconstruction clipped and rounded to 8 bits"
 
 
-def pair(batch: dict[str, Any], out: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
-  """Returns the originals and the reconstructions, float32 [B, H, W, C] in [0, 1], both multiples
-  of 1/255.
+def pair(
+  batch: dict[str, Any], out: dict[str, Any], field: str = "image"
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the originals and the reconstructions, float32 [B, ..., H, W, C] in [0, 1], both
+  multiples of 1/255.
   """
-  real = jnp.asarray(batch["image"]).astype(jnp.float32) / 255
+  real = jnp.asarray(batch[field]).astype(jnp.float32) / 255
   recon = (
-    jnp.clip(jnp.round((jnp.asarray(out["image"]).astype(jnp.float32) + 1) * 127.5), 0, 255) / 255
+    jnp.clip(jnp.round((jnp.asarray(out[field]).astype(jnp.float32) + 1) * 127.5), 0, 255) / 255
   )
   return real, recon
 

@@ -15,7 +15,7 @@ import numpy as np
 from vqjax.errors import UserError
 from vqjax.evaluators import _pixels
 
-_WINDOW, _SIGMA = 11, 1.5
+WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
 
@@ -52,9 +52,9 @@ def ssim(x: jax.Array, y: jax.Array) -> jax.Array:
     UserError: images smaller than the window.
   """
   batch, height, width, _ = x.shape
-  if min(height, width) < _WINDOW:
+  if min(height, width) < WINDOW:
     raise UserError(
-      f"SSIM needs images of at least {_WINDOW} pixels, got {height}x{width}: "
+      f"SSIM needs images of at least {WINDOW} pixels, got {height}x{width}: "
       "leave the measure 'ssim' out."
     )
   planes = [einops.rearrange(m, "b h w c -> (b c) h w") for m in (x, y, x * x, y * y, x * y)]
@@ -67,11 +67,11 @@ def ssim(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _blur(x_BHW: jax.Array) -> jax.Array:
   """Gaussian means over the windows that lie within the image: two one-axis convolutions."""
-  offsets = np.arange(_WINDOW) - _WINDOW // 2
+  offsets = np.arange(WINDOW) - WINDOW // 2
   weights = np.exp(-(offsets**2) / (2 * _SIGMA**2))
   weights = jnp.asarray(weights / weights.sum(), x_BHW.dtype)
   x = x_BHW[:, None]
-  for shape in ((_WINDOW, 1), (1, _WINDOW)):
+  for shape in ((WINDOW, 1), (1, WINDOW)):
     # The variances are small differences of these means: half precision products would drown them.
     x = jax.lax.conv(
       x, weights.reshape(1, 1, *shape), (1, 1), "VALID", precision=jax.lax.Precision.HIGHEST

@@ -142,4 +142,5 @@ def tokenizer_run(
 
 def images(size: int, channels: int) -> dict[str, Any]:
   """The part of a config that says which images are read: drawn ones stand for the user's."""
-  return dict(data=dict(name="shapes", size=min(size, 256)), ops=dict(size=size, channels=channels))
+  drawn = min(max(size, 16), 256)  # the sizes that there are
+  return dict(data=dict(name="shapes", size=drawn), ops=dict(size=size, channels=channels))

@@ -37,7 +37,9 @@ def described(settings: Mapping[str, Any]) -> dict[str, Any]:
     "pad_mode": "edges",
     "dilation_growth_rate": "dilation_growth",
   }
-  return {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings}
+  told = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings}
+  edges = {"constant": "zeros"}  # PyTorch's name for it
+  return told | ({"edges": edges.get(told["edges"], told["edges"])} if "edges" in told else {})
 
 
 def read(

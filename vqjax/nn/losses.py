@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from vqjax.errors import UserError, near_miss
 from vqjax.nn import layers, patches
 
-ADVERSARIAL = ("hinge", "vanilla", "non_saturating")
+ADVERSARIAL = ("hinge", "vanilla", "non_saturating", "least_squares")
 
 # DALL-E keeps pixels off the ends of (0, 1), where the logit is infinite (arXiv 2102.12092,
 # appendix A.3).
@@ -78,29 +78,48 @@ def unmap_pixels(mapped: jax.Array) -> jax.Array:
   return (mapped - _PIXEL_MARGIN) / (1 - 2 * _PIXEL_MARGIN)
 
 
-def generator_loss(name: str, logits_fake: jax.Array) -> jax.Array:
-  """What the autoencoder minimises: -mean(fake) for "hinge" and "vanilla", as VQGAN; else mean
-  softplus(-fake).
+Logits = jax.Array | tuple[jax.Array, ...]
+
+
+def over_judges(fn: Callable[..., jax.Array], *logits: Logits) -> jax.Array:
+  """`fn` of the logits, float32; where a discriminator is several judges, the mean over them."""
+  if not isinstance(logits[0], tuple):
+    return fn(*(x.astype(jnp.float32) for x in logits))
+  parts = [fn(*(x.astype(jnp.float32) for x in each)) for each in zip(*logits, strict=True)]
+  return sum(parts) / len(parts)
+
+
+def generator_loss(name: str, logits_fake: Logits) -> jax.Array:
+  """What the autoencoder minimises: -mean(fake) for "hinge" and "vanilla", as VQGAN; mean
+  softplus(-fake) for "non_saturating"; mean (1 - fake)² for "least_squares".
   """
   _check("adversarial loss", name, ADVERSARIAL)
-  fake = logits_fake.astype(jnp.float32)
-  return jax.nn.softplus(-fake).mean() if name == "non_saturating" else -fake.mean()
+  if name == "least_squares":
+    return over_judges(lambda fake: jnp.square(1 - fake).mean(), logits_fake)
+  if name == "non_saturating":
+    return over_judges(lambda fake: jax.nn.softplus(-fake).mean(), logits_fake)
+  return over_judges(lambda fake: -fake.mean(), logits_fake)
 
 
-def discriminator_loss(name: str, logits_real: jax.Array, logits_fake: jax.Array) -> jax.Array:
+def discriminator_loss(name: str, logits_real: Logits, logits_fake: Logits) -> jax.Array:
   """What the discriminator minimises; logits of any shape.
 
   "hinge": half of E relu(1 - real) + E relu(1 + fake) (arXiv 1705.02894).
   "vanilla": half of E softplus(-real) + E softplus(fake), as VQGAN; "non_saturating" is the same
-    without the half
-  (arXiv 1406.2661, StyleGAN2's).
+    without the half (arXiv 1406.2661, StyleGAN2's).
+  "least_squares": E (1 - real)² + E fake² (arXiv 1611.04076).
   """
   _check("adversarial loss", name, ADVERSARIAL)
-  real, fake = logits_real.astype(jnp.float32), logits_fake.astype(jnp.float32)
-  if name == "hinge":
-    return 0.5 * (jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean())
-  both = jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean()
-  return 0.5 * both if name == "vanilla" else both
+
+  def loss(real: jax.Array, fake: jax.Array) -> jax.Array:
+    if name == "hinge":
+      return 0.5 * (jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean())
+    if name == "least_squares":
+      return jnp.square(1 - real).mean() + jnp.square(fake).mean()
+    both = jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean()
+    return 0.5 * both if name == "vanilla" else both
+
+  return over_judges(loss, logits_real, logits_fake)
 
 
 def feature_matching(
@@ -127,10 +146,7 @@ def lecam_averages() -> dict[str, jax.Array]:
 
 
 def lecam(
-  averages: dict[str, jax.Array],
-  logits_real: jax.Array,
-  logits_fake: jax.Array,
-  decay: float = 0.99,
+  averages: dict[str, jax.Array], logits_real: Logits, logits_fake: Logits, decay: float = 0.99
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """LeCAM regulariser R_LC (arXiv 2104.03310): E (real - mean_fake)^2 + E (fake - mean_real)^2.
 
@@ -145,23 +161,27 @@ def lecam(
   Returns:
     The unweighted loss and the new averages, which carry no gradient.
   """
-  real, fake = logits_real.astype(jnp.float32), logits_fake.astype(jnp.float32)
-  batch = jax.lax.stop_gradient({"real": real.mean(), "fake": fake.mean()})
+  means = {"real": over_judges(jnp.mean, logits_real), "fake": over_judges(jnp.mean, logits_fake)}
+  batch = jax.lax.stop_gradient(means)
   averages = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, averages, batch)
-  loss = jnp.square(real - averages["fake"]).mean() + jnp.square(fake - averages["real"]).mean()
-  return loss, averages
+
+  def penalty(real: jax.Array, fake: jax.Array) -> jax.Array:
+    return jnp.square(real - averages["fake"]).mean() + jnp.square(fake - averages["real"]).mean()
+
+  return over_judges(penalty, logits_real, logits_fake), averages
 
 
-def r1(disc_fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+def r1(disc_fn: Callable[[jax.Array], Logits], x: jax.Array) -> jax.Array:
   """R1 gradient penalty on real examples (arXiv 1801.04406, equation 9) without its gamma / 2:
   E ||d disc_fn(x) / dx||^2.
 
   Args:
-    disc_fn: from examples [B, ..., C] to logits, one or many per example; the many are summed. With
-      batch norm in training mode the examples are not independent, and the penalty mixes them.
+    disc_fn: from examples [B, ..., C] to logits, one or many per example; the many are summed,
+      several judges averaged. With batch norm in training mode the examples are not independent,
+      and the penalty mixes them.
     x: real examples [B, ..., C], on a grid of any number of axes.
   """
-  gradient = jax.grad(lambda x: disc_fn(x).astype(jnp.float32).sum())(x.astype(jnp.float32))
+  gradient = jax.grad(lambda x: over_judges(jnp.sum, disc_fn(x)))(x.astype(jnp.float32))
   return jnp.square(gradient).sum(axis=tuple(range(1, x.ndim))).mean()
 
 

@@ -50,6 +50,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vqjax import pictures
@@ -107,6 +108,23 @@ def save_sheet(
   """`save_page` of what is best seen as one picture."""
   pictures.save(file, page(signal, rows, together))
   return [file]
+
+
+def pixels(name: str, values: np.ndarray) -> jax.Array:
+  """What a caller gave as pixels, of any shape: uint8, or float32 in [-1, 1].
+
+  Raises UserError for another type or range, with `name` before it.
+  """
+  if values.dtype == jnp.uint8:
+    return jnp.asarray(values)
+  if not jnp.issubdtype(values.dtype, jnp.floating):
+    raise UserError(
+      f"{name}: {values.dtype} is neither uint8 nor float in [-1, 1]; convert with "
+      ".astype('uint8')."
+    )
+  if not (top := float(np.abs(values).max())) <= 1.001:  # NaN fails the comparison, too
+    raise UserError(f"{name}: floats reach {top:.4g}; scale them to [-1, 1], or pass uint8.")
+  return jnp.asarray(values, jnp.float32)
 
 
 def sized(ops: Mapping[str, Any]) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from vqjax import checks, pictures
 from vqjax.errors import UserError
 from vqjax.nn import losses
-from vqjax.signals import Likelihood, Row, save_sheet, sized
+from vqjax.signals import Likelihood, Row, pixels, save_sheet, sized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +66,7 @@ class Signal:
         f"images: shape {images.shape} is not [B, H, W, {channels}]; this model was trained on "
         f"{channels} channel(s)."
       )
-    if images.dtype == jnp.uint8:
-      return jnp.asarray(images)
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-      raise UserError(
-        f"images: {images.dtype} is neither uint8 nor float in [-1, 1]; convert with "
-        ".astype('uint8')."
-      )
-    if not (top := float(np.abs(images).max())) <= 1.001:  # NaN fails the comparison, too
-      raise UserError(f"images: floats reach {top:.4g}; scale them to [-1, 1], or pass uint8.")
-    return jnp.asarray(images, jnp.float32)
+    return pixels("images", images)
 
   def finished(self, values: jax.Array) -> np.ndarray:
     return pictures.to_uint8(np.asarray(values))

@@ -91,6 +91,23 @@ class Info(NamedTuple):
     return tuple(self.shape[: self.signal.axes])
 
   @property
+  def first(self) -> tuple[int, ...]:
+    """How many positions the first code of each axis stands for: as many as all others (`factors`),
+    or fewer where a tokenizer is causal in time.
+    """
+    return tuple((n - 1) % factor + 1 for n, factor in zip(self.size, self.factors))
+
+  def spans(self, grid: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Of each axis of a level's grid, (how many positions a code stands for, how many of them the
+    first code lacks).
+    """
+    spans = ()
+    for n, cells, first, factor in zip(self.size, grid, self.first, self.factors):
+      after = max(1, (n - first) // max(1, cells - 1))  # by which all but the first are apart
+      spans += ((n // cells, 0),) if first == factor else ((after, after - first),)
+    return spans
+
+  @property
   def measured(self) -> dict[str, Any]:
     """Values for the fields of measures that the program sets."""
     return {

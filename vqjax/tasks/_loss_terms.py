@@ -35,7 +35,7 @@ class Losses:
   perceptual_weight: float = 0.0
   perceptual_weights: str | None = fields.place(None)
   feature_weight: float = 0.0
-  adversarial: Literal["hinge", "vanilla", "non_saturating"] = "hinge"
+  adversarial: Literal["hinge", "vanilla", "non_saturating", "least_squares"] = "hinge"
   adversarial_weight: float = 0.8
   adversarial_start: int = 0
   adaptive: Literal["last_layer", "none"] = "last_layer"

@@ -304,8 +304,8 @@ class Autoencode:
       r1 = jax.lax.cond(step % w.r1_every == 0, penalty, lambda _: jnp.zeros(()), params["disc"])
       pieces["r1"] = (r1, on * w.r1_weight * w.r1_every)
     metrics = {
-      "adversarial/logits_real": jnp.mean(logits_real),
-      "adversarial/logits_fake": jnp.mean(logits_fake),
+      "adversarial/logits_real": losses.over_judges(jnp.mean, logits_real),
+      "adversarial/logits_fake": losses.over_judges(jnp.mean, logits_fake),
     }
     return (
       sum(v * s for v, s in pieces.values()),

@@ -40,12 +40,17 @@ class Kind(NamedTuple):
   suffixes: of their names.
   read(path) -> the example's fields. May raise anything for a damaged file.
   log: where what cannot be read is named.
+  examples(names) -> names of the examples, of those of all files with such suffixes: the files
+    themselves, unless an example is a folder of them.
+  content(path) -> what the fingerprint hashes of one.
   """
 
   noun: str
   suffixes: tuple[str, ...]
   read: Callable[[pathlib.Path], dict[str, Any]]
   log: logging.Logger
+  examples: Callable[[list[str]], list[str]] = lambda names: names
+  content: Callable[[pathlib.Path], np.ndarray] = lambda path: np.fromfile(path, np.uint8)
 
 
 def has_files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> bool:
@@ -116,7 +121,7 @@ class Files:
   def content(self, index: int) -> dict[str, Any] | None:
     """The file as it is: decoding takes longer, and libraries differ in a bit."""
     try:
-      file = np.fromfile(self.root / self.names[index], np.uint8)
+      file = self.tally.kind.content(self.root / self.names[index])
     except OSError as e:
       self.tally.add(self.names[index], e)
       return None
@@ -137,7 +142,7 @@ def _scan(root: pathlib.Path, kind: Kind) -> dict[str, Files]:
   logged once.
   """
   listed = pictures.list_files(root)
-  found = [n for n in listed if n.lower().endswith(kind.suffixes)]
+  found = kind.examples([n for n in listed if n.lower().endswith(kind.suffixes)])
   if not found:
     raise UserError(f"{root}: has no {kind.noun}s ({', '.join(kind.suffixes)}).")
   folders = [f + "/" if f else "" for f in _split_folders(root, found, kind)]

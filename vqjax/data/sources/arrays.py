@@ -5,6 +5,7 @@ splits):
 
   images    `images`, `x`, `image`; or the only array. [N, H, W] or [N, H, W, C], 1, 3 or 4 channels
             (alpha on white).
+  video     `videos`, `video`, or whatever of the above has five axes: [N, T, H, W, C].
   labels    `labels`, `y`, `label`: integers [N] or [N, 1]. uint8 [N, H, W] is a `layout`, as are
             `layout`, `layouts`.
   captions  `captions`, `text`: strings [N], or [N, K] for several of each image; or a
@@ -38,7 +39,8 @@ from vqjax import fields, pictures
 from vqjax.data.sources import hold_out
 from vqjax.errors import UserError
 
-_IMAGES, _LABELS = ("images", "x", "image"), ("labels", "y", "label")
+_IMAGES = ("images", "x", "image", "videos", "video")
+_LABELS = ("labels", "y", "label")
 _PACKED = (".npz", ".npy")
 _LAYOUTS, _TEXTS = ("layout", "layouts"), ("captions", "text")
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -82,7 +84,7 @@ class Source:
       )
     changed = path.stat().st_mtime_ns
     columns = _load(path, changed)[split]
-    if not len(columns["image"]):
+    if not len(_leading(columns)):
       raise UserError(f"{path}: has no examples for the {split} split.")
     return Rows(columns, f"{path.name} {split}")
 
@@ -104,7 +106,7 @@ class Rows:
     return self.columns.get("text")
 
   def __len__(self) -> int:
-    return len(self.columns["image"])
+    return len(_leading(self.columns))
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     return {key: column[index] for key, column in self.columns.items()} | {
@@ -144,7 +146,7 @@ def _load(path: pathlib.Path, changed: int) -> dict[str, Columns]:
       for split, suffix in (("train", "_train"), ("eval", "_test"))
     }
   columns = _columns(arrays, path, "")
-  num = len(columns["image"])
+  num = len(_leading(columns))
   held = _held_out(arrays, path, num)
   beside = path.with_name("captions.json")
   if "text" not in columns and beside.is_file():
@@ -166,8 +168,13 @@ def _columns(arrays: Mapping[str, np.ndarray], path: pathlib.Path, suffix: str) 
     raise UserError(
       f"{path}: has no images; looked for {wanted}, found {', '.join(arrays) or 'nothing'}."
     )
-  columns: Columns = {"image": to_pixels(images, f"{path}: images{suffix}")}
-  num, height, width = columns["image"].shape[:3]
+  where = f"{path}: images{suffix}"
+  if images.ndim == 5:
+    frames = to_pixels(images.reshape(-1, *images.shape[2:]), where)
+    columns: Columns = {"video": frames.reshape(*images.shape[:4], -1)}
+  else:
+    columns = {"image": to_pixels(images, where)}
+  num, (height, width) = len(images), _leading(columns).shape[-3:-1]
   labels, layout = _find(arrays, _LABELS, suffix), _find(arrays, _LAYOUTS, suffix)
   if labels is not None and labels.ndim == 3:
     labels, layout = None, labels
@@ -200,6 +207,11 @@ def _columns(arrays: Mapping[str, np.ndarray], path: pathlib.Path, suffix: str) 
         f"{path}: has {num} images{suffix} but {len(column)} entries of {key}; they must pair up."
       )
   return columns
+
+
+def _leading(columns: Columns) -> np.ndarray:
+  """The images or videos."""
+  return next(iter(columns.values()))
 
 
 def to_pixels(images: np.ndarray, where: str) -> np.ndarray:

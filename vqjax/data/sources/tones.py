@@ -82,9 +82,10 @@ def draw(rate: int, seconds: float, channels: int, seed: int, index: int) -> tup
   rng = ops.generator(seed, index, stream=4)
   label, length = int(rng.integers(len(TIMBRES))), round(rate * seconds)
   samples = np.zeros((length, channels))
-  for start in np.sort(rng.uniform(0, seconds, int(rng.integers(1, 4)))) - rng.uniform(0, seconds):
+  starts = rng.uniform(0, 0.8 * seconds, int(rng.integers(1, 4)))
+  for start in np.sort(starts) - starts.min():  # the first note at once
     pitch = 110.0 * 2 ** (rng.integers(0, 36) / 12)
-    time = np.arange(length) / rate - max(0.0, start)
+    time = np.arange(length) / rate - start
     note = _note(TIMBRES[label], time, pitch, rate, rng) * rng.uniform(0.3, 1.0)
     place = rng.uniform(0.2, 0.8)
     shares = np.array([1 - place, place])[np.arange(channels) % 2] if channels > 1 else np.ones(1)

@@ -1,0 +1,36 @@
+"""A small neural codec (after DAC, arXiv 2306.06546) for spoken digits at 8 kHz: 62.5 steps of 8
+codes of 10 bits in a second, 5 kbit/s.
+
+  python -m vqjax.main --config=configs/codec_digits.py --data=FOLDER --workdir=runs/codec_digits
+
+The data: the Free Spoken Digit Dataset as a folder, `train/` and `test/` with a folder for each
+digit; docs/README.md has the lines that make it. No paper has a figure for this; docs/README.md has
+what was measured, beside Opus and mp3.
+"""
+
+from configs import common
+
+
+def get_config():
+  return dict(
+    signal=dict(name="audio"),
+    data=dict(name="sounds", path="data/digits"),
+    ops=dict(name="audio", rate=8_000, length=5_120, crop="start", peak=0.9),
+    model=dict(
+      name="seanet", width=16, strides=(4, 4, 8), decoder_width=None, dilations=(1,),
+      residual_size=3, compress=2, activation="elu",
+      quantizer=dict(
+        name="residual", depth=8, dropout=0.5,
+        quantizer=dict(
+          name="projected", outer=64,
+          quantizer=dict(name="vq", codebook_size=1024, dim=8, normalize="search")))),
+    loss=dict(reconstruction="l1", reconstruction_weight=10.0, distances=dict(mel=2.0, stft=1.0)),
+    batch_size=16,
+    total_steps=2_000,
+    optim=dict(lr=1e-3, warmup=100, b2=0.99, clip=1.0),
+    ema_decay=0.999,
+    save_every=500,
+    eval_examples=160,
+    preview=4,
+    debug=common.debug_sound(model=common.TINY_SEANET),
+  )

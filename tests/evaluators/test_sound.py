@@ -1,0 +1,52 @@
+"""Figures of sound against values worked out by hand."""
+
+import numpy as np
+import pytest
+
+from vqjax.errors import UserError
+from vqjax.evaluators import sound
+from vqjax.signals import audio
+
+
+def figures(real, recon, mask=None):
+  measure = sound.Measure(signal=audio.Signal(8_000))
+  mask = np.ones(len(real), np.float32) if mask is None else mask
+  sums = measure.update((), {"audio": real}, {"audio": recon}, mask)
+  return measure.result({k: np.asarray(v) for k, v in sums.items()})
+
+
+def test_si_sdr_is_the_ratio_of_what_is_along_and_across():
+  rng = np.random.default_rng(0)
+  real = rng.standard_normal((2, 4_000, 1)).astype(np.float32) * 0.02
+  across = rng.standard_normal(real.shape).astype(np.float32) * 0.1
+  across -= (across * real).sum(1, keepdims=True) / (real**2).sum(1, keepdims=True) * real
+  across *= np.linalg.norm(real, axis=1, keepdims=True) / np.linalg.norm(
+    across, axis=1, keepdims=True
+  )
+  recon = 3 * real + 0.3 * across  # 20 decibels, at any loudness
+  assert abs(figures(real, recon)["si_sdr"] - 20) < 1e-2
+  assert figures(real, real)["si_sdr"] == 100 and figures(real, across)["si_sdr"] < -50
+
+
+def test_what_is_silent_has_no_si_sdr():
+  real = np.zeros((2, 400, 1), np.float32)
+  real[0] = 0.1 * np.random.default_rng(0).standard_normal((400, 1))
+  assert figures(real, real)["si_sdr"] == 100
+  assert (
+    figures(real[1:], real[1:])["si_sdr"] == 0
+    and np.isfinite(list(figures(real, real * 0).values())).all()
+  )
+
+
+def test_spectra_of_what_is_ten_times_louder():
+  """One step of log10 power squared is 2, of magnitude 1, in every band and at every window."""
+  real = 0.1 * np.random.default_rng(0).standard_normal((1, 4_096, 1)).astype(np.float32)
+  found = figures(real / 10, real)
+  assert abs(found["log_spectral_distance"] - 2) < 0.05
+  assert abs(found["mel_distance"] - 7) < 0.35  # seven windows
+  assert found["si_sdr"] == pytest.approx(100, abs=1)
+
+
+def test_other_signals_are_refused():
+  with pytest.raises(UserError, match="was not trained on sound"):
+    sound.Measure().update((), {}, {"image": 0}, np.ones(1))
