@@ -130,7 +130,7 @@ class Autoencode:
     """What the model reads, float32 [B, *size, channels]."""
     return self.signal.read(batch[self.signal.field])
 
-  def _output(self, recon: jax.Array) -> dict[str, jax.Array]:
+  def output(self, recon: jax.Array) -> dict[str, jax.Array]:
     return {self.signal.field: self.signal.write(self.likelihood.mean(recon))}
 
   def init(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
@@ -305,26 +305,26 @@ class Autoencode:
       metrics,
     )
 
-  def _variables(self, weights: Weights) -> dict[str, Any]:
+  def variables(self, weights: Weights) -> dict[str, Any]:
     return {"params": weights.params["model"], **weights.stats["model"]}
 
   def reconstruct(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, Any]:
     """{field of the signal: values, "ids"}."""
     del key
-    recon, quantized = self.model.apply(self._variables(weights), self.input(batch), train=False)
-    return self._output(recon) | {"ids": quantized.ids}
+    recon, quantized = self.model.apply(self.variables(weights), self.input(batch), train=False)
+    return self.output(recon) | {"ids": quantized.ids}
 
   def encode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
     """{"ids"}, of a hierarchy a tuple, coarse first."""
     del key
     x = self.input(batch)
-    return {"ids": self.model.apply(self._variables(weights), x, method="tokens")}
+    return {"ids": self.model.apply(self.variables(weights), x, method="tokens")}
 
   def decode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
     """{field of the signal: values} of batch["ids"]."""
     del key
     ids = batch["ids"]
-    return self._output(self.model.apply(self._variables(weights), ids, method="from_tokens"))
+    return self.output(self.model.apply(self.variables(weights), ids, method="from_tokens"))
 
   def preview(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, Any]:
     return {"reconstruction": self.reconstruct(weights, batch, key)[self.signal.field]}
