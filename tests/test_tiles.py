@@ -83,9 +83,7 @@ def test_a_function_of_neighbours_is_exact_on_any_number_of_axes(size):
   jax.tree.map(np.testing.assert_array_equal, whole, cut)
 
 
-@pytest.mark.parametrize(
-  "name, field", [*((n, "image") for n in names("autoencoders")), ("vqvae", "layout")]
-)
+@pytest.mark.parametrize("name, field", [*((n, "image") for n in TINY), ("vqvae", "layout")])
 def test_a_large_example_is_as_the_whole(name, field, monkeypatch):
   model = tokenizer(name, field)
   factor = model.info.factors[0]
@@ -113,7 +111,34 @@ def test_a_large_example_is_as_the_whole(name, field, monkeypatch):
   np.testing.assert_array_equal(model.decode(codes), cut)
 
 
-@pytest.mark.parametrize("name", names("autoencoders"))
+def test_a_long_sound_is_as_the_whole(monkeypatch):
+  """Of any length, with an LSTM in between: wide parts in tiles, the narrow one on all codes."""
+  quantizer = dict(name="residual", quantizer=dict(name="fsq", levels=(8, 8)), depth=2)
+  small = dict(width=4, strides=(2, 4), decoder_width=None, dilations=(1,), residual_size=3)
+  model = dict(name="seanet", lstm=1, time="causal", quantizer=quantizer, **small)
+  ops = dict(name="audio", rate=8_000, length=64)
+  config = configuration.complete(dict(signal=dict(name="audio"), model=model, ops=ops))
+  run = train.Run(config, {"audio": jax.ShapeDtypeStruct((1, 64, 1), "float32")})
+  rng = np.random.default_rng(0)
+  draw = lambda x: (rng.normal(size=x.shape) * x.size**-0.25).astype(x.dtype)
+  params = jax.tree.map(draw, run.abstract.params)
+  model = api.Tokenizer.of(api.Loaded("", config, run, Weights(params, {"model": {}}, {})))
+  sound = rng.uniform(-0.5, 0.5, (1, 3_001, 1)).astype(np.float32)
+  whole, codes = model.reconstruct(sound), model.encode(sound)
+  assert codes.shape == (1, 376, 2) and len(np.unique(codes)) > 8
+  decoded = model.decode(codes)
+  monkeypatch.setattr(tokenizer_module, "_WHOLE", 512)
+  np.testing.assert_array_equal(model.encode(sound), codes)
+  np.testing.assert_allclose(model.reconstruct(sound), whole, atol=2e-6)
+  np.testing.assert_allclose(model.decode(codes), decoded, atol=2e-6)
+  assert whole.shape == sound.shape and decoded.shape == (1, 3_008, 1)
+
+
+def test_every_architecture_is_cut_somewhere():
+  assert {*TINY, "seanet"} == {*names("autoencoders")}
+
+
+@pytest.mark.parametrize("name", TINY)
 def test_a_halo_is_as_far_as_a_model_looks(name):
   """What is not a number spreads as far as the model looks, from the edge of a tile on."""
   blocks = {"vqvae": "residual_blocks", "vqvae2": "residual_blocks", "dvae": "blocks_per_group"}

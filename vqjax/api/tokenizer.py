@@ -135,13 +135,44 @@ class Tokenizer:
     factors, model = self.info.factors, self.info.modules.model
     cells = leaf.shape[1 : 1 + axes]
     if not any(map(cached, batch)):
-      model.grid(*cells)  # raises for a size that does not fit
-      cells = tuple(1 + (n - a) // f for n, f, a in zip(cells, factors, self.info.first))
+      cells = self._cells(model, cells)
     # Tiles are of whole codes: where the first stands for less (causal time), there is one.
     if self.info.first != factors or math.prod(cells) * math.prod(factors) <= _WHOLE:
       return self._whole(name, **batch)
     plan = _plan(cells, factors, model.halo, self.info.size)
+    if plan.exact and name in getattr(model, "in_parts", {}):
+      return self._parts(name, plan, **batch)
     return tiles.apply(lambda part: self._whole(name, **part), batch, plan)
+
+  def _cells(self, model: Any, size: tuple[int, ...]) -> tuple[int, ...]:
+    """The grid of codes, the finest one of a hierarchy. Raises for a size that does not fit."""
+    model.grid(*size)
+    first = self.info.first
+    return tuple(1 + -(-(n - a) // f) for n, f, a in zip(size, self.info.factors, first))
+
+  def _parts(self, name: str, plan: tiles.Plan, **batch: Any) -> dict[str, Any]:
+    """One of the task's predictions as the model's `in_parts`, those in tiles that can be."""
+    run, field = self.info.modules, self.info.signal.field
+    value, size = batch.get("ids"), None
+    if value is None:
+      size, value = batch[field].shape[1:], run.input(batch)
+      missing = [(0, c * f - n) for n, c, f in zip(size, plan.cells, self.info.factors)]
+      value = np.pad(np.asarray(value), ((0, 0), *missing, (0, 0)))
+    for method, tiled in run.model.in_parts[name]:
+      fn = self._part(method)
+      value = tiles.apply(fn, value, plan) if tiled else fn(value)
+    if name == "encode":
+      return {"ids": value}
+    cut = () if size is None else tuple(slice(n) for n in size[: len(plan.cells)])
+    return run.output(value[(slice(None), *cut)])
+
+  def _part(self, method: str) -> Any:
+    """One of the model's methods on an array, compiled once per shape."""
+    if method not in self._compiled:
+      run = self.info.modules
+      fn = lambda weights, value: run.model.apply(run.variables(weights), value, method=method)
+      self._compiled[method] = jax.jit(fn, out_shardings=sharding.replicated(self._mesh))
+    return lambda value: self._compiled[method](self.weights, sharding.spread(value, self._mesh))
 
   def _whole(self, name: str, **batch: Any) -> dict[str, Any]:
     """One of the task's predictions on a batch, compiled once per shape."""

@@ -31,6 +31,11 @@ for some numbers of axes only raises UserError for the others (`checks.axes`). T
     model.halo: int | None      how many positions of the signal beyond its edge a tile needs, on
                                 every side, for its inside to be encoded and decoded as in the
                                 whole; None where norms or attention see the whole
+    model.in_parts: {prediction: ((method, tiled), …)}    where something in it sees all codes (an
+                                LSTM): the methods that "encode", "decode" and "reconstruct" are one
+                                after the other, of which some can be computed in tiles and the
+                                others, on one position for each code, on the whole; `halo` is that
+                                of the former. May be missing
     model.grid(*size) -> tuple[int, ...]        the grid of codes of one example of this size
 
 Most of these are the same for every encoder, quantizer and decoder: `_composite` has them as

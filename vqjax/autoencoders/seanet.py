@@ -61,26 +61,39 @@ class _Parts(nn.Module):
 
 
 class Encoder(_Parts):
-  """[B, T, C] -> [B, t, out_channels]; every stage divides the length and doubles the width."""
+  """[B, T, C] -> [B, t, out_channels]; every stage divides the length and doubles the width.
+
+  The part "wide" ends where there is one position for each code, "narrow" begins there.
+  """
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, part: str = "all") -> jax.Array:
+    h = x if part == "narrow" else self._wide(x)
+    if part == "wide":
+      return h
+    h = self.act(self.memory(h), "act_out")
+    return self.conv(self.out_channels, self.edge_sizes[1], "conv_out")(h)
+
+  def _wide(self, x: jax.Array) -> jax.Array:
     h = self.conv(self.width, self.edge_sizes[0], "conv_in")(x)
     for i, stride in enumerate(self.strides):
       h = self.act(self.residual(h, i), f"stage_{i}_act")
       h = self.conv(2 * h.shape[-1], 2 * stride, f"stage_{i}_down", stride)(h)
-    h = self.act(self.memory(h), "act_out")
-    return self.conv(self.out_channels, self.edge_sizes[1], "conv_out")(h)
+    return h
 
 
 class Decoder(_Parts):
   """[B, t, D] -> [B, T, out_channels] and the last convolution's input; every stage multiplies the
-  length and halves the width.
+  length and halves the width. The part "narrow" ends before the first of them.
   """
 
   @nn.compact
-  def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    h = self.memory(self.conv(self.width, self.edge_sizes[0], "conv_in")(z))
+  def __call__(self, z: jax.Array, part: str = "all") -> Any:
+    h = z
+    if part != "wide":
+      h = self.memory(self.conv(self.width, self.edge_sizes[0], "conv_in")(z))
+    if part == "narrow":
+      return h
     options = dict(time=self.time, trim=self.trim, norm=self.norm, dtype=self.dtype)
     for i, stride in enumerate(self.strides):
       up = waves.ConvTranspose(h.shape[-1] // 2, stride, **options, name=f"stage_{i}_up")
@@ -111,7 +124,8 @@ class Model(nn.Module):
     activation: "snake" or "elu".
     norm: of the convolutions, see vqjax.nn.waves.
     time: "causal" never looks ahead.
-    edges: what stands beyond the sound.
+    edges: what stands beyond the sound. By "reflect" the first codes of a causal model know a few
+      samples that follow them, as EnCodec's do.
     trim: of transposed convolutions, see vqjax.nn.waves.ConvTranspose.
     lstm: layers of an LSTM between convolutions and latents, on both sides; 0 has none.
     output: "tanh" keeps the sound within [-1, 1].
@@ -143,6 +157,11 @@ class Model(nn.Module):
   dtype: str = "float32"
 
   last_layer = None
+  in_parts = {
+    "encode": (("wide_in", True), ("narrow_tokens", False)),
+    "decode": (("narrow_embed", False), ("wide_out", True)),
+    "reconstruct": (("wide_in", True), ("narrow_through", False), ("wide_out", True)),
+  }
 
   def __post_init__(self):
     checks.axes(self, "seanet", 1)
@@ -170,21 +189,14 @@ class Model(nn.Module):
 
   @property
   def halo(self) -> int | None:
-    if self.lstm or self.norm == "group":
+    if self.norm == "group":
       return None
-    # Samples that each layer looks away from its own position, in one direction.
-    reach = self._reach(self.strides, self.sizes[0], self.sizes[1])
-    reach += self._reach(self.strides, self.sizes[3], self.sizes[2])
-    share = 1 if self.time == "causal" else 2
-    return math.ceil(reach / share) + 2 * math.prod(self.strides)
-
-  def _reach(self, strides: Sequence[int], fine: int, coarse: int) -> int:
-    """Samples that encoder or decoder look at around one of them."""
-    reach, step = fine - 1, 1
-    for stride in strides:
+    # Samples around one of them at which the wide part of the encoder or the decoder looks.
+    reach, step = max(self.sizes[0], self.sizes[3]) - 1, 1
+    for stride in self.strides:
       reach += step * (sum(self.dilations) * (self.residual_size - 1) + 2 * stride)
       step *= stride
-    return reach + step * (coarse - 1)
+    return math.ceil(reach / (1 if self.time == "causal" else 2)) + step
 
   def setup(self):
     shared = dict(
@@ -224,14 +236,43 @@ class Model(nn.Module):
 
   def encode(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """[B, T, C] in [-1, 1] -> [B, ceil(T / factor), quantizer.input_width]."""
+    return self.encoder(self._whole(x))
+
+  def _whole(self, x: jax.Array) -> jax.Array:
     self.grid(*x.shape[1:-1])
     if self.edges == "zeros":
       x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % self.factors[0]), (0, 0)))
-    return self.encoder(x.astype(self.dtype))
+    return x.astype(self.dtype)
 
   def run_decoder(self, z: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
     y, last_input = self.decoder(z.astype(self.dtype))
-    return jnp.tanh(y) if self.output == "tanh" else y, last_input
+    return self._shown(y), last_input
+
+  def _shown(self, y: jax.Array) -> jax.Array:
+    return jnp.tanh(y) if self.output == "tanh" else y
+
+  def wide_in(self, x: jax.Array) -> jax.Array:
+    """[B, T, C] -> features [B, t, W], one position for each code."""
+    return self.encoder(self._whole(x), "wide")
+
+  def narrow_tokens(self, h: jax.Array) -> jax.Array:
+    """Those features -> ids."""
+    return self.quantizer(self.encoder(h, "narrow"), train=False).ids
+
+  def narrow_through(self, h: jax.Array) -> jax.Array:
+    """Those features -> what the decoder's stages read, through the quantizer."""
+    z = self.quantizer(self.encoder(h, "narrow"), train=False).z
+    return self.decoder(z.astype(self.dtype), "narrow")
+
+  def narrow_embed(self, ids: jax.Array) -> jax.Array:
+    """Ids -> what the decoder's stages read."""
+    return self.decoder(self.quantizer.embed(ids).astype(self.dtype), "narrow")
+
+  def wide_out(self, h: jax.Array) -> jax.Array:
+    """That -> float32 [B, t * factor, out_channels]."""
+    y, _ = self.decoder(h, "wide")
+    missing = h.shape[1] * self.factors[0] - y.shape[1]
+    return jnp.pad(self._shown(y).astype(jnp.float32), ((0, 0), (0, missing), (0, 0)))
 
   def __call__(self, x: jax.Array, *, train: bool, step: jax.Array | None = None) -> Any:
     recon, quantized = composite.reconstruct(self, x, train=train, step=step)

@@ -139,7 +139,7 @@ class Autoencode:
     """What the model reads, float32 [B, *size, channels]."""
     return self.signal.read(batch[self.signal.field])
 
-  def _output(self, recon: jax.Array) -> dict[str, jax.Array]:
+  def output(self, recon: jax.Array) -> dict[str, jax.Array]:
     return {self.signal.field: self.signal.write(self.likelihood.mean(recon))}
 
   def init(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
@@ -314,38 +314,38 @@ class Autoencode:
       metrics,
     )
 
-  def _variables(self, weights: Weights) -> dict[str, Any]:
+  def variables(self, weights: Weights) -> dict[str, Any]:
     return {"params": weights.params["model"], **weights.stats["model"]}
 
   def reconstruct(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, Any]:
     """{field of the signal: values, "ids"}."""
     del key
-    recon, quantized = self.model.apply(self._variables(weights), self.input(batch), train=False)
-    return self._output(recon) | {"ids": quantized.ids}
+    recon, quantized = self.model.apply(self.variables(weights), self.input(batch), train=False)
+    return self.output(recon) | {"ids": quantized.ids}
 
   def encode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
     """{"ids"}, of a hierarchy a tuple, coarse first; without codes as `latents`."""
     if not self.model.quantizer.codebook_size:
       return self.latents(weights, batch)
     x = self.input(batch)
-    return {"ids": self.model.apply(self._variables(weights), x, method="tokens")}
+    return {"ids": self.model.apply(self.variables(weights), x, method="tokens")}
 
   def decode(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
     """{field of the signal: values} of batch["ids"] or batch["latents"]."""
     del key
     name, method = ("ids", "from_tokens") if "ids" in batch else ("latents", "from_latents")
-    return self._output(self.model.apply(self._variables(weights), batch[name], method=method))
+    return self.output(self.model.apply(self.variables(weights), batch[name], method=method))
 
   def latents(self, weights: Weights, batch: Any, key: jax.Array | None = None) -> dict[str, Any]:
     """{"latents"}: floats before the quantizer, of a posterior the mean."""
     del key
     x = self.input(batch)
-    return {"latents": self.model.apply(self._variables(weights), x, method="latents")}
+    return {"latents": self.model.apply(self.variables(weights), x, method="latents")}
 
   def drawn_latents(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, Any]:
     """{"latents"}: the same, of a posterior a sample."""
     x, draw = self.input(batch), dict(draw=True, rngs={"codes": key})
-    return {"latents": self.model.apply(self._variables(weights), x, method="latents", **draw)}
+    return {"latents": self.model.apply(self.variables(weights), x, method="latents", **draw)}
 
   def preview(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, Any]:
     return {"reconstruction": self.reconstruct(weights, batch, key)[self.signal.field]}
