@@ -4,8 +4,8 @@ Gaussian latents, for priors over floats.
   python -m vqjax.main --config=configs/vae_fashion_mnist.py --workdir=runs/vae_fashion_mnist
 
 TFDS downloads the data (30 MB); `--data=FOLDER` reads the original IDX files instead, without
-TensorFlow. The KL weighs as little as in latent diffusion (arXiv 2112.10752): latents stay near unit
-variance, and the decoder loses hardly more than without. No paper has a figure for this size.
+TensorFlow. The KL weighs as little as in latent diffusion (arXiv 2112.10752): latents stay near
+unit variance, and the decoder loses hardly more than without. No paper has a figure for this size.
 """
 
 from configs import common, vqvae_fashion_mnist

@@ -137,8 +137,9 @@ def sample(
     shown = jnp.where(known, latent_BLD, after)
     return (shown, said.data), scale[i + 1] * shown if trajectory else None
 
-  # The first stop of a path that does not end in pure noise holds standard noise all the same.
-  start = hold(noise(chosen.steps * chosen.resample * 3 + 2) / scale[0], 0)
+  # The first stop of a path that does not end in pure noise holds standard noise all the same. It
+  # is the same for any number of steps.
+  start = hold(own / scale[0], 0)
   (out, _), path = lax.scan(advance, (start, jnp.zeros_like(start)), jnp.arange(chosen.steps))
   return (out, path) if trajectory else out
 

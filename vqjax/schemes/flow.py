@@ -102,7 +102,7 @@ class Scheme:
     known_BL: jax.Array,
     draw: Draw = Draw(),
     *,
-    steps: int = 50,
+    steps: int = 20,
     solver: _solvers.Solver = "heun",
     eta: float | None = None,
     resample: int = 1,
