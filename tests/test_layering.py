@@ -41,8 +41,8 @@ ALLOWED = {
   "optim": {"build"},
   # Families by name, but for the records that cross their borders.
   "tasks": {
-    "tasks", "build", "checkpoint", "config", "data", "latents", "nn", "schemes", "conditions",
-    "signals",
+    "tasks", "build", "checkpoint", "config", "data", "latents", "lineage", "nn", "schemes",
+    "conditions", "signals",
   },
   "measure": {"build", "sharding", "evaluators"},
   "writers": set(),

@@ -103,7 +103,7 @@ class Scheme:
     draw: Draw = Draw(),
     *,
     steps: int = 20,
-    solver: _solvers.Solver = "heun",
+    solver: _solvers.Solver = "dpm",
     eta: float | None = None,
     resample: int = 1,
     trajectory: bool = False,
