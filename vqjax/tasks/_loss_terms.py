@@ -25,6 +25,9 @@ class Losses:
   (arXiv 1801.04406) is taken every `r1_every` steps and scaled to count as if always; LeCAM is
   arXiv 2104.03310.
 
+  `equivariance_weight` asks that turned and shrunk latents decode to turned and shrunk pictures
+  (EQ-VAE, arXiv 2502.09509): it smooths what a prior over floats has to learn.
+
   `reconstruction` is one of the signal's likelihoods, see vqjax/signals.
   """
 
@@ -32,6 +35,7 @@ class Losses:
   reconstruction_weight: float = 1.0
   perceptual_weight: float = 0.0
   perceptual_weights: str | None = fields.place(None)
+  equivariance_weight: float = 0.0
   feature_weight: float = 0.0
   adversarial: Literal["hinge", "vanilla", "non_saturating"] = "hinge"
   adversarial_weight: float = 0.8
@@ -48,8 +52,13 @@ class Losses:
     checks.positive(self, "r1_every")
 
 
-def check(weights: Losses, disc: nn.Module | None, signal: Any) -> None:
+def check(weights: Losses, disc: nn.Module | None, signal: Any, model: Any) -> None:
   """Raises UserError for terms that lack what they need, or that cannot judge the signal."""
+  if weights.equivariance_weight and (signal.axes != 2 or not hasattr(model, "latents")):
+    raise UserError(
+      "config.loss.equivariance_weight: turns one grid of latents, of height and width; set it to "
+      "0 for hierarchies and for signals of other axes."
+    )
   if not signal.judged and (disc is not None or weights.perceptual_weight):
     raise UserError(
       f"config.signal.name: {signal.field!r} is nothing that a discriminator or a perceptual loss "
