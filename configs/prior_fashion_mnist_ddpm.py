@@ -13,4 +13,5 @@ from configs import prior_fashion_mnist_flow
 
 def get_config():
   return prior_fashion_mnist_flow.get_config() | dict(
-    scheme=dict(name="ddpm", prediction="v", schedule="cosine", weighting="min_snr"))
+    scheme=dict(
+      name="ddpm", prediction="v", schedule="cosine", weighting="min_snr", likelihood_steps=8))

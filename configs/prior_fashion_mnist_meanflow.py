@@ -11,4 +11,5 @@ from configs import prior_fashion_mnist_flow
 
 
 def get_config():
-  return prior_fashion_mnist_flow.get_config() | dict(scheme=dict(name="meanflow"))
+  return prior_fashion_mnist_flow.get_config() | dict(
+    scheme=dict(name="meanflow", likelihood_steps=8))

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
 from vqjax import build
 from vqjax.errors import UserError
 from vqjax.latents import Floats
 from vqjax.schemes import Draw, Guidance, Network, _guidance, ddpm
+from vqjax.suites.solvers import Mixture
 
 SCHEMES = [
   name
@@ -30,85 +30,7 @@ def make(name, **fields):
   return build.build("schemes", dict(name=name) | fields, latent=LATENT)
 
 
-class Mixture:
-  """Gaussians over all L·D normalised values, and the exact network of a scheme over them."""
-
-  def __init__(self, kinds=3):
-    rng = np.random.default_rng(0)
-    self.weights = np.array([0.5, 0.3, 0.2])[:kinds] / sum([0.5, 0.3, 0.2][:kinds])
-    self.means = 0.9 * rng.normal(size=(kinds, L * D)) * (kinds > 1)
-    roots = rng.normal(size=(kinds, L * D, L * D)) / 4
-    self.covariances = roots @ roots.transpose(0, 2, 1) + 0.15 * np.eye(L * D)
-
-  @property
-  def mean(self):
-    return self.weights @ self.means
-
-  @property
-  def covariance(self):
-    second = self.covariances + self.means[:, :, None] * self.means[:, None]
-    return np.einsum("k,kij->ij", self.weights, second) - np.outer(self.mean, self.mean)
-
-  def log_prob(self, x):
-    each = [
-      np.log(w) + stats.multivariate_normal(m, c).logpdf(x)
-      for w, m, c in zip(self.weights, self.means, self.covariances)
-    ]
-    return np.logaddexp.reduce(each)
-
-  def expected(self, x_BX, signal, noise):
-    """E[x_0 | x = signal · x_0 + noise · ε], `[B, X]`; both are `[B]`."""
-
-    def one(x, a, s):
-      spread = a**2 * jnp.asarray(self.covariances) + s**2 * jnp.eye(L * D)[None]
-      gap = x[None] - a * jnp.asarray(self.means)
-      solved = jnp.linalg.solve(spread, gap[..., None])[..., 0]
-      fits = jnp.log(jnp.asarray(self.weights)) - 0.5 * (
-        jnp.sum(gap * solved, -1) + jnp.linalg.slogdet(spread)[1]
-      )
-      means = self.means + a * jnp.einsum("kij,kj->ki", jnp.asarray(self.covariances), solved)
-      return jax.nn.softmax(fits) @ means
-
-    return jax.vmap(one)(x_BX, signal, noise)
-
-  def average(self, x_BX, r_B, t_B):
-    """(x_t - x_r) / (t - r) along the flow of one Gaussian, whose map is a matrix at each time; its
-    limit, the velocity, where the times are one.
-    """
-    values, vectors = (jnp.asarray(a, jnp.float32) for a in np.linalg.eigh(self.covariances[0]))
-    scale = lambda t: jnp.sqrt(jnp.square(1 - t)[:, None] * values[None] + jnp.square(t)[:, None])
-    own = (x_BX - 0.0) @ vectors
-    rate = (t_B[:, None] - (1 - t_B)[:, None] * values[None]) / jnp.square(scale(t_B))
-    gap = (t_B - r_B)[:, None]
-    share = (1 - scale(r_B) / scale(t_B)) / jnp.where(gap > 1e-3, gap, 1.0)
-    return (own * jnp.where(gap > 1e-3, share, rate)) @ vectors.T
-
-  def network(self, scheme):
-    """What a perfect network says to a scheme."""
-    parts = type(scheme).__module__.rpartition(".")[2]
-
-    def full(x_BLD, time_B, done=None):
-      x = x_BLD.reshape(len(x_BLD), -1)
-      if parts == "ddpm":
-        kept = jnp.asarray(scheme._kept)[jnp.round(time_B * scheme.timesteps).astype(int)]
-        signal, noise = jnp.sqrt(kept), jnp.sqrt(1 - kept)
-      elif time_B.ndim == 2:  # the average velocity from the later of two times to the earlier
-        return self.average(x, time_B[:, 0], time_B[:, 1]).reshape(x_BLD.shape)
-      else:
-        signal, noise = 1 - time_B, time_B
-      a, s = signal[:, None], noise[:, None]
-      data = self.expected(x, signal, noise)
-      # At no noise, where x is the data, the noise that is expected is none.
-      eps = jnp.where(s > 1e-4, (x - a * data) / jnp.maximum(s, 1e-4), 0.0)
-      kind = getattr(scheme, "prediction", "velocity")
-      said = {"epsilon": eps, "x0": data, "v": a * eps - s * data, "velocity": eps - data}[kind]
-      out = said.reshape(x_BLD.shape).astype(jnp.float32)
-      return jnp.concatenate([out, -jnp.ones_like(out)][: scheme.outputs // D], -1)
-
-    return Network(full)
-
-
-MIXTURE = Mixture()
+MIXTURE = Mixture(LATENT)
 VARIANTS = {
   "flow": dict(),
   "flow-shifted": dict(shift=3.0),
@@ -284,7 +206,7 @@ def test_flow_times_move_with_the_grid():
   )
 
 
-ONE = Mixture(kinds=1)
+ONE = Mixture(LATENT, kinds=1)
 
 
 @pytest.mark.parametrize("name", ["flow", "ddpm"])
