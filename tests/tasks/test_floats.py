@@ -239,3 +239,30 @@ def test_the_network_of_floats_serves_codes_too(tokenizer):
   run = train.Run(config, shapes)
   _, metrics = jax.eval_shape(run._step, run.abstract, run.task.frozen.shapes(), shapes)
   assert metrics["loss/codes"].shape == ()
+
+
+@pytest.mark.parametrize("remat", ["none", "block"])
+def test_a_mean_flow_learns_and_draws_without_a_condition(vae, remat):
+  """Its loss differentiates the network in both directions, through dropout and recomputation."""
+  statistics = dict(mean=(0.0,) * 3, std=(1.0,) * 3)
+  config = config_of(
+    vae,
+    scheme=dict(name="meanflow"),
+    model=DIT | dict(remat=remat, dropout=0.1),
+    condition={},
+    latents=statistics,
+  )
+  spec = {"image": jax.ShapeDtypeStruct((8, 16, 16, 3), "uint8")}
+  run = train.Run(config, spec, jax.devices()[:1])
+  state, frozen = run.init(jax.random.key(0)), run.load_frozen()
+  batch = {"image": data.Dataset(SHAPES, dict(size=16)).sample(8)["image"]}
+  before = jax.device_get(state.params["model"]["head"]["kernel"])
+  for _ in range(2):
+    state, metrics = run.step(state, frozen, batch)
+  assert np.isfinite(float(metrics["loss/floats"])) and float(metrics["floats/square"]) > 0
+  assert "span_in" in state.params["model"]
+  assert (jax.device_get(state.params["model"]["head"]["kernel"]) != before).any()
+  drawn = jax.jit(run.task.predict["sample"])(
+    train.weights_of(state, frozen), batch, jax.random.key(0)
+  )
+  assert drawn["image"].shape == (8, 16, 16, 3) and np.isfinite(drawn["image"]).all()
