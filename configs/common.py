@@ -19,6 +19,7 @@ TINY_STYLEGAN = dict(channels=8, max_channels=8)
 TINY_CLIP = dict(
   image=dict(patch=8, width=16, depth=1, heads=2, mlp_width=32),
   text=dict(width=16, depth=1, heads=2, mlp_width=32), features=8)
+TINY_DIT = dict(layers=2, width=32, heads=2, hidden=64)
 TINY_TRANSFORMER = dict(layers=2, width=32, heads=2)
 
 

@@ -16,6 +16,7 @@ from jax.experimental import topologies
 from vqjax import bench, build, compile as compile_, config as configuration, data, tokenize, train
 from vqjax.errors import UserError
 from vqjax.nn import codebook, target
+from vqjax.suites import _classifier
 
 RUN = dict(
   data=dict(name="shapes", size=16, num_train=24, num_eval=10),
@@ -143,11 +144,21 @@ def test_bench_quantizers(arrays, tmp_path, capsys, monkeypatch):
 
 
 def test_the_classifier_of_bench_priors_is_judged_on_held_out_pictures(arrays):
-  predict, accuracy = build.module("suites", "priors").train_classifier(
+  judge = _classifier.train(
     data.Dataset(dict(name="arrays", path=arrays)), 8, steps=2, batch_size=16
   )
   images, labels = (np.load(arrays)[name][160:] for name in ("images", "labels"))
-  assert accuracy == pytest.approx((np.asarray(predict(images)) == labels).mean())
+  found, features = map(np.asarray, judge.predict(images))
+  assert judge.accuracy == pytest.approx((found == labels).mean())
+  np.testing.assert_allclose(judge.real, features, atol=1e-5)
+
+
+def test_the_frechet_distance_of_normal_features():
+  rng = np.random.default_rng(0)
+  a = rng.normal(size=(50_000, 3)) * [1, 2, 3] + [0, 0, 1]
+  b = rng.normal(size=(50_000, 3)) * [2, 2, 1]
+  assert _classifier.frechet(a, b) == pytest.approx(1 + 0 + 4 + 1, rel=0.03)  # by hand
+  assert _classifier.frechet(a, a) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +190,11 @@ def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(suite, "prior_config", lambda *_: configuration.complete(prior))
   # A classifier that knows the classes that were asked for, but calls every odd one 0.
   judged = np.repeat(np.arange(8) * (np.arange(8) % 2 == 0), 4)
+  features = np.random.default_rng(0).normal(size=(len(judged), 2))
   monkeypatch.setattr(
-    suite, "train_classifier", lambda dataset, classes: (lambda images: judged, 0.75)
+    _classifier,
+    "train",
+    lambda dataset, classes: _classifier.Judge(lambda images: (judged, features), 0.75, features),
   )
   monkeypatch.setattr(suite, "judge", functools.partial(suite.judge, each=4))
   bench.main(
@@ -201,9 +215,10 @@ def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
   assert (
     found["steps"] == "100" and found["class accuracy"] == "50.0%" and float(found["ms/image"]) > 0
   )
-  assert 0 < float(found["nats/code"]) < 1.1 * np.log(8)
+  assert float(found["Fréchet"]) == pytest.approx(0, abs=0.01)  # of features with themselves
+  assert 0 < float(found["nats"]) < 1.1 * np.log(8)
   saved = json.loads((tmp_path / "autoregressive" / "comparison.json").read_text())
-  assert float(found["nats/code"]) == pytest.approx(saved["nats"], abs=1e-3)
+  assert float(found["nats"]) == pytest.approx(saved["nats"], abs=1e-3)
 
 
 def test_compile_counts_collectives_and_names_an_unknown_topology():

@@ -12,13 +12,14 @@ import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from vqjax import build, config as configuration, data, sharding, train
 from vqjax.errors import UserError
-from vqjax.latents import Codes
+from vqjax.latents import Codes, Floats
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 if str(CONFIGS.parent) not in sys.path:  # as it is for `python -m vqjax.main` in the repository
@@ -119,7 +120,7 @@ def with_tokenizer(config: ConfigDict, suffix: str, folder: pathlib.Path) -> Con
 @pytest.mark.parametrize("name", PRIORS)
 def test_prior_at_full_size(name, tmp_path):
   _, metrics = abstract_run(with_tokenizer(load(name), "", tmp_path))
-  assert metrics["loss/codes"].shape == ()
+  assert metrics.keys() & {"loss/codes", "loss/floats"} and metrics["loss/total"].shape == ()
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,20 @@ def test_millions_of_parameters_are_those_published(name, published):
   )["params"]
   assert sum(math.prod(x.shape) for x in jax.tree.leaves(params)) / 1e6 == pytest.approx(
     published, rel=0.03
+  )
+
+
+@pytest.mark.parametrize("name, published", [("s", 33), ("b", 130), ("l", 458), ("xl", 675)])
+def test_millions_of_parameters_of_dit(name, published):
+  latent = Floats((32, 32), 4)
+  config = load(f"dit_imagenet:{name}").model
+  model = build.build("priors", config, latent=latent, rows=1_000, outputs=8)
+  x, prefix = jax.ShapeDtypeStruct((1, 1024, 4), "float32"), jax.ShapeDtypeStruct((1, 1), "int32")
+  params = jax.eval_shape(
+    lambda x, p: model.init(jax.random.key(0), x, p, time_B=jnp.ones(1), train=False), x, prefix
+  )["params"]
+  assert sum(math.prod(x.shape) for x in jax.tree.leaves(params)) / 1e6 == pytest.approx(
+    published, rel=0.01
   )
 
 

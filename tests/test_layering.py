@@ -44,7 +44,8 @@ ALLOWED = {
   "optim": {"build"},
   # Families by name, but for the records that cross their borders.
   "tasks": {
-    "tasks", "build", "checkpoint", "config", "data", "latents", "nn", "orders", "schemes",
+    "tasks", "build", "checkpoint", "config", "data", "latents", "lineage", "nn", "orders",
+    "schemes",
     "conditions", "signals",
   },
   "measure": {"build", "sharding", "evaluators"},

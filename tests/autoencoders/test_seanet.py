@@ -75,12 +75,12 @@ def test_a_stream_in_chunks_is_the_whole(causal):
   assert beyond + 4 < cells // 2
   plan = tiles.Plan((cells,), (beyond + 4,), (beyond,), True)
   call = lambda method: jax.jit(lambda value: model.apply(variables, value, method=method))
+  ids = model.apply(variables, x, method="tokens")
   for name, given, whole in (
     ("encode", x, lambda: model.apply(variables, x, method="tokens")),
     ("reconstruct", x, lambda: model.apply(variables, x, train=False)[0]),
-    ("decode", None, lambda: model.apply(variables, given, method="from_tokens")),
+    ("decode", ids, lambda: model.apply(variables, ids, method="from_tokens")),
   ):
-    given = model.apply(variables, x, method="tokens") if given is None else given
     value = given
     for method, tiled in model.in_parts[name]:
       value = tiles.apply(call(method), value, plan) if tiled else call(method)(value)

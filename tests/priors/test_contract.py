@@ -29,6 +29,12 @@ VARIANTS = {
     "bidirectional": SMALL | dict(causal=False),
     "timed": SMALL | LLAMA | dict(causal=False, modulation="adaln", remat="block"),
   },
+  "dit": {
+    "sine": dict(width=16, heads=2, layers=2, patch=1, modulation="none"),
+    "tokens": SMALL | dict(patch=(1, 3), condition="both", mlp="swiglu", hidden=24),
+    "rotary": SMALL
+    | dict(patch=(2, 1), condition="tokens", positions="rotary", qk_norm="rmsnorm", remat="block"),
+  },
   "pixelcnn": {
     "plain": dict(width=8, layers=3, kernel=3),
     "coarser": dict(width=8, layers=3, kernel=3, prefix_grid=(1, 1)),
@@ -150,7 +156,7 @@ def test_dropout_only_in_training(name):
   model, params = make(name, next(iter(VARIANTS[name])), dropout=0.5)
   train = jax.jit(
     lambda seed: model.apply(
-      params, IDS, PREFIX, train=True, rngs={"dropout": jax.random.key(seed)}
+      params, IDS, PREFIX, time_B=TIME, train=True, rngs={"dropout": jax.random.key(seed)}
     )
   )
   assert np.abs(train(0) - train(1)).max() > 1e-3

@@ -495,3 +495,30 @@ def test_large_books_never_meet_all_positions():
   assert vq < 4 * positions * 16_384 / 4
   ibq_bytes = memory("ibq", positions, codebook_size=16_384, dim=32)
   assert ibq_bytes < 4 * positions * 16_384 / 4
+
+
+@pytest.mark.parametrize("name", ["identity", "gaussian"])
+def test_noise_before_the_decoder_in_training_alone(name):
+  """Its deviation is uniform in 0 to `noise`, one for each example."""
+  q = build.build("quantizers", dict(name=name, dim=3, noise=2.0))
+  # A posterior of no width to speak of: what varies is the noise.
+  z = jnp.concatenate([jnp.ones((400, 8, 8, 3)), jnp.full((400, 8, 8, 3), -30.0)], -1)
+  z = z[..., : q.input_width]
+  rngs = {"codes": jax.random.key(0)}
+  train = np.asarray(q.apply({}, z, train=True, rngs=rngs).z) - 1
+  each = train.reshape(400, -1).std(1)
+  assert each.max() < 2.4 and each.min() < 0.05
+  np.testing.assert_allclose(np.quantile(each, [0.25, 0.5, 0.75]), [0.5, 1, 1.5], atol=0.15)
+  np.testing.assert_array_equal(q.apply({}, z, train=False).z, np.ones((400, 8, 8, 3)))
+  with pytest.raises(UserError, match="noise: -1 is out of range"):
+    build.build("quantizers", dict(name=name, noise=-1))
+
+
+def test_a_posterior_is_its_mean_or_a_draw():
+  q = build.build("quantizers", dict(name="gaussian", dim=1))
+  z = jnp.broadcast_to(jnp.array([2.0, 2 * np.log(3.0)]), (50_000, 1, 2))
+  mean = q.apply({}, z, draw=False, method="posterior")
+  np.testing.assert_array_equal(mean, np.full((50_000, 1, 1), 2.0, np.float32))
+  drawn = q.apply({}, z, draw=True, method="posterior", rngs={"codes": jax.random.key(0)})
+  assert float(drawn.mean()) == pytest.approx(2, abs=0.05)
+  assert float(drawn.std()) == pytest.approx(3, rel=0.02)

@@ -42,6 +42,8 @@ class Measure:
   protocol: ClassVar[str] = "one histogram of codes per codebook over all images of the split"
 
   def __post_init__(self) -> None:
+    if any(latent.kind != "codes" for latent in self.levels):
+      raise UserError("measure 'codes': this model has no codes to count; leave the measure out.")
     if any(codes.size > _LARGEST for codes in self.levels):
       raise UserError(
         f"measure 'codes': an exact histogram holds at most {_LARGEST} codes, this codebook has "

@@ -78,8 +78,8 @@ def read(
   Args:
     states: the one state dict, of the autoencoder or of a whole diffusion model that holds it.
     options: `resolution` of the training images, which also names the levels with attention;
-      `norm_groups` of every group norm; `kl_weight` of further training, which is summed over
-      channels and averaged over positions.
+      `norm_groups` of every group norm; `kl_weight` of further training, against sums over all of
+      an image, as published.
     into: not used.
 
   Raises:
@@ -199,6 +199,7 @@ def _architecture(
       raise UserError(
         f"--checkpoint: level {i} has {widths[-1]} channels, no multiple of the first {ch}."
       )
+  channels = source.size("the image's channels", ("encoder.conv_in.weight", 1))
   # Without `post_quant_conv` the decoder reads the latents themselves.
   z = source.size("z_channels", ("decoder.conv_in.weight", 1))
   dims = [source.state[n].shape[1] for n in ("post_quant_conv.weight",) if n in source.state]
@@ -219,7 +220,12 @@ def _architecture(
     mid_attention=any(".mid.attn_1." in n or ".mid_block.attentions." in n for n in source.state),
     z_channels=z,
     norm_groups=options["norm_groups"],
-    quantizer=dict(name="gaussian", dim=dims[0] if dims else z, kl_weight=options["kl_weight"]),
+    quantizer=dict(
+      name="gaussian",
+      dim=dims[0] if dims else z,
+      # Here against means, over pixels' values and over positions.
+      kl_weight=options["kl_weight"] / (channels * 4 ** levels[-1]),
+    ),
   )
 
 

@@ -33,7 +33,8 @@ A file defines `class Model(nn.Module)` with at least the fields (the program se
   tokens, or 0 where none is predicted. If it is not 0, the network defines
   `joint(inputs, prefix_BP, *, train) -> (prediction, prefix_logits_BPR)`: prefix_logits[:, p] is
   about prefix token p, counted from the first of these rows, and sees prefix tokens 0 .. p-1.
-- `time_B` is float32 in [0, 1], for diffusion; None elsewhere.
+- `time_B` is float32 in [0, 1], for diffusion; None elsewhere. For schemes of two times
+  (`meanflow`) it is `[B, 2]`, the earlier first; networks over codes alone need not know.
 - Causal networks with a cache define `init_cache(batch, prefix_length) -> cache`, and
   `prefill(prefix_BP, cache) -> (prediction_BJK, cache)` (of step 0), `decode(ids_BJ, index,
   cache) -> (prediction_BJK, cache)` (takes the latents of step `index`, predicts those of step

@@ -112,8 +112,14 @@ class Model(nn.Module):
     if self.modulation == "adaln":
       if time_B is None:
         raise UserError("time: is missing; 'dit' was made for a scheme that tells one.")
-      waves = attention.waves(_TICKS * time_B.astype(jnp.float32)).astype(self.dtype)
-      cond_BC += dense(self.width, "time_out")(nn.silu(dense(self.width, "time_in")(waves)))
+      time_B = time_B.astype(jnp.float32)
+      told = {"time": time_B}
+      if time_B.ndim == 2:  # an average from an earlier time on: the later one, and how far it is
+        told = {"time": time_B[:, 1], "span": time_B[:, 1] - time_B[:, 0]}
+      for name, value_B in told.items():
+        waves = attention.waves(_TICKS * value_B).astype(self.dtype)
+        hidden = nn.silu(dense(self.width, f"{name}_in")(waves))
+        cond_BC += dense(self.width, f"{name}_out")(hidden)
     cond_BC = nn.silu(cond_BC)
     x = self._blocks()(x, cond_BC, angles, train, None, np.zeros(self.layers, np.int32))[0]
     x = norm("plain", False, self.dtype)(x[:, x.shape[1] - math.prod(self.grid) :])

@@ -13,8 +13,12 @@ A file defines a frozen dataclass `Scheme`, whose fields a config may set; the p
     causal: bool                                which kind of network it needs
     timed: bool                                 whether the network is told the time
     options: {name: type}                       what a user may give `sample` beside a `Draw`
+    times_told: int                             how many times it is told, [B] or [B, times_told];
+                                                1 where it does not say
     corrupt(key, latent_BL) -> Corrupted        what the network is shown and asked in training
     loss(prediction, corrupted) -> Loss         per position
+    objective(key, network, latent) -> Loss     in the place of these two, where the loss itself
+                                                differentiates the network
     plan(known_BL) -> {name: value}             static options of `sample` that follow from what is
                                                 known (NumPy, on the host); pass them on
     sample(key, network, latent_BL, known_BL, draw=Draw(), *, trajectory=False, **options, **plan)

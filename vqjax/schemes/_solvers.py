@@ -29,7 +29,7 @@ class Grid(NamedTuple):
   """Where a solver stops, float64 [S + 1] from noise to data.
 
   noise: u, decreasing; the last is 0 for sampling.
-  times: what the network is told.
+  times: what the network is told at each stop, [S + 1] or of several numbers [S + 1, n].
   scale: α + σ, by which the network's input is this one's x times.
   least: the smallest noise at which the network was trained.
   """
@@ -122,7 +122,7 @@ def sample(
   def look(x: jax.Array, i: Any) -> Said:
     done = _sampling.done(i, chosen.steps)
     inputs = scale[i] * x
-    return read(network.full(inputs, jnp.full((batch,), times[i]), done), inputs, i)
+    return read(network.full(inputs, _told(times, i, batch), done), inputs, i)
 
   def advance(carry: tuple, i: jax.Array) -> tuple[tuple, jax.Array | None]:
     at = jax.tree.map(lambda column: column[i], table)
@@ -137,10 +137,16 @@ def sample(
     shown = jnp.where(known, latent_BLD, after)
     return (shown, said.data), scale[i + 1] * shown if trajectory else None
 
-  # The first stop of a path that does not end in pure noise holds standard noise all the same.
-  start = hold(noise(chosen.steps * chosen.resample * 3 + 2) / scale[0], 0)
+  # The first stop of a path that does not end in pure noise holds standard noise all the same. It
+  # is the same for any number of steps.
+  start = hold(own / scale[0], 0)
   (out, _), path = lax.scan(advance, (start, jnp.zeros_like(start)), jnp.arange(chosen.steps))
   return (out, path) if trajectory else out
+
+
+def _told(times: jax.Array, i: Any, batch: int) -> jax.Array:
+  """What the network is told at stop i, the same for all examples."""
+  return jnp.broadcast_to(times[i][None], (batch, *times.shape[1:]))
 
 
 def _step(
@@ -241,7 +247,7 @@ def nats(
   def slope(x: jax.Array, i: Any) -> tuple[jax.Array, jax.Array]:
     def velocity(x: jax.Array) -> jax.Array:
       inputs = scale[i] * x
-      said = read(network.full(inputs, jnp.full((batch,), times[i])), inputs, last - i)
+      said = read(network.full(inputs, _told(times, i, batch)), inputs, last - i)
       return said.noise - said.data
 
     out, pull = jax.vjp(velocity, x)

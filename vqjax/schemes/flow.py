@@ -65,14 +65,9 @@ class Scheme:
 
   def corrupt(self, key: jax.Array, latent_BLD: jax.Array) -> Corrupted:
     """x_t at a time t of each example, spread evenly over the batch; targets are velocities."""
-    time_key, order_key, noise_key = jax.random.split(key, 3)
-    batch = latent_BLD.shape[0]
-    even_B = (jax.random.uniform(time_key) + jnp.arange(batch) / batch) % 1
-    t_B = jax.random.permutation(order_key, even_B)
-    if self.times == "logit_normal":
-      inner = jnp.clip(t_B, 1e-5, 1 - 1e-5)
-      t_B = jax.nn.sigmoid(self.times_mean + self.times_std * jax.scipy.special.ndtri(inner))
-    t_B = self._shifted(t_B)
+    time_key, noise_key = jax.random.split(key)
+    normal = (self.times_mean, self.times_std) if self.times == "logit_normal" else None
+    t_B = self._shifted(spread_times(time_key, latent_BLD.shape[0], normal))
     noise = jax.random.normal(noise_key, latent_BLD.shape)
     t = t_B[:, None, None]
     weights = jnp.ones(latent_BLD.shape[:2], jnp.float32)
@@ -86,7 +81,7 @@ class Scheme:
   def bound(self, key: jax.Array, network: Network, latent_BLD: jax.Array) -> jax.Array:
     """-log p of the latents before they were normalised, nats [B, L]; see `_solvers.nats`."""
     grid = self._grid(self.likelihood_steps)
-    nats = _solvers.nats(key, network, latent_BLD, grid, _read(grid))
+    nats = _solvers.nats(key, network, latent_BLD, grid, reader(grid))
     return nats + float(np.log(self.latent.std).sum())
 
   def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
@@ -102,8 +97,8 @@ class Scheme:
     known_BL: jax.Array,
     draw: Draw = Draw(),
     *,
-    steps: int = 50,
-    solver: _solvers.Solver = "heun",
+    steps: int = 20,
+    solver: _solvers.Solver = "dpm",
     eta: float | None = None,
     resample: int = 1,
     trajectory: bool = False,
@@ -125,11 +120,24 @@ class Scheme:
       UserError: an option out of range.
     """
     chosen, grid = _solvers.check(draw, steps, None, solver, eta, resample), self._grid(steps)
-    read, heat = _read(grid), draw.temperature
+    read, heat = reader(grid), draw.temperature
     return _solvers.sample(key, network, latent_BLD, known_BL, grid, read, chosen, heat, trajectory)
 
 
-def _read(grid: _solvers.Grid) -> Any:
+def spread_times(key: jax.Array, batch: int, normal: tuple[float, float] | None) -> jax.Array:
+  """Times in (0, 1) spread evenly over a batch, float32 [B]: uniform, or with a logit that is
+  normal of this mean and deviation.
+  """
+  shift_key, order_key = jax.random.split(key)
+  even_B = (jax.random.uniform(shift_key) + jnp.arange(batch) / batch) % 1
+  t_B = jax.random.permutation(order_key, even_B)
+  if normal is None:
+    return t_B
+  inner = jnp.clip(t_B, 1e-5, 1 - 1e-5)
+  return jax.nn.sigmoid(normal[0] + normal[1] * jax.scipy.special.ndtri(inner))
+
+
+def reader(grid: _solvers.Grid) -> Any:
   """(velocity, x, index) -> Said."""
   u = jnp.asarray(grid.noise, jnp.float32)
   return lambda v, x, i: _solvers.Said(x - u[i] * v, x + (1 - u[i]) * v)

@@ -1,11 +1,13 @@
-"""Four priors over the same codes: python -m vqjax.bench --suite=priors --tokenizer=WORKDIR
---codes=DIR --data=PATH [--seconds=180]
+"""Priors of one tokenizer: python -m vqjax.bench --suite=priors --tokenizer=WORKDIR --codes=DIR
+--latents=DIR --data=PATH [--seconds=180]
 
-Trains an autoregressive, a masked, a diffusion and a PixelCNN prior on a labelled data set's codes
-for the same time each (steps chosen from their measured speed), and judges 50 samples of every
-class by a small classifier trained on the real images: the share assigned to the class that was
-asked for, without guidance and with. Prints nats per code over 1,000 held-out examples (for masked
-and diffusion a bound), these accuracies, and sampling time per image without guidance.
+Trains an autoregressive, a masked, a diffusion and a PixelCNN prior on a labelled data set's codes,
+and a flow and a Gaussian diffusion on the floats before their quantizer, for the same time each
+(steps chosen from their measured speed), and judges 50 samples of every class by a small classifier
+trained on the real images: the share assigned to the class that was asked for, and the Fréchet
+distance of their features from those of the real held-out images; without guidance and with. Prints
+nats per position over 1,000 held-out examples (for masked and diffusion a bound, for floats a
+density), and sampling time per image without guidance.
 """
 
 from __future__ import annotations
@@ -17,62 +19,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import linen as nn
 
 from vqjax import cli, config as configuration
 from vqjax.errors import UserError
+from vqjax.suites import _classifier
 
-PRIORS = ("autoregressive", "masked", "diffusion", "pixelcnn")
-
-
-class Classifier(nn.Module):
-  """A small convolutional classifier of [B, H, W, C] in [-1, 1]."""
-
-  classes: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    for width in (32, 64, 128):
-      x = nn.relu(nn.Conv(width, (3, 3), (2, 2))(x))
-    return nn.Dense(self.classes)(nn.relu(nn.Dense(128)(x.reshape(x.shape[0], -1))))
-
-
-def train_classifier(dataset: Any, classes: int, steps: int = 1500, batch_size: int = 128) -> Any:
-  """Trains on the real images of a data.Dataset; returns (predict(images uint8) -> classes,
-  accuracy on the held-out images).
-  """
-  model, tx = (
-    Classifier(classes),
-    optax.adamw(optax.cosine_decay_schedule(1e-3, steps), weight_decay=1e-3),
-  )
-  scale = lambda image: jnp.asarray(image, jnp.float32) / 127.5 - 1
-  stream = dataset.train(batch_size, seed=1)
-  params = model.init(jax.random.key(0), scale(next(stream)["image"]))
-  opt = tx.init(params)
-
-  @jax.jit
-  def step(params: Any, opt: Any, image: jax.Array, label: jax.Array) -> Any:
-    loss = lambda p: optax.softmax_cross_entropy_with_integer_labels(
-      model.apply(p, scale(image)), label
-    ).mean()
-    updates, opt = tx.update(jax.grad(loss)(params), opt, params)
-    return optax.apply_updates(params, updates), opt
-
-  for _ in range(steps):
-    batch = next(stream)
-    params, opt = step(params, opt, batch["image"], batch["label"])
-  stream.close()
-  predict = jax.jit(lambda image: jnp.argmax(model.apply(params, scale(image)), -1))
-  right = total = 0.0
-  for batch, mask in dataset.batches(batch_size):
-    right, total = (
-      right + float((mask * (predict(batch["image"]) == batch["label"])).sum()),
-      total + float(mask.sum()),
-    )
-  return predict, right / total
+CODES = ("autoregressive", "masked", "diffusion", "pixelcnn")
+FLOATS = ("flow", "ddpm")
+PRIORS = CODES + FLOATS
 
 
 def count_classes(dataset: Any) -> int:
@@ -85,7 +40,7 @@ def count_classes(dataset: Any) -> int:
 
 
 def prior_config(name: str, tokenizer: str, codes: str, classes: int) -> Any:
-  """The repository's config of this prior, on these codes."""
+  """The repository's config of this prior, on these cached latents."""
   root = pathlib.Path(__file__).parents[2] / "configs"
   config = configuration.load(str(root / f"prior_fashion_mnist_{name}.py"))
   config.tokenizer, config.ops = tokenizer, {}
@@ -125,9 +80,11 @@ def fit(name: str, config: Any, workdir: pathlib.Path, seconds: float) -> None:
 
 
 def judge(
-  workdir: pathlib.Path, predict: Any, classes: int, guidance: float, each: int = 50
+  workdir: pathlib.Path, by: _classifier.Judge, classes: int, guidance: float, each: int = 50
 ) -> dict[str, float]:
-  """Accuracy of samples, and milliseconds per image with the compilation aside."""
+  """Accuracy and Fréchet distance of samples, and milliseconds per image with the compilation
+  aside.
+  """
   from vqjax import api, measure
 
   loaded = api.open_run(workdir)
@@ -136,19 +93,26 @@ def judge(
   draw = lambda **options: model.sample(
     len(labels), label=labels, batch_size=len(labels) // 4, **options
   )
-  right = lambda images: float((np.asarray(predict(images)) == labels).mean())
-  images = draw(seed=0)  # compiles
+
+  def judged(images: np.ndarray) -> tuple[float, float]:
+    found, features = map(np.asarray, by.predict(images))
+    return float((found == labels).mean()), _classifier.frechet(features, by.real)
+
+  plain = judged(draw(seed=0))  # compiles
   start = time.perf_counter()
   draw(seed=1)
   seconds = (time.perf_counter() - start) / len(labels)
+  guided = judged(draw(seed=0, guidance=guidance))
   figures = measure.evaluate_split(
     loaded.run, loaded.dataset(), loaded.weights, limit=1000
   )  # a diffusion takes its number of steps passes for each
   return {
-    "accuracy": right(images),
-    "guided": right(draw(seed=0, guidance=guidance)),
+    "accuracy": plain[0],
+    "frechet": plain[1],
+    "guided": guided[0],
+    "frechet_guided": guided[1],
     "ms_per_image": 1e3 * seconds,
-    "nats": figures.get("nats_per_code"),
+    "nats": figures.get("nats_per_code", figures.get("nats_per_vector")),
     "steps": model.config.total_steps,
   }
 
@@ -156,9 +120,8 @@ def judge(
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
   parser.add_argument("--tokenizer", required=True)
-  parser.add_argument(
-    "--codes", required=True, help="what python -m vqjax.tokenize wrote with that tokenizer"
-  )
+  parser.add_argument("--codes", help="what python -m vqjax.tokenize wrote with that tokenizer")
+  parser.add_argument("--latents", help="what it wrote with --latents=continuous")
   parser.add_argument("--data", required=True, help="the images that the codes are of")
   parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/priors"))
   parser.add_argument("--seconds", type=float, default=180)
@@ -167,34 +130,29 @@ def main(argv: Sequence[str]) -> None:
   args = parser.parse_args(argv)
   from vqjax import data, writers
 
+  folders = dict.fromkeys(CODES, args.codes) | dict.fromkeys(FLOATS, args.latents)
+  chosen = args.only or [name for name in PRIORS if folders[name]]
+  if not chosen or not all(folders[name] for name in chosen):
+    raise UserError("--codes, --latents: the chosen priors read them; give what they need.")
   dataset = data.Dataset(data.resolve(args.data))
   classes = len(dataset.class_names) or count_classes(dataset)
-  predict, accuracy = train_classifier(dataset, classes)
-  print(f"the classifier is right on {accuracy:.1%} of the real held-out images")
+  by = _classifier.train(dataset, classes)
+  print(f"the classifier is right on {by.accuracy:.1%} of the real held-out images")
   rows = []
-  for name in args.only or PRIORS:
-    fit(
-      name,
-      prior_config(name, args.tokenizer, args.codes, classes),
-      args.workdir / name,
-      args.seconds,
-    )
-    found = judge(args.workdir / name, predict, classes, args.guidance)
+  for name in chosen:
+    config = prior_config(name, args.tokenizer, folders[name], classes)
+    fit(name, config, args.workdir / name, args.seconds)
+    found = judge(args.workdir / name, by, classes, args.guidance)
     (args.workdir / name / "comparison.json").write_text(json.dumps(found))
-    nats = "" if found["nats"] is None else f"{found['nats']:.3f}"
-    rows.append(
-      [
-        name,
-        str(found["steps"]),
-        nats,
-        f"{found['accuracy']:.1%}",
-        f"{found['guided']:.1%}",
-        f"{found['ms_per_image']:.1f}",
-      ]
-    )
-  print(
-    writers.table(
-      ["prior", "steps", "nats/code", "class accuracy", f"guided by {args.guidance:g}", "ms/image"],
-      rows,
-    )
-  )
+    rows.append(_row(name, found))
+  columns = ["prior", "steps", "nats", "class accuracy", "Fréchet"]
+  columns += [f"guided by {args.guidance:g}", "Fréchet guided", "ms/image"]
+  print(writers.table(columns, rows))
+
+
+def _row(name: str, found: dict[str, float]) -> list[str]:
+  formats = dict(steps="d", nats=".3f", accuracy=".1%", frechet=".2f", guided=".1%")
+  formats |= dict(frechet_guided=".2f", ms_per_image=".1f")
+  return [
+    name, *("" if found[k] is None else format(found[k], spec) for k, spec in formats.items())
+  ]  # fmt: skip

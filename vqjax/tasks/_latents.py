@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from vqjax import checkpoint, checks, files
+from vqjax import checkpoint, checks, files, lineage
 from vqjax.build import make as make_record, member, names
 from vqjax.errors import UserError
 from vqjax.latents import Codes, Floats
@@ -77,15 +77,21 @@ def begun(config: Mapping[str, Any], dataset: Any, workdir: files.Path) -> Mappi
   stage = opened(config, {})
   if stage.levels[0].kind == "codes":
     return latents
-  statistics = _measured(stage, dataset, latents["examples"])
+  frozen = stage.load()
+  # Of another's latents no statistics are taken, which may not even have the channels.
+  made_by = {"tokenizer": stage.identity(frozen)}
+  lineage.check_codes(made_by, dataset.made_by, config)
+  statistics = _measured(stage, frozen, dataset, latents["examples"])
   if jax.process_index() == 0:
     files.write_json(file, statistics)
   return dict(latents) | statistics
 
 
-def _measured(stage: FirstStage, dataset: Any, limit: int | None) -> dict[str, list[float]]:
+def _measured(
+  stage: FirstStage, frozen: Any, dataset: Any, limit: int | None
+) -> dict[str, list[float]]:
   """{"mean", "std"} of each channel over the first examples of training."""
-  frozen, (latent,) = stage.load(), stage.levels
+  (latent,) = stage.levels
   encode = jax.jit(lambda frozen, batch, key: stage.levels_of(frozen, batch, key)[0])
   count, centre = 0, np.zeros(latent.width)
   total, squares = np.zeros_like(centre), np.zeros_like(centre)

@@ -25,6 +25,9 @@ class Losses:
   (arXiv 1801.04406) is taken every `r1_every` steps and scaled to count as if always; LeCAM is
   arXiv 2104.03310.
 
+  `equivariance_weight` asks that turned and shrunk latents decode to turned and shrunk pictures
+  (EQ-VAE, arXiv 2502.09509): it smooths what a prior over floats has to learn.
+
   `reconstruction` is one of the signal's likelihoods, `distances` are the weights of any of its
   further distances by name, see vqjax/signals.
   """
@@ -34,6 +37,7 @@ class Losses:
   distances: dict = dataclasses.field(default_factory=dict, hash=False)
   perceptual_weight: float = 0.0
   perceptual_weights: str | None = fields.place(None)
+  equivariance_weight: float = 0.0
   feature_weight: float = 0.0
   adversarial: Literal["hinge", "vanilla", "non_saturating", "least_squares"] = "hinge"
   adversarial_weight: float = 0.8
@@ -55,6 +59,11 @@ class Losses:
 
 def check(weights: Losses, disc: nn.Module | None, signal: Any, model: nn.Module) -> None:
   """Raises UserError for terms that lack what they need, or that cannot judge the signal."""
+  if weights.equivariance_weight and (signal.axes != 2 or not hasattr(model, "latents")):
+    raise UserError(
+      "config.loss.equivariance_weight: turns one grid of latents, of height and width; set it to "
+      "0 for hierarchies and for signals of other axes."
+    )
   wanted = {"discriminator": disc is not None, "perceptual": bool(weights.perceptual_weight)}
   if any(asked and who not in signal.judges for who, asked in wanted.items()):
     raise UserError(

@@ -17,7 +17,7 @@ from vqjax.errors import UserError, near_miss
 from vqjax.latents import Codes, Floats
 from vqjax.nn import book, losses, perceptual
 from vqjax.signals import Likelihood
-from vqjax.tasks import Frozen, Info, Task, Weights, _loss_terms as loss_terms, need
+from vqjax.tasks import Frozen, Info, Task, Weights, _equivariance, _loss_terms as loss_terms, need
 
 # A histogram of more codes is too large to count them all.
 _COUNTABLE = 2**24
@@ -184,10 +184,16 @@ class Autoencode:
     terms = loss_terms.Terms()
     terms.add("quantizer", quantized.loss, 1.0)
     metrics = {f"codes/{k}": v for k, v in quantized.metrics.items()}
+    beside = quantized.loss
+    if self.weights.equivariance_weight:
+      variables = {"params": params["model"], **stats["model"]}
+      value = self.equivariance(variables, frozen, quantized.z, x, jax.random.fold_in(key, 2))
+      terms.add("equivariance", value, self.weights.equivariance_weight)
+      beside += self.weights.equivariance_weight * value
     if self.disc is None:
       total, pieces = self.distortion(recon, x, frozen)
       terms.update(pieces)
-      return quantized.loss + total, (stats, metrics | terms.metrics())
+      return beside + total, (stats, metrics | terms.metrics())
     generator, cotangent, pieces, more = self._generator(
       params, stats, frozen, recon, intermediates, x, step
     )
@@ -196,7 +202,7 @@ class Autoencode:
     # The gradients at the reconstruction are known, so one product carries them into the model; its
     # value is taken off again.
     carrier = jnp.sum(recon * cotangent)
-    total = quantized.loss + generator + carrier - jax.lax.stop_gradient(carrier) + disc_loss
+    total = beside + generator + carrier - jax.lax.stop_gradient(carrier) + disc_loss
     return total, (stats, metrics | more | logits | terms.metrics())
 
   def distortion(self, recon: jax.Array, x: jax.Array, frozen: Any) -> tuple[jax.Array, dict]:
@@ -210,6 +216,16 @@ class Autoencode:
       )
       pieces["perceptual"] = (distance, w.perceptual_weight)
     return sum(value * weight for value, weight in pieces.values()), pieces
+
+  def equivariance(
+    self, variables: Any, frozen: Any, z: jax.Array, x: jax.Array, key: jax.Array
+  ) -> jax.Array:
+    """The distortion of latents that are turned and shrunk as the signal is, see _equivariance."""
+
+    def compare(z: jax.Array, x: jax.Array) -> jax.Array:
+      return self.distortion(self.model.apply(variables, z, method="decode"), x, frozen)[0]
+
+    return _equivariance.loss(key, z, x, compare)
 
   def judged(self, recon: jax.Array) -> jax.Array:
     """What the perceptual loss and the discriminator see.

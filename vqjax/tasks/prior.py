@@ -180,7 +180,8 @@ class Prior:
   def init(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
     rows = len(next(iter(batch.values())))
     prefix = jnp.zeros((rows, self.prefix.length), jnp.int32)
-    time = jnp.zeros((rows,)) if self.scheme.timed else None
+    times = getattr(self.scheme, "times_told", 1)
+    time = jnp.zeros((rows,) + (times,) * (times > 1)) if self.scheme.timed else None
     variables = self.model.init(
       {"params": key}, self.latent.blank(rows), prefix, time_B=time, train=False
     )
@@ -243,10 +244,14 @@ class Prior:
     key_corrupt, key_drop, key_dropout, key_latents = keys
     _, latent, prefix = self._given(frozen, batch, key_latents)
     prefix = self.prefix.dropped(key_drop, prefix)
-    shown = self.scheme.corrupt(key_corrupt, latent)
     rngs = {"dropout": key_dropout}
-    said, nats = self._joint(params, shown.inputs, prefix, shown.time_B, rngs)
-    values, weights, metrics = self.scheme.loss(said, shown)
+    if hasattr(self.scheme, "objective"):
+      network = Network(lambda x, time, done=None: self._predict(params, x, prefix, time, rngs))
+      (values, weights, metrics), nats = self.scheme.objective(key_corrupt, network, latent), {}
+    else:
+      shown = self.scheme.corrupt(key_corrupt, latent)
+      said, nats = self._joint(params, shown.inputs, prefix, shown.time_B, rngs)
+      values, weights, metrics = self.scheme.loss(said, shown)
     # The mean over what counts in the whole batch, not of each example's own mean.
     mean = lambda x: jnp.sum(x * weights) / jnp.sum(weights)
     loss, terms = mean(values), {name: _mean(*found) for name, found in nats.items()}

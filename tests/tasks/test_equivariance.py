@@ -1,0 +1,89 @@
+"""EQ-VAE's term: none for a decoder that turns with its latents, against values by hand for one
+that does not, and what it cannot serve.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqjax import config as configuration, train
+from vqjax.errors import UserError
+from vqjax.tasks import _equivariance
+
+KEYS = [jax.random.key(i) for i in range(40)]
+
+
+def test_grids_and_moves():
+  assert _equivariance.sides((8, 8)) == ((8, 8), (6, 6), (4, 4), (2, 2))
+  assert _equivariance.sides((7, 7)) == ((7, 7), (5, 5), (4, 4), (2, 2))
+  assert _equivariance.sides((1, 2)) == ((1, 2), (1, 1))
+  x = jnp.arange(12.0).reshape(1, 3, 4, 1)
+  np.testing.assert_array_equal(
+    _equivariance.moved(x, (3, 4), 1)[0, :, :, 0], np.rot90(x[0, :, :, 0])
+  )
+  smooth = jnp.broadcast_to(jnp.arange(8.0)[None, None, :, None], (1, 8, 8, 1))
+  half = np.asarray(_equivariance.moved(smooth, (4, 4), 0))[0, 0, 1:-1, 0]
+  np.testing.assert_allclose(half, [2.5, 4.5], atol=1e-5)  # the mean of each two
+
+
+def test_a_decoder_that_turns_with_its_latents_loses_nothing():
+  z = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+  compare = lambda z, x: jnp.square(z - x).mean()
+  run = jax.jit(lambda key: _equivariance.loss(key, z, z, compare))
+  assert max(float(run(key)) for key in KEYS) < 1e-12
+  # One that knows which way is up does lose, and all fifteen moves occur.
+  slope = jnp.arange(4.0)[None, :, None, None]
+  rows = lambda z: z.shape[1]
+  biased = lambda z, x: jnp.square(z + jnp.arange(rows(z))[None, :, None, None] - x).mean()
+  values = {
+    round(float(v), 4)
+    for v in map(jax.jit(lambda key: _equivariance.loss(key, z, z + slope, biased)), KEYS)
+  }
+  by_hand = lambda turn: float(
+    jnp.square(jnp.rot90(jnp.broadcast_to(slope, (1, 4, 4, 1)), turn, (1, 2)) - slope).mean()
+  )
+  for turn in (1, 2, 3):
+    assert any(abs(v - by_hand(turn)) < 1e-3 for v in values)
+
+
+MODEL = dict(
+  name="vqvae",
+  hidden=8,
+  residual_hidden=8,
+  residual_blocks=1,
+  quantizer=dict(name="identity", dim=2),
+)
+
+
+def run_of(**values):
+  config = configuration.complete(dict(model=MODEL, ops=dict(size=16)) | values)
+  spec = {"image": jax.ShapeDtypeStruct((4, 16, 16, 3), "uint8")}
+  return train.Run(config, spec, jax.devices()[:1]), spec
+
+
+def test_the_term_joins_the_loss_of_both_kinds_of_run():
+  for disc in (None, dict(name="patchgan", channels=8, n_layers=1)):
+    run, spec = run_of(loss=dict(equivariance_weight=0.5), disc=disc)
+    _, metrics = jax.eval_shape(run._step, run.abstract, run.task.frozen.shapes(), spec)
+    assert {"loss/equivariance", "raw/equivariance"} <= metrics.keys()
+  run, _ = run_of(loss=dict(equivariance_weight=0.5))
+  batch = {"image": np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)}
+  state = run.init(jax.random.key(0))
+  loss = lambda p: run.task.loss(p, state.stats, {}, batch, jax.random.key(1), 0)
+  (total, (_, metrics)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
+  assert float(total) == pytest.approx(
+    float(metrics["loss/reconstruction"] + metrics["loss/equivariance"]), rel=1e-5
+  )
+  assert float(metrics["raw/equivariance"]) > 0
+  # It reaches the encoder: latents themselves shall turn.
+  assert np.abs(grads["model"]["encoder"]["conv_mid"]["kernel"]).max() > 0
+
+
+def test_a_hierarchy_has_none():
+  model = dict(name="vqvae2", hidden=8, residual_hidden=8, residual_blocks=1)
+  with pytest.raises(UserError, match="equivariance_weight: turns one grid of latents"):
+    run_of(
+      model=model | dict(quantizer=dict(name="ema", codebook_size=8, dim=4)),
+      loss=dict(equivariance_weight=1.0),
+    )

@@ -1,0 +1,268 @@
+"""Priors over floats as tasks: which latents are learned and how they are normalised, caches of
+them, exact resume, sampling through the Python API, and wrong pairs in one line.
+"""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import vqjax
+from vqjax import config as configuration, data, lineage, tokenize, train
+from vqjax.errors import UserError
+from vqjax.sampler import Given
+from vqjax.tasks import _latents
+
+SHAPES = dict(name="shapes", size=16, num_train=32, num_eval=8)
+DIT = dict(name="dit", layers=1, width=16, heads=2, hidden=16, patch=2)
+LABELS = dict(label=dict(classes=8), drop=0.3)
+
+
+@pytest.fixture(scope="session")
+def vae(short, small, tmp_path_factory):
+  """The workdir of a tokenizer without codes: 4 x 4 Gaussian latents of 3 channels."""
+  workdir = tmp_path_factory.mktemp("vae")
+  quantizer = dict(name="gaussian", dim=3, noise=0.1)
+  train.train(short | dict(model=dict(name="vqvae", **small, quantizer=quantizer)), workdir)
+  return str(workdir)
+
+
+FLOW = dict(name="flow", likelihood_steps=2)
+
+
+def config_of(tokenizer, **values):
+  base = dict(
+    task="prior",
+    tokenizer=tokenizer,
+    data=SHAPES,
+    ops=dict(size=16, channels=3),
+    model=DIT,
+    scheme=FLOW,
+    condition=LABELS,
+    batch_size=8,
+    total_steps=8,
+    log_every=3,
+    save_every=5,
+    eval_examples=8,
+    preview=4,
+    keep=4,
+    ema_decay=0.9,
+    optim=dict(lr=1e-2),
+  )
+  return configuration.complete(base | values)
+
+
+@pytest.fixture(scope="module")
+def cached(vae, tokenizer, tmp_path_factory):
+  """Folders of cached latents: of the VAE's, and before the codes of the other tokenizer."""
+  folders = {name: tmp_path_factory.mktemp(name) for name in ("vae", "continuous")}
+  for (name, folder), workdir in zip(folders.items(), (vae, tokenizer)):
+    command = ["--workdir", workdir, "--output", str(folder), "--batch_size=8", "--shard=12"]
+    tokenize.main(command + (["--latents=continuous"] if name == "continuous" else []))
+  return folders
+
+
+def latents_of(tokenizer, split="train"):
+  """All latents of a split of the images, encoded here."""
+  model = vqjax.load(tokenizer)
+  images = np.concatenate(
+    [b["image"][m > 0] for b, m in data.Dataset(SHAPES, dict(size=16)).batches(8, split=split)]
+  )
+  return np.asarray(model.encode(images))
+
+
+def test_a_tokenizer_without_codes_yields_floats(vae, cached):
+  model = vqjax.load(vae)
+  images = data.Dataset(SHAPES, dict(size=16)).sample(4)["image"]
+  z = model.encode(images)
+  assert z.shape == (4, 4, 4, 3) and z.dtype == np.float32
+  np.testing.assert_array_equal(z, model.encode(images))  # the mean: nothing is drawn
+  np.testing.assert_array_equal(model.decode(z), model.reconstruct(images))
+  manifest = json.loads((cached["vae"] / "manifest.json").read_text())
+  files = [s["files"]["latents"] for s in manifest["splits"]["train"]]
+  rows = np.concatenate([np.load(cached["vae"] / f) for f in files])
+  assert rows.dtype == np.float16 and rows.shape == (32, 4, 4, 3)
+  np.testing.assert_allclose(rows, latents_of(vae), atol=2e-3, rtol=2e-3)
+
+
+def test_floats_before_codes_are_quantized_by_the_decoder(tokenizer, cached):
+  model = vqjax.load(tokenizer)
+  stage = vqjax.api.Tokenizer.of(vqjax.api.open_run(tokenizer), model.info.floats)
+  images = data.Dataset(SHAPES, dict(size=16)).sample(4)["image"]
+  z = stage.encode(images)
+  assert z.shape == (4, 4, 4, 4)
+  np.testing.assert_array_equal(stage.decode(z), model.decode(model.encode(images)))
+  # A little off, and still the same codes.
+  np.testing.assert_array_equal(stage.decode(z + 1e-5), stage.decode(z))
+  batch = data.Dataset(dict(name="codes", path=str(cached["continuous"]))).sample(8)
+  assert batch["latents"].shape == (8, 4, 4, 4) and batch["latents"].dtype == np.float16
+
+
+@pytest.mark.slow
+def test_a_flow_trains_samples_completes_and_stays_with_its_statistics(vae, tmp_path):
+  workdir = tmp_path / "prior"
+  train.train(config_of(vae), workdir)
+  z = latents_of(vae).reshape(-1, 3).astype(np.float64)
+  kept = json.loads((workdir / "latents.json").read_text())
+  np.testing.assert_allclose(kept["mean"], z.mean(0), atol=1e-5)
+  np.testing.assert_allclose(kept["std"], z.std(0), rtol=1e-4)
+  model = vqjax.load(workdir)
+  latent = model.modules.latent
+  assert latent.kind == "floats" and latent.mean == tuple(kept["mean"])
+  flat = np.asarray(latent.flatten(latents_of(vae))).reshape(-1, 3)
+  np.testing.assert_allclose(flat.std(0), 1, rtol=1e-3)
+  drawn = model.sample(3, label=[0, 1, 7], seed=1, guidance=2.0, steps=3)
+  assert drawn.shape == (3, 16, 16, 3) and drawn.dtype == np.uint8
+  np.testing.assert_array_equal(
+    drawn, model.sample(3, label=[0, 1, 7], seed=1, guidance=2.0, steps=3)
+  )
+  images = data.Dataset(SHAPES, dict(size=16)).sample(3)["image"]
+  mask = np.zeros((16, 16))
+  mask[:8] = 1
+  ids = model.encode(images)
+  request = model.sampler.request(Given(3, {"label": np.arange(3)}, (ids,), mask=mask))
+  out = np.asarray(model.sampler.draw(request, 0, steps=2))
+  np.testing.assert_allclose(out[:, 2:], np.asarray(ids)[:, 2:], atol=1e-5)
+  assert (out[:, :2] != np.asarray(ids)[:, :2]).all()
+  assert model.complete(images, keep=0.5, label=[0, 1, 2], steps=2).shape == images.shape
+  assert model.frames(2, label=[0, 1], steps=3, solver="euler").shape == (3, 2, 16, 16, 3)
+  nats = model.log_prob(ids, label=[0, 1, 2], draws=2)
+  assert nats.shape == (3,) and np.isfinite(nats).all()
+  # Resumed with the same config, which says nothing of statistics; others are refused.
+  lines = (workdir / "metrics.jsonl").read_text()
+  train.train(config_of(vae), workdir)
+  assert (workdir / "metrics.jsonl").read_text() == lines
+  with pytest.raises(UserError, match=r"config.latents.mean: this workdir was trained with"):
+    train.train(config_of(vae, latents=dict(mean=(0.0,) * 3, std=(1.0,) * 3)), workdir)
+  changed = json.loads((workdir / "config.json").read_text())
+  changed["latents"]["std"] = [1.0] * 3
+  (workdir / "config.json").write_text(json.dumps(changed))
+  with pytest.raises(UserError, match="config.latents: has changed since"):
+    vqjax.load(workdir)
+
+
+class Crash(Exception):
+  pass
+
+
+@pytest.mark.slow
+def test_a_killed_run_on_cached_latents_continues_bit_for_bit(vae, cached, tmp_path, monkeypatch):
+  from vqjax import checkpoint, writers
+
+  source = dict(name="codes", path=str(cached["vae"]))
+  scheme = dict(name="ddpm", variance="learned", likelihood_steps=2)
+  config = config_of(vae, data=source, scheme=scheme)
+  train.train(config, tmp_path / "whole")
+  write = writers.Writer.scalars
+
+  def scalars(self, at, values, **also):
+    if at >= 6:
+      raise Crash
+    write(self, at, values, **also)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(writers.Writer, "scalars", scalars)
+    with pytest.raises(Crash):
+      train.train(config, tmp_path / "killed")
+  train.train(config, tmp_path / "killed")
+  assert (tmp_path / "killed" / "metrics.jsonl").read_text() == (
+    tmp_path / "whole" / "metrics.jsonl"
+  ).read_text()
+  run = train.Run(
+    configuration.of_run(tmp_path / "whole"), configuration.read_spec(tmp_path / "whole")
+  )
+  states = []
+  for name in ("whole", "killed"):
+    with checkpoint.Checkpoints(tmp_path / name, keep=9) as checkpoints:
+      states.append(checkpoints._read(checkpoints.steps()[-1], run.abstract)[0])
+  jax.tree.map(np.testing.assert_array_equal, *states)
+  assert int(states[0].step) == 8
+
+
+def test_samples_of_a_posterior_differ_from_step_to_step(vae):
+  config = config_of(vae, latents=dict(kind="sampled", mean=(0.0,) * 3, std=(1.0,) * 3))
+  spec = {"image": jax.ShapeDtypeStruct((8, 16, 16, 3), "uint8")}
+  stage = _latents.opened(config, spec)
+  frozen, images = stage.load(), data.Dataset(SHAPES, dict(size=16)).sample(4)["image"]
+  levels = lambda key: np.asarray(stage.levels_of(frozen, {"image": images}, key)[0])
+  mean, one, other = levels(None), levels(jax.random.key(0)), levels(jax.random.key(1))
+  np.testing.assert_allclose(mean, vqjax.load(vae).encode(images), atol=1e-6)
+  assert np.abs(one - mean).max() > 1e-3 and np.abs(one - other).max() > 1e-3
+
+
+def refused(config, spec=None):
+  """What training says before its first step."""
+  with pytest.raises(UserError) as e:
+    spec = spec or {"image": ((16, 16, 3), "uint8"), "label": ((), "int32")}
+    shapes = {k: jax.ShapeDtypeStruct((8, *s), dtype) for k, (s, dtype) in spec.items()}
+    train.Run(config, shapes)
+  assert "\n" not in str(e.value)
+  return str(e.value)
+
+
+def test_the_wrong_kind_of_latent_is_one_line(vae, tokenizer):
+  transformer = dict(name="transformer", layers=1, width=16, heads=2)
+  said = refused(config_of(vae, scheme=dict(name="autoregressive"), model=transformer))
+  assert "'autoregressive' is for codes" in said and "flow" in said and vae in said
+  said = refused(config_of(tokenizer))
+  assert "'flow' is for floats" in said and "config.latents.kind=continuous" in said
+  said = refused(config_of(vae, model=transformer))
+  assert "config.model.name: 'transformer' is for codes" in said and "take one of dit" in said
+  latents = {"latents": ((4, 4, 3), "float16"), "label": ((), "int32")}
+  said = refused(config_of(tokenizer, scheme=dict(name="masked"), model=DIT), latents)
+  assert "config.data: holds floats" in said and "codes are learned" in said
+  ids = {"ids": ((4, 4), "int32"), "label": ((), "int32")}
+  said = refused(config_of(vae), ids)
+  assert "config.data: holds codes" in said and "--latents=continuous" in said
+  said = refused(config_of(vae, latents=dict(kind="sampled")), latents)
+  assert "'sampled' draws from posteriors" in said
+  with pytest.raises(UserError, match="mean, std: 1 and 0 numbers; give both"):
+    config_of(vae, latents=dict(mean=(1.0,)))
+
+
+def test_a_cache_of_another_tokenizer_is_one_line(vae, tokenizer, cached, tmp_path):
+  source = dict(name="codes", path=str(cached["continuous"]))
+  with pytest.raises(UserError, match="the latents in .* were made by tokenizer"):
+    lineage.check_codes(
+      {"tokenizer": "another"}, data.Dataset(source).made_by,
+      {"data": source, "tokenizer": vae},
+    )  # fmt: skip
+  with pytest.raises(UserError):
+    train.train(config_of(vae, data=source), tmp_path / "prior")
+
+
+def test_the_network_of_floats_serves_codes_too(tokenizer):
+  config = config_of(tokenizer, scheme=dict(name="masked"), model=DIT)
+  spec = {"image": ((16, 16, 3), "uint8"), "label": ((), "int32")}
+  shapes = {k: jax.ShapeDtypeStruct((8, *s), dtype) for k, (s, dtype) in spec.items()}
+  run = train.Run(config, shapes)
+  _, metrics = jax.eval_shape(run._step, run.abstract, run.task.frozen.shapes(), shapes)
+  assert metrics["loss/codes"].shape == ()
+
+
+@pytest.mark.parametrize("remat", ["none", "block"])
+def test_a_mean_flow_learns_and_draws_without_a_condition(vae, remat):
+  """Its loss differentiates the network in both directions, through dropout and recomputation."""
+  statistics = dict(mean=(0.0,) * 3, std=(1.0,) * 3)
+  config = config_of(
+    vae,
+    scheme=dict(name="meanflow"),
+    model=DIT | dict(remat=remat, dropout=0.1),
+    condition={},
+    latents=statistics,
+  )
+  spec = {"image": jax.ShapeDtypeStruct((8, 16, 16, 3), "uint8")}
+  run = train.Run(config, spec, jax.devices()[:1])
+  state, frozen = run.init(jax.random.key(0)), run.load_frozen()
+  batch = {"image": data.Dataset(SHAPES, dict(size=16)).sample(8)["image"]}
+  before = jax.device_get(state.params["model"]["head"]["kernel"])
+  for _ in range(2):
+    state, metrics = run.step(state, frozen, batch)
+  assert np.isfinite(float(metrics["loss/floats"])) and float(metrics["floats/square"]) > 0
+  assert "span_in" in state.params["model"]
+  assert (jax.device_get(state.params["model"]["head"]["kernel"]) != before).any()
+  drawn = jax.jit(run.task.predict["sample"])(
+    train.weights_of(state, frozen), batch, jax.random.key(0)
+  )
+  assert drawn["image"].shape == (8, 16, 16, 3) and np.isfinite(drawn["image"]).all()
