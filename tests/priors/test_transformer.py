@@ -57,11 +57,11 @@ def test_cached_logits_equal_uncached(style, layout, prefix):
   expected = apply(model, params, IDS, prefix)
   empty = model.init_cache(3, 0 if prefix is None else prefix.shape[1])
   logits, cache = jax.jit(functools.partial(model.apply, method="prefill"))(params, prefix, empty)
-  np.testing.assert_allclose(logits, expected[:, 0], atol=1e-4)
+  np.testing.assert_allclose(logits, expected[:, :1], atol=1e-4)
   decode = jax.jit(functools.partial(model.apply, method="decode"))
   for i in range(11):
-    logits, cache = decode(params, IDS[:, i], i, cache)
-    np.testing.assert_allclose(logits, expected[:, i + 1], atol=1e-4)
+    logits, cache = decode(params, IDS[:, i : i + 1], i, cache)
+    np.testing.assert_allclose(logits, expected[:, i + 1 : i + 2], atol=1e-4)
 
 
 def rms(x, scale):
