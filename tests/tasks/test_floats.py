@@ -266,3 +266,19 @@ def test_a_mean_flow_learns_and_draws_without_a_condition(vae, remat):
     train.weights_of(state, frozen), batch, jax.random.key(0)
   )
   assert drawn["image"].shape == (8, 16, 16, 3) and np.isfinite(drawn["image"]).all()
+
+
+def test_a_hierarchy_without_codes_is_told_what_it_can_do(short, tmp_path):
+  model = dict(name="vqvae2", hidden=8, residual_hidden=8, residual_blocks=1)
+  config = configuration.complete(short | dict(model=model | dict(quantizer=dict(name="identity"))))
+  spec = {"image": jax.ShapeDtypeStruct((8, 16, 16, 3), "uint8")}
+  configuration.save(config, tmp_path)
+  configuration.save_spec(spec, tmp_path)
+  task = train.Run(config, spec).task
+  assert task.info.levels == task.info.floats == ()
+  said = refused(config_of(str(tmp_path)))
+  assert "is a hierarchy, which has codes or nothing to learn" in said
+  model = vqjax.api.Tokenizer(tmp_path, config, task, None, None)
+  for call in (lambda: model.encode(np.zeros((1, 16, 16, 3))), lambda: model.decode(np.zeros(1))):
+    with pytest.raises(UserError, match="is a hierarchy without codes; use reconstruct"):
+      call()

@@ -85,6 +85,11 @@ class Tokenizer:
 
   @property
   def _codes(self) -> bool:
+    if not self.levels:
+      raise UserError(
+        f"{self.workdir}: is a hierarchy without codes; use reconstruct, or a run whose quantizer "
+        "has codes."
+      )
     return self.levels[0].kind == "codes"
 
   def reconstruct(self, values: Any) -> np.ndarray:
@@ -100,14 +105,13 @@ class Tokenizer:
     Raises:
       UserError: what `encode` does not return.
     """
-    latents = self.levels
+    check, latents = _checked_codes if self._codes else _checked_floats, self.levels
     levels = tuple(ids) if len(latents) > 1 and isinstance(ids, (tuple, list)) else (ids,)
     if len(levels) != len(latents):
       raise UserError(
         f"ids: one array; the tokenizer has {len(latents)} levels, give a tuple as encode returns "
         "it."
       )
-    check = {"codes": _checked_codes, "floats": _checked_floats}[latents[0].kind]
     found = tuple(check(value, latent) for value, latent in zip(levels, latents))
     for value, latent in zip(found, latents):
       axes = len(latent.grid)

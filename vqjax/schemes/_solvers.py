@@ -130,8 +130,9 @@ def sample(
     for again in range(chosen.resample):
       index = 1 + 3 * (i * chosen.resample + again)
       fresh = noise(index) if chosen.resample > 1 else None
-      said = look(hold(x, i, fresh), i)
-      after = _step(chosen, hold(x, i, fresh), said, before, at, noise(index + 1), look, i)
+      x = hold(x, i, fresh)
+      said = look(x, i)
+      after = _step(chosen, x, said, before, at, noise(index + 1), look, i)
       if again + 1 < chosen.resample:
         x = at.back * after + at.back_noise * noise(index + 2)
     shown = jnp.where(known, latent_BLD, after)
@@ -166,7 +167,7 @@ def _step(
   if chosen.solver == "heun":
     there = look(out, i + 1)
     slope = 0.5 * (said.noise - said.data + there.noise - there.data)
-    return jnp.where(at.correct, x + (at.data_gap) * slope, out)
+    return jnp.where(at.correct, x + at.data_gap * slope, out)
   if not chosen.eta:
     return out
   spread = 1.0 if said.spread is None else jnp.exp(said.spread)

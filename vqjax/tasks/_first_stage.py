@@ -63,20 +63,21 @@ class FirstStage:
     self.latents = self._wanted(latents)
     self.spec = {self.field: trained[self.field]}
     self._check_size(spec)
-    self.check_cached(spec)
+    if latents is not None:  # else another tokenizer's may be cached, beside what this one reads
+      self.check_cached(spec)
 
   def _wanted(self, latents: Any) -> tuple[Any, ...]:
     """The latents that are wanted, floats with their statistics."""
     levels = self.info.levels if self.kind == "auto" else self.info.floats
-    if latents is None and levels[0].kind != "codes":
+    if latents is None and (not levels or levels[0].kind != "codes"):
       raise UserError(
         f"{self.option}: {self.workdir} is an autoencoder without codes; give one whose quantizer "
         "has some."
       )
     if not levels:
       raise UserError(
-        f"config.latents.kind: {self.kind!r}, but {self.workdir} is a hierarchy, whose levels need "
-        "codes; set it to auto."
+        f"config.latents.kind: {self.kind!r}, but {self.workdir} is a hierarchy, which has codes "
+        "or nothing to learn; set it to auto, over a quantizer that has codes."
       )
     if levels[0].kind == "codes":
       return levels
