@@ -1,5 +1,5 @@
-"""MusicGen-small's prior (arXiv 2306.05284): a transformer over 30 seconds of 4 x 1,500 codes in the
-delayed order, given a caption.
+"""The prior of MusicGen-small (arXiv 2306.05284): a transformer over 30 seconds of 4 x 1,500 codes
+in the delayed order, given a caption.
 
   python -m vqjax.main --config=configs/musicgen_small.py --workdir=runs/musicgen_small \
       --config.tokenizer=runs/musicgen_tokenizer --data=FOLDER
