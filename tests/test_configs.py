@@ -30,6 +30,7 @@ NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
 # Compiling every step would take longer than all other tests together: these have one of each kind
 # of network, quantizer, discriminator and scheme. VQJAX_EVERY_CONFIG=1 compiles all.
 COMPILED = {
+  "dac_44khz",
   "dvae_dalle",
   "lfq_imagenet",
   "maskgit_tokenizer",
@@ -175,7 +176,7 @@ def values(tree: Any, scale: float) -> Any:
 
 def debug_config(name: str, folder: pathlib.Path) -> ConfigDict:
   config = load(f"{name}:debug")
-  assert config.data["name"] in ("shapes", "moving_shapes") and config.total_steps <= 4
+  assert config.data["name"] in ("shapes", "moving_shapes", "tones") and config.total_steps <= 4
   return with_tokenizer(config, ":debug", folder) if config.task == "prior" else config
 
 

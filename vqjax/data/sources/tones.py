@@ -66,9 +66,11 @@ class Sounds:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     s = self.source
-    samples, label = draw(s.rate, s.seconds, s.channels, s.seed, self.offset + index)
+    samples, label, notes = draw(s.rate, s.seconds, s.channels, s.seed, self.offset + index)
+    text = f"{('one note', 'two notes', 'three notes')[notes - 1]} of a {TIMBRES[label]}"
     return {
-      "audio": samples, "rate": np.int32(s.rate), "label": np.int32(label), "name": f"tone {index}"
+      "audio": samples, "rate": np.int32(s.rate), "label": np.int32(label), "text": text,
+      "name": f"tone {index}",
     }  # fmt: skip
 
   def content(self, index: int) -> dict[str, Any]:
@@ -77,8 +79,10 @@ class Sounds:
     return example | {"audio": np.round(example["audio"] * 64).astype(np.int8)}
 
 
-def draw(rate: int, seconds: float, channels: int, seed: int, index: int) -> tuple[np.ndarray, int]:
-  """(float32 [T, channels] with peaks below 1, timbre) of sound `index` of world `seed`."""
+def draw(
+  rate: int, seconds: float, channels: int, seed: int, index: int
+) -> tuple[np.ndarray, int, int]:
+  """(float32 [T, channels] with peaks below 1, timbre, number of notes) of sound `index` of world `seed`."""
   rng = ops.generator(seed, index, stream=4)
   label, length = int(rng.integers(len(TIMBRES))), round(rate * seconds)
   samples = np.zeros((length, channels))
@@ -90,7 +94,7 @@ def draw(rate: int, seconds: float, channels: int, seed: int, index: int) -> tup
     place = rng.uniform(0.2, 0.8)
     shares = np.array([1 - place, place])[np.arange(channels) % 2] if channels > 1 else np.ones(1)
     samples += note[:, None] * shares[None]
-  return (samples * (0.8 / max(1.0, np.abs(samples).max()))).astype(np.float32), label
+  return (samples * (0.8 / max(1.0, np.abs(samples).max()))).astype(np.float32), label, len(starts)
 
 
 # Attack and decay in seconds, and how partial k's loudness falls, k^-slope.
