@@ -1,11 +1,10 @@
 """VQ-VAE's convolutions (arXiv 1711.00937) on three axes, causal in time as MAGVIT-2 is (arXiv
-2310.05737), on drawn shapes that move: 8 frames of 16 x 16 pixels to 8 x 4 x 4 codes of FSQ.
+2310.05737), on drawn shapes that move: 8 frames of 16 x 16 pixels to 8 x 4 x 4 codes.
 
   python -m vqjax.main --config=configs/vqvae_moving_shapes.py --workdir=runs/vqvae_moving_shapes
 
 The videos are drawn on the fly; nothing is downloaded. Made for a CPU. No paper has a figure for
-this data. FSQ (arXiv 2309.15505) gives the ground, which is most of every frame, few codes; a
-learned codebook spends a third of its codes on it, by how far the object is.
+this data.
 """
 
 from configs import common
@@ -21,11 +20,12 @@ def get_config():
     model=dict(
       name="vqvae", hidden=32, residual_hidden=16, residual_blocks=1, downsamples=2,
       time="causal", time_downsamples=0,
-      quantizer=dict(name="fsq", levels=(5, 5, 5, 5))),
+      quantizer=dict(name="ema", codebook_size=512, dim=8)),
     batch_size=8,
-    total_steps=1_500,
+    total_steps=2_500,
     optim=dict(lr=2e-3, warmup=50, b2=0.95),
     save_every=500,
     eval_examples=256,
-    debug=common.debug_video(model=common.TINY_VQVAE),
+    debug=common.debug_video(
+      model=common.TINY_VQVAE | dict(quantizer=dict(codebook_size=32, dim=8))),
   )
