@@ -1,5 +1,5 @@
-"""VQ-VAE (arXiv 1711.00937) on three axes, causal in time as MAGVIT-2 is (arXiv 2310.05737), on
-drawn shapes that move: 8 frames of 16 x 16 pixels to 8 x 4 x 4 codes.
+"""VQ-VAE's convolutions (arXiv 1711.00937) on three axes, causal in time as MAGVIT-2 is (arXiv
+2310.05737), on drawn shapes that move: 8 frames of 16 x 16 pixels to 8 x 4 x 4 codes.
 
   python -m vqjax.main --config=configs/vqvae_moving_shapes.py --workdir=runs/vqvae_moving_shapes
 
@@ -22,7 +22,7 @@ def get_config():
       time="causal", time_downsamples=0,
       quantizer=dict(name="ema", codebook_size=512, dim=8)),
     batch_size=8,
-    total_steps=3_000,
+    total_steps=2_500,
     optim=dict(lr=2e-3, warmup=50, b2=0.95),
     save_every=500,
     eval_examples=256,

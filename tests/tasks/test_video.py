@@ -10,6 +10,7 @@ import pytest
 
 import vqjax
 from vqjax import (
+  build,
   config as configuration,
   data,
   evaluate,
@@ -20,6 +21,7 @@ from vqjax import (
   videos,
 )
 from vqjax.errors import UserError
+from vqjax.tasks import Info
 
 SHAPES = dict(name="moving_shapes", size=16, frames=5, num_train=16, num_eval=8)
 SHORT = dict(
@@ -114,6 +116,8 @@ def test_the_first_frames_are_continued(prior, tmp_path):
   later = film.copy()
   later[:, 3:] = 255 - later[:, 3:]
   np.testing.assert_array_equal(model.complete(later, keep=2 / 3, **given), out)
+  with pytest.raises(UserError, match="video: 5 x 8 x 16, this prior completes 5 x 16 x 16"):
+    model.complete(film[:, :, :8], keep=0.5, **given)
   values, hidden = model.shown(ids, 2 / 3)
   assert hidden.shape == (1, 5, 16, 16) and not hidden[:, :3].any() and hidden[:, 3:].all()
   scores = model.log_prob(ids, per_code=True, **given)
@@ -169,6 +173,24 @@ def test_a_tokenizer_killed_and_restarted_is_the_same(tokenizer, tmp_path):
   a, b = (vqjax.load(w).weights.params for w in (tokenizer, tmp_path / "again"))
   jax.tree.map(np.testing.assert_array_equal, a, b)
   shutil.rmtree(tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+  "frames, factor, cells, first, span",
+  [(9, 4, 3, 1, (4, 3)), (8, 2, 4, 2, (2, 0)), (1, 4, 1, 1, (1, 0)), (5, 1, 5, 1, (1, 0))],
+)
+def test_what_a_plane_of_codes_stands_for(frames, factor, cells, first, span):
+  """(positions of each code, how many the first lacks); padding that makes them whole."""
+  model = dict(signal=build.build("signals", dict(name="video")), shape=(frames, 16, 16, 3))
+  info = Info(
+    **model, factors=(factor, 4, 4), levels=(), evaluators=(), pictures=None, modules=None
+  )
+  assert info.first == (first, 4, 4)
+  assert info.spans((cells, 4, 4)) == (span, (4, 0), (4, 0))
+  assert cells * span[0] - span[1] == frames
+  for missing in range(min(factor, frames)):
+    film = np.zeros((frames - missing, 13, 16, 3), np.uint8)
+    assert reconstruct.padded(film, info.factors, info.first).shape == (frames, 16, 16, 3)
 
 
 def test_data_of_another_size_say_which(tokenizer, tmp_path):
