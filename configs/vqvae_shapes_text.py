@@ -13,6 +13,4 @@ from configs import vqvae_shapes
 def get_config():
   config = vqvae_shapes.get_config()
   world = dict(num_train=50_000, max_objects=2, sizes=("medium", "large"), unseen=1)
-  quantizer = dict(name="ema", codebook_size=512, dim=32)
-  model = config["model"] | dict(hidden=96, quantizer=quantizer)
-  return config | dict(data=config["data"] | world, model=model, total_steps=3_000)
+  return config | dict(data=config["data"] | world, total_steps=1_500)
