@@ -42,7 +42,7 @@ def test_values_of_diffusers(golden, tmp_path):
   assert z.dtype == np.float32
   np.testing.assert_allclose(z, expected["mean"], atol=2e-5)
   moments = model.info.modules.model.apply(
-    model.info.modules._variables(model.weights), expected["x"], method="encode"
+    model.info.modules.variables(model.weights), expected["x"], method="encode"
   )
   std = np.exp(0.5 * np.asarray(moments)[..., 4:])
   np.testing.assert_allclose(std, expected["std"], rtol=1e-4)
