@@ -75,16 +75,16 @@ def test_a_stream_in_chunks_is_the_whole(causal):
   assert beyond + 4 < cells // 2
   plan = tiles.Plan((cells,), (beyond + 4,), (beyond,), True)
   call = lambda method: jax.jit(lambda value: model.apply(variables, value, method=method))
-  for name, given, whole in (
-    ("encode", x, lambda: model.apply(variables, x, method="tokens")),
-    ("reconstruct", x, lambda: model.apply(variables, x, train=False)[0]),
-    ("decode", None, lambda: model.apply(variables, given, method="from_tokens")),
+  ids = model.apply(variables, x, method="tokens")
+  for name, value, whole in (
+    ("encode", x, ids),
+    ("reconstruct", x, model.apply(variables, x, train=False)[0]),
+    ("decode", ids, model.apply(variables, ids, method="from_tokens")),
   ):
-    given = model.apply(variables, x, method="tokens") if given is None else given
-    value = given
+    made = value
     for method, tiled in model.in_parts[name]:
-      value = tiles.apply(call(method), value, plan) if tiled else call(method)(value)
-    np.testing.assert_allclose(value, whole(), atol=2e-6)
+      made = tiles.apply(call(method), made, plan) if tiled else call(method)(made)
+    np.testing.assert_allclose(made, whole, atol=2e-6)
 
 
 def test_odd_strides_lose_a_sample_where_both_ends_are_cut_alike():
