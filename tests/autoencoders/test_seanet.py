@@ -81,10 +81,10 @@ def test_a_stream_in_chunks_is_the_whole(causal):
     ("reconstruct", x, model.apply(variables, x, train=False)[0]),
     ("decode", ids, model.apply(variables, ids, method="from_tokens")),
   ):
-    made = value
+    out = value
     for method, tiled in model.in_parts[name]:
-      made = tiles.apply(call(method), made, plan) if tiled else call(method)(made)
-    np.testing.assert_allclose(made, whole, atol=2e-6)
+      out = tiles.apply(call(method), out, plan) if tiled else call(method)(out)
+    np.testing.assert_allclose(out, whole, atol=2e-6)
 
 
 def test_odd_strides_lose_a_sample_where_both_ends_are_cut_alike():
