@@ -138,9 +138,8 @@ def compared(model: Any, real: np.ndarray) -> Iterator[list[str]]:
     name, f"{bits / 1e3:.2f}", *(f"{x:.2f}" for x in figures(real, recon, signal))
   ]  # fmt: skip
   ids = model.encode(real)
-  unit, seconds = signal.amount(real.shape[1:])
-  del unit
-  for books in sorted({1, 2, 4, codes.books} & {*range(1, codes.books + 1)}):
+  _, seconds = signal.amount(real.shape[1:])
+  for books in sorted({min(n, codes.books) for n in (1, 2, 4, codes.books)}):
     bits = codes.length // codes.books * books * np.log2(codes.size) / seconds
     kept = ids[..., :books] if codes.books > 1 else ids
     yield row(f"this codec, {books} codebook(s)", bits, model.decode(kept)[:, : real.shape[1]])

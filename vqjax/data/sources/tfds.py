@@ -26,6 +26,7 @@ class Source:
     train_split: any TFDS split, e.g. "train[:90%]".
     eval_split: the held-out split.
     image: the feature with the image. Must be an encoded image.
+    audio: the feature with the sound, read where there is no image.
     label: the feature with the class; not used where there is none of that name.
     text: the feature with the caption, likewise.
     shuffle_buffer: records shuffled at once, after the files. It is part of every checkpoint, so
@@ -39,6 +40,7 @@ class Source:
   train_split: str = "train"
   eval_split: str = "test"
   image: str = "image"
+  audio: str = "audio"
   label: str = "label"
   text: str = "text"
   shuffle_buffer: int = 1_024
@@ -67,10 +69,16 @@ class Source:
     """1 where every image is grey, otherwise 3."""
     return 1 if self._features()[self.image].shape[-1] == 1 else 3
 
+  def rate(self) -> int:
+    """Of every sound, Hz. Raises UserError where the data set does not say."""
+    if rate := getattr(self._features()[self.audio], "sample_rate", None):
+      return int(rate)
+    raise UserError(f"config.data.audio: {self.dataset} says no sample rate; read it as files.")
+
   def records(
     self, split: str, *, seed: int | None = None, process_index: int = 0, process_count: int = 1
   ) -> Any:
-    """Returns a tf.data.Dataset of {image: bytes, label, text}.
+    """Returns a tf.data.Dataset of {image: bytes, label, text}, of sound {audio: samples, …}.
 
     With a seed: endless, this process's part of the split, files and then records shuffled anew
       every epoch. Without:
@@ -84,20 +92,17 @@ class Source:
     train, part = seed is not None, getattr(self, f"{split}_split")
     if train:
       part = tfds.even_splits(part, process_count)[process_index]
-    keys = {
-      k: getattr(self, k)
-      for k in ("image", "label", "text")
-      if getattr(self, k) in self._features()
-    }
+    features = self._features()
+    known = ("image" if self.image in features else "audio", "label", "text")
+    keys = {k: getattr(self, k) for k in known if getattr(self, k) in features}
+    skipped = {self.image: tfds.decode.SkipDecoding()} if "image" in keys else {}
     records = _builder(self.dataset, self.data_dir).as_dataset(
       split=part,
       shuffle_files=train,
       read_config=tfds.ReadConfig(
         try_autocache=False, shuffle_seed=seed, interleave_cycle_length=16 if train else 1
       ),
-      decoders=tfds.decode.PartialDecoding(
-        dict.fromkeys(keys.values(), True), decoders={self.image: tfds.decode.SkipDecoding()}
-      ),
+      decoders=tfds.decode.PartialDecoding(dict.fromkeys(keys.values(), True), decoders=skipped),
     )
     records = records.map(lambda record: {k: record[feature] for k, feature in keys.items()})
     if train:
@@ -109,6 +114,9 @@ class Source:
   def _features(self) -> Any:
     tfds = _tfds()
     features = _builder(self.dataset, self.data_dir).info.features
+    if self.image not in features and self.audio in features:
+      if isinstance(features[self.audio], tfds.features.Audio):
+        return features
     if self.image not in features or not isinstance(features[self.image], tfds.features.Image):
       images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
       raise UserError(
