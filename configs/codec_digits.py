@@ -23,14 +23,15 @@ def get_config():
         name="residual", depth=8, dropout=0.5,
         quantizer=dict(
           name="projected", outer=64,
-          quantizer=dict(name="vq", codebook_size=1024, dim=8, normalize="search")))),
+          quantizer=dict(name="vq", codebook_size=1024, dim=8, normalize="l2")))),
     loss=dict(reconstruction="l1", reconstruction_weight=10.0, distances=dict(mel=2.0, stft=1.0)),
     batch_size=8,
     total_steps=3_000,
-    optim=dict(lr=2e-3, warmup=100, b2=0.99, clip=1.0),
+    optim=dict(lr=1e-3, warmup=100, b2=0.99, clip=1.0),
     ema_decay=0.999,
-    save_every=1_500,
+    save_every=250,
     eval_examples=160,
     preview=4,
+    log_every=25,
     debug=common.debug_sound(model=common.TINY_SEANET),
   )

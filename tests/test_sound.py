@@ -1,5 +1,6 @@
-"""Sound from end to end: a codec and a prior of drawn tones, their files, and files that are odd."""
+"""Sound from end to end: a codec and a prior of drawn tones, their files, and odd files."""
 
+import functools
 import json
 import pathlib
 import sys
@@ -10,6 +11,7 @@ import pytest
 from vqjax import config as configuration, evaluate, reconstruct, sample, sounds, train
 from vqjax.api import tokenizer as tokenizer_module
 from vqjax.errors import UserError
+from vqjax.suites import sound as suite
 
 ROOT = pathlib.Path(__file__).parents[1]
 if str(ROOT) not in sys.path:  # as it is for `python -m vqjax.main` in the repository
@@ -107,3 +109,25 @@ def test_measures_and_pictures_of_a_prior(runs):
   found = json.loads((prior / "evaluation.json").read_text())["figures"]
   assert np.isfinite(found["bits_per_second"]) and np.isfinite(found["nats_per_code"])
   assert (prior / "positions.png").exists() and (prior / "nearest.png").exists()
+
+
+def test_bench_compares_codecs_and_asks_a_classifier(runs, capsys, monkeypatch):
+  codec, prior = runs
+  learn = functools.partial(suite.train_classifier, steps=60, batch_size=32)
+  heard = []
+  monkeypatch.setattr(suite, "train_classifier", lambda *a: heard.append(learn(*a)) or heard[0])
+  suite.main([f"--workdir={codec}", f"--prior={prior}", "--examples=16", "--samples=1"])
+  said = capsys.readouterr().out
+  assert "this codec, 1 codebook(s)" in said and "this codec, 2 codebook(s)" in said
+  assert f"right on {heard[0][1]:.1%} of the real" in said and "10 samples for their class" in said
+  assert heard[0][1] > 0.4, "six timbres of which noise alone is easy"
+
+
+def test_sounds_through_files_come_back_in_time():
+  rng = np.random.default_rng(0)
+  real = rng.uniform(-0.5, 0.5, (3, 4_000, 1)).astype(np.float32)
+  same, bits = suite.through_file(real, RATE, ("FLAC", "PCM_16"), 0.5)
+  np.testing.assert_allclose(same, real, atol=1e-4)
+  assert 8 * RATE < bits < 17 * RATE
+  assert suite._delay(real[0, :, 0], np.concatenate([np.zeros(77), real[0, :, 0]])) == 77
+  assert suite.through_file(real, RATE, ("WAV", "NONE"), 0.5) is None

@@ -76,15 +76,15 @@ def test_a_stream_in_chunks_is_the_whole(causal):
   plan = tiles.Plan((cells,), (beyond + 4,), (beyond,), True)
   call = lambda method: jax.jit(lambda value: model.apply(variables, value, method=method))
   ids = model.apply(variables, x, method="tokens")
-  for name, given, whole in (
-    ("encode", x, lambda: model.apply(variables, x, method="tokens")),
-    ("reconstruct", x, lambda: model.apply(variables, x, train=False)[0]),
-    ("decode", ids, lambda: model.apply(variables, ids, method="from_tokens")),
+  for name, value, whole in (
+    ("encode", x, ids),
+    ("reconstruct", x, model.apply(variables, x, train=False)[0]),
+    ("decode", ids, model.apply(variables, ids, method="from_tokens")),
   ):
-    value = given
+    out = value
     for method, tiled in model.in_parts[name]:
-      value = tiles.apply(call(method), value, plan) if tiled else call(method)(value)
-    np.testing.assert_allclose(value, whole(), atol=2e-6)
+      out = tiles.apply(call(method), out, plan) if tiled else call(method)(out)
+    np.testing.assert_allclose(out, whole, atol=2e-6)
 
 
 def test_odd_strides_lose_a_sample_where_both_ends_are_cut_alike():

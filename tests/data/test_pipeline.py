@@ -276,3 +276,38 @@ def test_missing_splits_and_features(tiny):
     data.Dataset({**tiny, "image": "label"}).train(4, seed=0)
   with pytest.raises(UserError, match="fewer examples than processes"):
     data.Dataset(tiny).train(4, seed=0, process_count=51)
+
+
+class Sounds(tfds.core.GeneratorBasedBuilder):
+  """Two steps of a stair each, as TFDS keeps 16 bits."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def _info(self):
+    features = {
+      "audio": tfds.features.Audio(sample_rate=4_000),
+      "label": tfds.features.ClassLabel(num_classes=3),
+    }
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+  def _split_generators(self, dl_manager):
+    return {"train": self._generate_examples(6), "test": self._generate_examples(3)}
+
+  def _generate_examples(self, num):
+    for i in range(num):
+      stair = np.int64([8_192 * (1 + i % 3)] * 50 + [-16_384] * 50)
+      yield i, {"audio": stair, "label": i % 3}
+
+
+def test_tfds_sound(tmp_path):
+  Sounds(data_dir=str(tmp_path)).download_and_prepare()
+  config = {"name": "tfds", "dataset": "sounds", "data_dir": str(tmp_path), "shuffle_buffer": 4}
+  dataset = data.Dataset(config, dict(name="audio", rate=4_000, length=120, crop="start"))
+  ((batch, mask),) = dataset.batches(3)
+  assert batch.keys() == {"audio", "label"} and batch["audio"].shape == (3, 120, 1) and mask.all()
+  for sound, label in zip(batch["audio"][..., 0], batch["label"]):
+    assert (sound[:50] == (1 + label) / 4).all() and (sound[50:100] == -0.5).all()
+    assert not sound[100:].any()
+  stream = dataset.train(2, seed=0)
+  assert next(stream)["audio"].dtype == np.float32
+  stream.close()

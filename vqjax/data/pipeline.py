@@ -181,11 +181,14 @@ class _Finish:
   """Finishes records of one split: decoded, passed through the ops, checked to be of one shape."""
 
   def __init__(self, source: Any, ops: Any, split: str):
-    self.name, self.ops, self.channels = f"{source.dataset} {split}", ops, source.channels()
+    self.name, self.ops = f"{source.dataset} {split}", ops
     first = next(iter(source.records(split).take(1).as_numpy_iterator()), None)
     if first is None:
       raise UserError(f"config.data.{split}_split: is empty.")
     self.keys, self.template = tuple(first), None
+    pictured = "image" in first
+    self._decode = self._picture if pictured else self._sound
+    self._fact = source.channels() if pictured else source.rate()
     self.template = self(0, *first.values())
 
   def __call__(
@@ -196,11 +199,7 @@ class _Finish:
     texts: memory.Texts = "one",
   ) -> Example:
     example = dict(zip(self.keys, values)) | {"name": f"{self.name} {int(counter)}"}
-    try:
-      image = pictures.decode(bytes(example["image"]))
-    except Exception as e:
-      raise UserError(f"{example['name']}: cannot be decoded ({e}).") from None
-    example["image"] = pictures.to_channels(image, self.channels)
+    example |= self._decode(example)
     if "label" in example:
       example["label"] = np.int32(example["label"])
     if "text" in example:
@@ -212,6 +211,20 @@ def _text(value: Any) -> str | tuple[str, ...]:
   """A record's caption, or its several."""
   texts = tuple(bytes(text).decode("utf-8", "replace") for text in np.ravel(value))
   return texts if np.ndim(value) else texts[0]
+
+  def _picture(self, example: Example) -> Example:
+    try:
+      image = pictures.decode(bytes(example["image"]))
+    except Exception as e:
+      raise UserError(f"{example['name']}: cannot be decoded ({e}).") from None
+    return {"image": pictures.to_channels(image, self._fact)}
+
+  def _sound(self, example: Example) -> Example:
+    """TFDS has samples as integers of 16 bits, whatever their type, or as floats in [-1, 1]."""
+    samples = np.asarray(example["audio"])
+    scale = np.float32(1 / 32768 if samples.dtype.kind in "iu" else 1)
+    samples = samples.astype(np.float32).reshape(len(samples), -1) * scale
+    return {"audio": samples, "rate": np.int32(self._fact)}
 
 
 def _mapped(

@@ -26,6 +26,7 @@ class Source:
     train_split: any TFDS split, e.g. "train[:90%]".
     eval_split: the held-out split.
     image: the feature with the image. Must be an encoded image.
+    audio: the feature with the sound, read where there is no image.
     label: the feature with the class; not used where there is none of that name.
     text: the feature with the caption, or with several for an image, of which training draws one
       each time; likewise. "captions/text" is the feature within a feature.
@@ -40,6 +41,7 @@ class Source:
   train_split: str = "train"
   eval_split: str = "test"
   image: str = "image"
+  audio: str = "audio"
   label: str = "label"
   text: str = "text"
   shuffle_buffer: int = 1_024
@@ -68,10 +70,16 @@ class Source:
     """1 where every image is grey, otherwise 3."""
     return 1 if self._features()[self.image].shape[-1] == 1 else 3
 
+  def rate(self) -> int:
+    """Of every sound, Hz. Raises UserError where the data set does not say."""
+    if rate := getattr(self._features()[self.audio], "sample_rate", None):
+      return int(rate)
+    raise UserError(f"config.data.audio: {self.dataset} says no sample rate; read it as files.")
+
   def records(
     self, split: str, *, seed: int | None = None, process_index: int = 0, process_count: int = 1
   ) -> Any:
-    """Returns a tf.data.Dataset of {image: bytes, label, text}.
+    """Returns a tf.data.Dataset of {image: bytes, label, text}, of sound {audio: samples, …}.
 
     With a seed: endless, this process's part of the split, files and then records shuffled anew
       every epoch. Without:
@@ -86,20 +94,20 @@ class Source:
     if train:
       part = tfds.even_splits(part, process_count)[process_index]
     features = self._features()
-    paths = {k: getattr(self, k) for k in ("image", "label", "text")}
+    known = ("image" if self.image in features else "audio", "label", "text")
+    paths = {k: getattr(self, k) for k in known}
     paths = {k: path for k, path in paths.items() if _inner(features, path) is not None}
     wanted: dict[str, Any] = {}
     for outer, *inner in (path.split("/", 1) for path in paths.values()):
       wanted[outer] = wanted.get(outer, set()) | set(inner) if inner else True
+    skipped = {self.image: tfds.decode.SkipDecoding()} if "image" in paths else {}
     records = _builder(self.dataset, self.data_dir).as_dataset(
       split=part,
       shuffle_files=train,
       read_config=tfds.ReadConfig(
         try_autocache=False, shuffle_seed=seed, interleave_cycle_length=16 if train else 1
       ),
-      decoders=tfds.decode.PartialDecoding(
-        wanted, decoders={self.image: tfds.decode.SkipDecoding()}
-      ),
+      decoders=tfds.decode.PartialDecoding(wanted, decoders=skipped),
     )
     records = records.map(lambda record: {k: _inner(record, path) for k, path in paths.items()})
     if train:
@@ -111,6 +119,9 @@ class Source:
   def _features(self) -> Any:
     tfds = _tfds()
     features = _builder(self.dataset, self.data_dir).info.features
+    if self.image not in features and self.audio in features:
+      if isinstance(features[self.audio], tfds.features.Audio):
+        return features
     if self.image not in features or not isinstance(features[self.image], tfds.features.Image):
       images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
       raise UserError(

@@ -82,7 +82,9 @@ class Sounds:
 def draw(
   rate: int, seconds: float, channels: int, seed: int, index: int
 ) -> tuple[np.ndarray, int, int]:
-  """(float32 [T, channels] with peaks below 1, timbre, number of notes) of sound `index` of world `seed`."""
+  """(float32 [T, channels] with peaks below 1, timbre, number of notes) of sound `index` of world
+  `seed`.
+  """
   rng = ops.generator(seed, index, stream=4)
   label, length = int(rng.integers(len(TIMBRES))), round(rate * seconds)
   samples = np.zeros((length, channels))
