@@ -28,6 +28,9 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument(
     "--batch_size", type=int, help="over all devices; the training batch size by default"
   )
+  parser.add_argument(
+    "--coded", type=int, default=256, help="held-out examples that the codec writes; 0 for none"
+  )
   args = parser.parse_args(argv)
   for name in ("limit", "batch_size"):
     if (value := getattr(args, name)) is not None and value < 1:
@@ -35,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
   import jax
 
   from vqjax import api, data, lineage, measure, writers
+  from vqjax.api import rates as api_rates
 
   loaded = api.open_run(args.workdir)
   config, run = loaded.config, loaded.run
@@ -55,6 +59,8 @@ def main(argv: Sequence[str]) -> None:
   }
   if jax.process_index() != 0:
     return
+  rates = _rates(loaded, dataset, min(count, args.limit or count, args.coded))
+  result["rates"] = {name: rate._asdict() for name, rate in rates.items()}
   file = args.workdir / "evaluation.json"
   files.write_json(file, result)
   plain = [[k, f"{v:.5g}"] for k, v in figures.items() if "/" not in k]
@@ -68,7 +74,34 @@ def main(argv: Sequence[str]) -> None:
         "config.evaluators"
       )
     _pictures(api.Prior(loaded), dataset, figures)
+  if rates:
+    per = "bits per value of " + "x".join(map(str, run.task.info.size))
+    heads = ["mode", "header, bytes", "codes, bytes", per, "bound"]
+    print(f"codec: one archive of {args.coded} held-out examples at the most, of each example")
+    print(writers.table(heads, api_rates.rows(rates, run.task.info.size)))
   print(f"{result['examples']} held-out examples of {config.data.name}; written to {file}")
+
+
+def _rates(loaded: Any, dataset: Any, limit: int) -> dict[str, Any]:
+  """What the codec's modes make of held-out examples; {} where the run has no codes, or is the
+  prior of one level among several.
+  """
+  from vqjax import api
+  from vqjax.api import rates
+
+  info = loaded.run.task.info
+  if limit < 1 or loaded.config.task not in ("autoencode", "prior") or not info.levels:
+    return {}
+  if loaded.config.task == "autoencode":
+    model = api.Tokenizer.of(loaded)
+    rates.count(model, dataset)
+  else:
+    model = api.Prior(loaded)
+    if loaded.run.task.info.modules.level < len(info.levels) - 1:
+      return {}
+  batches = rates.held_out(model, dataset, limit)
+  examples = [tuple(level[i] for level in ids) for ids in batches for i in range(len(ids[0]))]
+  return rates.measure(model, examples)
 
 
 def _pictures(

@@ -8,7 +8,7 @@ tile to tile, and integers change in the middle of the overlap.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +35,12 @@ class _Span(NamedTuple):
 
   start: int
   own: tuple[int, int]
+
+
+def padded(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+  """`[*size, …]` with its last entries repeated until each side is a multiple of its factor."""
+  missing = [(0, -n % factor) for n, factor in zip(values.shape, factors)]
+  return np.pad(values, missing + [(0, 0)] * (values.ndim - len(missing)), mode="edge")
 
 
 def apply(fn: Callable[[Any], Any], tree: Any, plan: Plan) -> Any:
