@@ -1,4 +1,4 @@
-"""The entropy coder: exact integer frequencies, as few bytes as information allows, any bytes read."""
+"""The entropy coder: exact integer frequencies, no more bytes than information, any bytes read."""
 
 import math
 

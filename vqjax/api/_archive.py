@@ -51,6 +51,10 @@ class Archive:
   def __len__(self) -> int:
     return self._header.pictures
 
+  def size(self, index: int) -> tuple[int, ...]:
+    """Lengths of the grid axes of one example."""
+    return self._header.sizes.slice(index, 1)[0]
+
   def codes(self, index: int) -> Example:
     """Codes of one example, a tuple of levels [*grid], coarse first. Raises like the class."""
     first = 0
@@ -63,8 +67,7 @@ class Archive:
   def read(self, index: int) -> np.ndarray:
     """One example of the signal, of its original size, as Tokenizer.decode gives them."""
     ids = joined(tuple(level[None] for level in self.codes(index)))
-    size = self._header.sizes.slice(index, 1)[0]
-    return self.tokenizer.decode(ids)[0][tuple(slice(n) for n in size)]
+    return self.tokenizer.decode(ids)[0][tuple(slice(n) for n in self.size(index))]
 
   def read_all(self) -> list[np.ndarray]:
     """All examples; those of one size are decoded together."""
@@ -91,14 +94,16 @@ class Archive:
         self.name, f"{len(data)} bytes cannot hold {chunk.pictures} pictures"
       )
     try:
-      shapes = [grids_of(info, n) for n in self._header.sizes.slice(first, chunk.pictures)]
+      sizes = self._header.sizes.slice(first, chunk.pictures)
+      shapes = [grids_of(info, size) for size in sizes]
       total = sum(math.prod(grid) for grids in shapes for grid in grids)
       if total > most:
         raise UserError(f"is damaged ({len(data)} bytes cannot hold {total} codes); get it anew.")
       examples = self._mode.decode(_coder.Decoder(data), shapes)
     except UserError as e:
       raise UserError(f"{self.name}: {e}") from None
-    if _container.crc_of_codes(examples) != chunk.codes:
+    names = self.names[first : first + chunk.pictures]
+    if _container.crc_of_content(examples, sizes, names) != chunk.content:
       hint = " or the machine computes otherwise than the one that wrote it"
       hint = hint if self._mode.environment else ""
       raise UserError(

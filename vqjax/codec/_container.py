@@ -11,13 +11,14 @@ All numbers are little-endian; a varint is LEB128 of at most nine bytes.
     v  n; n bytes: the environment that the mode needs, UTF-8; n = 0: none
     v  pictures
     v  runs of pictures of one size; of each: v pictures, 1 axes, v per axis
-    v  chunks; of each: v pictures, v bytes, 4 CRC-32 of its bytes, 4 CRC-32 of its codes
+    v  chunks; of each: v pictures, v bytes, 4 CRC-32 of its bytes, 4 of its content
     1  1: pictures have names, 0: none; each: v bytes as in the name before, v n; n bytes UTF-8
     4  CRC-32 of all bytes so far
        the chunks' bytes, one after the other, to the end of the file
 
-The CRC-32 of codes is over little-endian int32, all levels of picture after picture: what was
-decoded with other weights, or on a machine that computes otherwise, does not pass for the picture.
+The second CRC-32 of a chunk is over its content, picture after picture: the name, the size as
+int64 and the codes of all levels as int32. What was decoded with other weights, on a machine that
+computes otherwise, or under a header that says something else does not pass for the picture.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ _NAME, _AXES = 4096, 8
 
 
 class Chunk(NamedTuple):
-  """What the header says of a chunk: pictures, bytes, and the CRC-32 of its bytes and codes."""
+  """What the header says of a chunk: pictures, bytes, and the CRC-32 of its bytes and content."""
 
   pictures: int
   bytes: int
   crc: int
-  codes: int
+  content: int
 
 
 class Runs(NamedTuple):
@@ -98,16 +99,19 @@ def write(header: Header, streams: Sequence[bytes]) -> bytes:
   out += _varint(len(header.chunks))
   for chunk in header.chunks:
     out += _varint(chunk.pictures) + _varint(chunk.bytes)
-    out += chunk.crc.to_bytes(4, "little") + chunk.codes.to_bytes(4, "little")
+    out += chunk.crc.to_bytes(4, "little") + chunk.content.to_bytes(4, "little")
   out += bytes((bool(header.names),)) + _packed_names(header.names)
   out += zlib.crc32(out).to_bytes(4, "little")
   return bytes(out) + b"".join(streams)
 
 
-def crc_of_codes(examples: Iterable[Example]) -> int:
-  """The check over the codes of a chunk's pictures."""
+def crc_of_content(
+  examples: Iterable[Example], sizes: Iterable[tuple[int, ...]], names: Sequence[str]
+) -> int:
+  """The check over what a chunk's pictures are, see above; `names` are () where they have none."""
   crc = 0
-  for example in examples:
+  for example, size, name in itertools.zip_longest(examples, sizes, names, fillvalue=""):
+    crc = zlib.crc32(name.encode() + np.array(size, "<i8").tobytes(), crc)
     for ids in example:
       crc = zlib.crc32(np.ascontiguousarray(ids, "<i4").tobytes(), crc)
   return crc
@@ -215,8 +219,8 @@ class _Reader:
 
   def chunk(self) -> Chunk:
     pictures, count = self.varint(), self.varint()
-    crc, codes = (int.from_bytes(self.take(4), "little") for _ in range(2))
-    return Chunk(pictures, count, crc, codes)
+    crc, content = (int.from_bytes(self.take(4), "little") for _ in range(2))
+    return Chunk(pictures, count, crc, content)
 
   def names(self, count: int) -> Iterable[str]:
     before = b""
