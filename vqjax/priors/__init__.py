@@ -33,6 +33,9 @@ A file defines `class Model(nn.Module)` with at least the fields (the program se
   `prefill(prefix_BP, cache) -> (prediction_BV, cache)` (of position 0), `decode(ids_B, index,
   cache) -> (prediction_BV, cache)` (takes latent `index`, predicts latent `index + 1`).
   `cached: bool` is a class attribute.
+- A network whose logits are the same on every machine, in every batch, whole or stepwise, because
+  they are integers, has a property `resolution: int | None`: they are multiples of 1 / resolution;
+  None where its fields make it compute in floats.
 - Sizes out of range raise UserError when the module is made, before anything is traced.
 - Random stream: "dropout".
 """
