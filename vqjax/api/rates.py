@@ -63,7 +63,7 @@ def measure(model: Any, examples: Sequence[Example]) -> dict[str, Rate]:
     try:
       (data,) = codec.pack_codes(examples, sizes, name)
     except UserError as e:
-      if not codec.mode(name).environment:
+      if not codec.mode(name).networked:
         raise
       print(f"{name}: left out: {e}")
       continue
