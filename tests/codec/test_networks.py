@@ -39,7 +39,7 @@ def codec(untrained):
     first = untrained(dict(model=TOKENIZERS[kind]), config | more)
     made = [api.Prior(first)]
     if kind == "levels":
-      finer = dict(level=1, condition=dict(coarser=dict()))
+      finer = dict(level=1, condition=dict(coarser=dict(prior="none")))
       made.append(api.Prior(untrained(dict(model=TOKENIZERS[kind]), config | finer)))
     tokenizer = made[0].tokenizer
     priors = tuple(p.sampler for p in made)
