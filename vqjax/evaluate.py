@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     "--batch_size", type=int, help="over all devices; the training batch size by default"
   )
   parser.add_argument(
-    "--coded", type=int, default=256, help="held-out examples that the codec writes; 0 for none"
+    "--coded", type=int, default=128, help="held-out examples that the codec writes; 0 for none"
   )
   args = parser.parse_args(argv)
   for name in ("limit", "batch_size"):
@@ -59,7 +59,9 @@ def main(argv: Sequence[str]) -> None:
   }
   if jax.process_index() != 0:
     return
-  rates = _rates(loaded, dataset, min(count, args.limit or count, args.coded))
+  # A table is stored once: of the run's own data, when nobody is in a hurry.
+  counting = args.data is None and args.limit is None
+  rates = _rates(loaded, dataset, min(count, args.limit or count, args.coded), counting)
   result["rates"] = {name: rate._asdict() for name, rate in rates.items()}
   file = args.workdir / "evaluation.json"
   files.write_json(file, result)
@@ -82,23 +84,26 @@ def main(argv: Sequence[str]) -> None:
   print(f"{result['examples']} held-out examples of {config.data.name}; written to {file}")
 
 
-def _rates(loaded: Any, dataset: Any, limit: int) -> dict[str, Any]:
-  """What the codec's modes make of held-out examples; {} where the run has no codes, or is the
-  prior of one level among several.
-  """
+def _rates(loaded: Any, dataset: Any, limit: int, counting: bool) -> dict[str, Any]:
+  """What the codec's modes make of held-out examples; {} for a run that it does not serve."""
+  import jax
+
   from vqjax import api
   from vqjax.api import rates
 
-  info = loaded.run.task.info
-  if limit < 1 or loaded.config.task not in ("autoencode", "prior") or not info.levels:
+  kinds = {"autoencode": api.Tokenizer.of, "prior": api.Prior}
+  task, coded = loaded.config.task, bool(loaded.run.task.info.levels)
+  if limit < 1 or task not in kinds or not coded or jax.process_count() > 1:
     return {}
-  if loaded.config.task == "autoencode":
-    model = api.Tokenizer.of(loaded)
+  model = kinds[task](loaded)
+  try:
+    _ = model.codec
+  except UserError as e:  # too many codes, or one level among several
+    print(f"codec: {e}")
+    return {}
+  if counting and task == "autoencode":
     rates.count(model, dataset)
-  else:
-    model = api.Prior(loaded)
-    if loaded.run.task.info.modules.level < len(info.levels) - 1:
-      return {}
+    model = kinds[task](loaded)
   batches = rates.held_out(model, dataset, limit)
   examples = [tuple(level[i] for level in ids) for ids in batches for i in range(len(ids[0]))]
   return rates.measure(model, examples)

@@ -37,9 +37,17 @@ class Codec:
 
   Attributes:
     modes: {name: the class} of vqjax/codec.
+
+  Raises UserError for a codebook of more codes than frequencies can tell apart.
   """
 
   def __init__(self, tokenizer: Any, source: Source):
+    largest = max(codes.size for codes in source.levels)
+    if largest > _coder.LARGEST:
+      raise UserError(
+        f"{source.workdir}: has a codebook of {largest} codes; the codec takes up to "
+        f"{_coder.LARGEST}."
+      )
     self.tokenizer, self.source = tokenizer, source
     self.modes = modes()
     self._opened: dict[Any, Any] = {}

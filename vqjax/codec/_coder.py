@@ -15,7 +15,7 @@ import numpy as np
 from vqjax.errors import UserError
 
 TOTAL = 2**24
-LARGEST = 2**20  # codes of a book; more would leave too little of TOTAL to tell them apart
+LARGEST = 2**20  # codes of a book, which leaves each 16 parts of TOTAL on average
 _SHARE = 256  # one part in so many is spread evenly over the codes
 _WORD = 32
 
