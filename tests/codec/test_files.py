@@ -1,6 +1,7 @@
 """Files of the modes without a network: there and back, to the byte, and never a wrong code."""
 
 import importlib.util
+import os
 import pathlib
 import random
 import zlib
@@ -20,6 +21,7 @@ _spec = importlib.util.spec_from_file_location(
 helpers = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(helpers)
 PLAIN = ("static", "context")
+CASES = int(os.environ.get("VQJAX_FUZZ", 600))  # damaged files
 
 
 def examples_of(codec, number=5):
@@ -194,5 +196,7 @@ def written(codec):
 @pytest.mark.parametrize("latent", ["image", "books"])
 def test_damage_is_one_line_and_never_another_picture(latent):
   codec = helpers.make(helpers.LEVELS[latent])
-  said = fuzz(codec, *written(codec), cases=300)
-  assert said["refused"] > 270  # the others are no damage: a splice of equal files, an equal byte
+  said = fuzz(codec, *written(codec), cases=CASES // 2)
+  print(latent, said)
+  # The others are no damage: a splice of equal files, an equal byte.
+  assert said["refused"] > 0.45 * CASES and said["right"] < 0.05 * CASES
