@@ -17,9 +17,11 @@ from PIL import Image, ImageSequence
 from vqjax import (
   api,
   cli,
+  compress,
   config as configuration,
   convert,
   data,
+  decompress,
   evaluate,
   importers,
   main,
@@ -631,3 +633,50 @@ def test_reconstruct_a_folder_of_any_sizes(runs, tmp_path, capsys):
   ):
     with pytest.raises(UserError, match=message):
       reconstruct.main(["--workdir", runs["tokenizer"], *arguments])
+
+
+def test_compress_and_decompress_a_folder(runs, tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv("VQJAX_CACHE", str(tmp_path / "cache"))
+  folder, small = tmp_path / "in", save_picture(tmp_path / "in" / "a.png")
+  large = save_picture(tmp_path / "large.png", size=48)[:37, :46]
+  pictures.save(folder / "sub" / "b.bmp", large)
+  (folder / "c.png").write_text("broken")
+  model = load(runs["tokenizer"])
+  padded = large[np.minimum(np.arange(40), 36)][:, np.minimum(np.arange(48), 45)]
+  wanted = {"a": model.reconstruct(small[None])[0], "b": model.reconstruct(padded[None])[0]}
+  wanted["b"] = wanted["b"][:37, :46]
+
+  def check(folder):
+    np.testing.assert_array_equal(Image.open(folder / "a.png"), wanted["a"])
+    np.testing.assert_array_equal(Image.open(folder / "sub" / "b.png"), wanted["b"])
+
+  archive, each = tmp_path / "all.vqjc", tmp_path / "each"
+  for output in (archive, each):
+    compress.main(["--workdir", runs["tokenizer"], f"--input={folder}", f"--output={output}"])
+    out, err = capsys.readouterr()
+    assert "2 picture(s)" in out and "1 left out" in out and "c.png: cannot be read" in err
+  # On this machine the run is known; elsewhere it is given.
+  decompress.main([f"--input={archive}", f"--output={tmp_path / 'one'}"])
+  check(tmp_path / "one")
+  monkeypatch.setenv("VQJAX_CACHE", str(tmp_path / "elsewhere"))
+  with pytest.raises(UserError, match="a.vqjc: was written with tokenizer .* give --workdir"):
+    decompress.main([f"--input={each / 'a.vqjc'}", f"--output={tmp_path / 'x'}"])
+  (each / "bad.vqjc").write_bytes((each / "a.vqjc").read_bytes()[:-3])
+  workdir = ["--workdir", runs["tokenizer"]]
+  decompress.main([*workdir, f"--input={each}", f"--output={tmp_path / 'several'}"])
+  out, err = capsys.readouterr()
+  assert "2 picture(s)" in out and "1 file(s) left out" in out and "bad.vqjc: is cut short" in err
+  check(tmp_path / "several")
+  decompress.main([*workdir, f"--input={each / 'a.vqjc'}", f"--output={tmp_path / 'my.png'}"])
+  np.testing.assert_array_equal(Image.open(tmp_path / "my.png"), wanted["a"])
+  only = [f"--input={archive}", f"--output={tmp_path / 'only'}", "--only=sub/b.bmp"]
+  decompress.main([*workdir, *only])
+  assert [p.name for p in (tmp_path / "only").rglob("*.*")] == ["b.png"]
+  # The API writes what the command writes, for arrays and lists; static has tokenize's table.
+  files = model.compress([small, large])
+  assert files == [(each / "a.vqjc").read_bytes(), (each / "sub" / "b.vqjc").read_bytes()]
+  for got, name in zip(model.decompress(model.compress([small, large], "static")), "ab"):
+    np.testing.assert_array_equal(got, wanted[name])
+  for mode, message in (("prior", "is a tokenizer alone"), ("x", "unknown name")):
+    with pytest.raises(UserError, match=message):
+      model.compress(small[None], mode)

@@ -60,9 +60,10 @@ ALLOWED = {
   },
   "sampler": {"sharding", "schemes", "tasks"},
   "tiles": set(),
+  "codec": {"codec"},
   "api": {
-    "api", "build", "checkpoint", "config", "data", "lineage", "measure", "sampler", "schemes",
-    "sharding", "tasks", "tiles", "train",
+    "api", "build", "checkpoint", "codec", "config", "data", "lineage", "measure", "places",
+    "sampler", "schemes", "sharding", "tasks", "tiles", "train",
   },
 }  # fmt: skip
 TENSORFLOW = {"vqjax/data/pipeline.py", "vqjax/data/sources/tfds.py"}

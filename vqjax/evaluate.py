@@ -28,6 +28,9 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument(
     "--batch_size", type=int, help="over all devices; the training batch size by default"
   )
+  parser.add_argument(
+    "--coded", type=int, default=128, help="held-out examples that the codec writes; 0 for none"
+  )
   args = parser.parse_args(argv)
   for name in ("limit", "batch_size"):
     if (value := getattr(args, name)) is not None and value < 1:
@@ -35,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
   import jax
 
   from vqjax import api, data, lineage, measure, writers
+  from vqjax.api import rates as api_rates
 
   loaded = api.open_run(args.workdir)
   config, run = loaded.config, loaded.run
@@ -55,6 +59,10 @@ def main(argv: Sequence[str]) -> None:
   }
   if jax.process_index() != 0:
     return
+  # A table is stored once: of the run's own data, when nobody is in a hurry.
+  counting = args.data is None and args.limit is None
+  rates = _rates(loaded, dataset, min(count, args.limit or count, args.coded), counting)
+  result["rates"] = {name: rate._asdict() for name, rate in rates.items()}
   file = args.workdir / "evaluation.json"
   files.write_json(file, result)
   plain = [[k, f"{v:.5g}"] for k, v in figures.items() if "/" not in k]
@@ -68,7 +76,38 @@ def main(argv: Sequence[str]) -> None:
         "config.evaluators"
       )
     _pictures(api.Prior(loaded), dataset, figures)
+  if rates:
+    per = "bits per value of " + "x".join(map(str, run.task.info.size))
+    heads = ["mode", "header, bytes", "codes, bytes", per, "bound"]
+    print(f"codec: one archive of {args.coded} held-out examples at the most, of each example")
+    print(writers.table(heads, api_rates.rows(rates, run.task.info.size)))
   print(f"{result['examples']} held-out examples of {config.data.name}; written to {file}")
+
+
+def _rates(loaded: Any, dataset: Any, limit: int, counting: bool) -> dict[str, Any]:
+  """What the codec's modes make of held-out examples; {} for a run that it does not serve."""
+  import jax
+
+  from vqjax import api
+  from vqjax.api import rates
+
+  kinds = {"autoencode": api.Tokenizer.of, "prior": api.Prior}
+  task = loaded.config.task
+  coded = task in kinds and loaded.run.task.info.levels[0].kind == "codes"
+  if limit < 1 or not coded or jax.process_count() > 1:
+    return {}
+  model = kinds[task](loaded)
+  try:
+    _ = model.codec
+  except UserError as e:  # too many codes, or one level among several
+    print(f"codec: {e}")
+    return {}
+  if counting and task == "autoencode":
+    rates.count(model, dataset)
+    model = kinds[task](loaded)
+  batches = rates.held_out(model, dataset, limit)
+  examples = [tuple(level[i] for level in ids) for ids in batches for i in range(len(ids[0]))]
+  return rates.measure(model, examples)
 
 
 def _pictures(

@@ -13,22 +13,10 @@ import collections
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-
-import numpy as np
+from typing import Any
 
 from vqjax import cli, files
 from vqjax.errors import UserError
-
-
-def padded(
-  values: np.ndarray, factors: Sequence[int], first: Sequence[int] | None = None
-) -> np.ndarray:
-  """`[*size, …]` with its last entries repeated until each side is a multiple of its factor, after
-  what the first codes stand for, where they stand for less.
-  """
-  first = factors if first is None else first
-  missing = [(0, (a - n) % f) for n, f, a in zip(values.shape, factors, first)]
-  return np.pad(values, missing + [(0, 0)] * (values.ndim - len(missing)), mode="edge")
 
 
 def names(
@@ -41,6 +29,29 @@ def names(
   full = [f.with_name(f.name + suffix(f)) for f in files]
   taken = collections.Counter([*short, *full])
   return [s if taken[s] == 1 else f for s, f in zip(short, full)]
+
+
+def inputs(place: pathlib.Path, signal: Any) -> list[pathlib.Path]:
+  """The file at `place`, or those of the signal below it. Raises UserError for none."""
+  from vqjax import pictures
+
+  listed = pictures.list_files(place) if place.is_dir() else []
+  found = [place / name for name in listed if name.lower().endswith(signal.suffixes)]
+  found = found if place.is_dir() or not place.exists() else [place]
+  if not found:
+    kinds = ", ".join(signal.suffixes)
+    raise UserError(f"--input={place}: no {signal.noun} found there ({kinds}).")
+  return found
+
+
+def opened(workdir: files.Path) -> Any:
+  """The Tokenizer or Prior in a workdir. Raises UserError for a run that decodes nothing."""
+  from vqjax import api
+
+  model = api.load(workdir)
+  if isinstance(model, api.Ranker):
+    raise UserError(f"--workdir={workdir}: embeds images and captions, and decodes nothing.")
+  return model
 
 
 def main(argv: Sequence[str]) -> None:
@@ -56,34 +67,26 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(
       f"--output={args.output}: holds the input, which would be overwritten; choose another folder."
     )
-  from vqjax import api, pictures
+  from vqjax import tiles
 
-  model = api.load(args.workdir)
-  if isinstance(model, api.Ranker):
-    raise UserError(f"--workdir={args.workdir}: embeds images and captions, and decodes nothing.")
+  model = opened(args.workdir)
   info = model.info
   signal, axes = info.signal, info.signal.axes
-  listed = pictures.list_files(args.input) if args.input.is_dir() else []
-  found = [args.input / name for name in listed if name.lower().endswith(signal.suffixes)]
-  inputs = found if args.input.is_dir() else [args.input]
-  if not inputs:
-    kinds = ", ".join(signal.suffixes)
-    raise UserError(f"--input={args.input}: no {signal.noun} found there ({kinds}).")
-  failed = []
-  outputs = names([f.relative_to(base) for f in inputs], signal.suffix_for)
-  for file, name in zip(inputs, outputs):
+  found, failed = inputs(args.input, signal), []
+  outputs = names([f.relative_to(base) for f in found], signal.suffix_for)
+  for file, name in zip(found, outputs):
     try:
       value = signal.open(file, info.shape)
     except UserError as e:
       failed.append(e)
       print(f"left out: {e}", file=sys.stderr)
       continue
-    recon = model.reconstruct(padded(value, info.factors, info.first)[None])[0]
+    recon = model.reconstruct(tiles.padded(value, info.factors, info.first)[None])[0]
     signal.save(args.output / name, recon[tuple(slice(n) for n in value.shape[:axes])])
-  if len(failed) == len(inputs):
+  if len(failed) == len(found):
     raise failed[0]
   left_out = f", {len(failed)} left out" if failed else ""
-  print(f"{len(inputs) - len(failed)} reconstruction(s) in {args.output}{left_out}")
+  print(f"{len(found) - len(failed)} reconstruction(s) in {args.output}{left_out}")
 
 
 if __name__ == "__main__":

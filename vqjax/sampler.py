@@ -122,6 +122,13 @@ class Sampler:
       values["coarser"] = coarser
     return self.prior.prefix.parts(values, self.weights.frozen, given.num, scale)
 
+  def free(self, num: int, coarser: tuple = ()) -> jax.Array:
+    """The prefix int32 `[num, P]` of examples of which nothing is told but their coarser levels.
+
+    Raises UserError where the prior was never trained so.
+    """
+    return string(self.parts(Given(num), coarser), num)
+
   def _check_given(self, conditions: Mapping[str, Any], coarser: bool) -> None:
     """Raises UserError for a condition that the prior does not know, and for holes where it has
     never seen one.

@@ -8,7 +8,7 @@ tile to tile, and integers change in the middle of the overlap.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +35,17 @@ class _Span(NamedTuple):
 
   start: int
   own: tuple[int, int]
+
+
+def padded(
+  values: np.ndarray, factors: Sequence[int], first: Sequence[int] | None = None
+) -> np.ndarray:
+  """`[*size, …]` with its last entries repeated until each side is a multiple of its factor, after
+  what the first codes stand for, where they stand for less.
+  """
+  first = factors if first is None else first
+  missing = [(0, (a - n) % f) for n, f, a in zip(values.shape, factors, first)]
+  return np.pad(values, missing + [(0, 0)] * (values.ndim - len(missing)), mode="edge")
 
 
 def apply(fn: Callable[[Any], Any], tree: Any, plan: Plan) -> Any:

@@ -5,7 +5,8 @@ Writes the codes of both splits of the tokenizer's data (or of --data), with lab
 captions, as .npy shards (captions as .json) and a manifest that names the tokenizer's weights. A
 prior reads them with --config.data.name=codes --config.data.path=DIR, and refuses another's.
 --latents=continuous writes the floats before the quantizer as float16, of a posterior the means;
-they are also what is written where the tokenizer has no codes.
+they are also what is written where the tokenizer has no codes. Leaves in the workdir how often each
+code occurs in the training split, for python -m vqjax.compress.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
     if (value := getattr(args, name)) < 1:
       raise UserError(f"--{name}={value}: give 1 or more.")
   from vqjax import api, data
+  from vqjax.codec import _tables
   from vqjax.data.sources import codes
 
   loaded = api.open_run(args.workdir)
@@ -72,6 +74,12 @@ def main(argv: Sequence[str]) -> None:
     "splits": splits,
   }
   files.write_json(args.output / codes.MANIFEST, manifest)
+  levels = model.info.levels
+  written = (
+    tuple(np.load(args.output / shard["files"][f"ids{i or ''}"]) for i in range(len(levels)))
+    for shard in splits["train"]
+  )
+  _tables.keep(model.workdir, levels, model.identity, written)
 
 
 def _write(model: Any, dataset: Any, split: str, args: Any) -> Iterator[dict[str, Any]]:

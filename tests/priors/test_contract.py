@@ -23,6 +23,10 @@ COMMON = dict(latent=Codes(GRID, CODES), rows=VOCAB)
 SMALL = dict(width=16, heads=2, layers=2, max_prefix=2)
 LLAMA = dict(positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, hidden=24)
 VARIANTS = {
+  "integer": {  # in integers: test_integer.py
+    "float": dict(width=8, layers=2, kernel=5, arithmetic="float"),
+    "coarser": dict(width=8, layers=2, kernel=5, arithmetic="float", prefix_grid=(1, 1)),
+  },
   "transformer": {
     "mingpt": SMALL,
     "llama": SMALL | LLAMA | dict(qk_norm="rmsnorm"),

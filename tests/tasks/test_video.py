@@ -16,6 +16,7 @@ from vqjax import (
   evaluate,
   reconstruct,
   sample,
+  tiles,
   tokenize,
   train,
   videos,
@@ -190,7 +191,7 @@ def test_what_a_plane_of_codes_stands_for(frames, factor, cells, first, span):
   assert cells * span[0] - span[1] == frames
   for missing in range(min(factor, frames)):
     film = np.zeros((frames - missing, 13, 16, 3), np.uint8)
-    assert reconstruct.padded(film, info.factors, info.first).shape == (frames, 16, 16, 3)
+    assert tiles.padded(film, info.factors, info.first).shape == (frames, 16, 16, 3)
 
 
 def test_data_of_another_size_say_which(tokenizer, tmp_path):

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import build, checks, config as configuration
+from vqjax import build, checkpoint, checks, config as configuration
 from vqjax.api._loaded import Loaded, open_run
+from vqjax.api.codec import Codec
 from vqjax.api.ranker import Ranker
 from vqjax.api.tokenizer import Tokenizer
+from vqjax.codec import digest
 from vqjax.errors import UserError, near_miss
 from vqjax.sampler import COMMON, Given, Sampler
 from vqjax.schemes._options import check_whole, is_whole
@@ -52,6 +54,27 @@ class Prior:
   def reconstruct(self, values: Any) -> np.ndarray:
     """As Tokenizer.reconstruct."""
     return self.tokenizer.reconstruct(values)
+
+  def compress(self, values: Any, mode: str | None = None) -> list[bytes]:
+    """As Tokenizer.compress; `mode` may also be "integer" or "prior", and is the one of these that
+    the network serves by default. Conditions are not given: the prior must know to do without.
+    """
+    return self.codec.pack(values, mode, alone=True)
+
+  def decompress(self, files: Sequence[bytes]) -> list[np.ndarray]:
+    """As Tokenizer.decompress."""
+    opened = [self.codec.open(data, f"files[{i}]") for i, data in enumerate(files)]
+    return [example for archive in opened for example in archive.read_all()]
+
+  @functools.cached_property
+  def codec(self) -> Codec:
+    """As Tokenizer.codec, with what the prior says of codes.
+
+    Raises UserError where the prior of another level of a hierarchy is missing.
+    """
+    self._check_finest()
+    known = dict(priors=self._chain, identity=digest(*self._identities))
+    return Codec(self.tokenizer, self.tokenizer.codec.source._replace(**known))
 
   def sample(
     self,
@@ -191,6 +214,17 @@ class Prior:
     nats = self.sampler.nats(self.sampler.request(known, levels[: self.modules.level]), draws)
     return -np.asarray(nats if per_code else nats.sum(-1))
 
+  def nats_of_all(self, levels: tuple[np.ndarray, ...]) -> np.ndarray:
+    """-log p of the codes of all levels of examples of which nothing else is told, float32 `[B]`.
+
+    Exact for autoregressive priors.
+    """
+    total = np.zeros(len(levels[0]), np.float32)
+    for sampler in self._chain:
+      request = sampler.request(Given(len(levels[0]), levels=levels), levels[: sampler.prior.level])
+      total += np.asarray(sampler.nats(request, 16).sum(-1))
+    return total
+
   def held_out(self, num: int) -> tuple[Any, dict[str, np.ndarray]]:
     """(codes of `num` held-out examples of the prior's data; their values of its conditions)."""
     check_whole("num", num, 1)
@@ -258,12 +292,19 @@ class Prior:
 
   @functools.cached_property
   def _chain(self) -> tuple[Sampler, ...]:
-    """The samplers of all levels down to this prior's, coarse first.
+    """The samplers of all levels down to this prior's, coarse first. Raises as `_coarser`."""
+    return (*(self._coarser._chain if self.modules.level else ()), self.sampler)
 
-    Raises UserError where one is not named, or is of something else.
-    """
-    if not (level := self.modules.level):
-      return (self.sampler,)
+  @functools.cached_property
+  def _identities(self) -> tuple[bytes, ...]:
+    """Hashes of their weights and networks."""
+    own = checkpoint.identity(self.config.model.to_dict(), self.weights.params["model"])
+    return (*(self._coarser._identities if self.modules.level else ()), bytes.fromhex(own))
+
+  @functools.cached_property
+  def _coarser(self) -> Prior:
+    """The prior of the level above. Raises UserError where none is named, or something else."""
+    level = self.modules.level
     option = f"{self.workdir}: config.condition.coarser.prior"
     if not (path := self.config.condition.coarser.prior):
       raise UserError(f"{option}: is not set; give the workdir of the prior of the coarser level.")
@@ -275,8 +316,7 @@ class Prior:
     if coarse.tokenizer.identity != self.tokenizer.identity:
       raise UserError(
         f"{option}: {path} models the codes of another tokenizer, {coarse.config.tokenizer}; "
-        "give a "
-        "prior of this one's."
+        "give a prior of this one's."
       )
     own, other = ([c.books for c in prior._stage.levels] for prior in (self, coarse))
     if own != other:
@@ -284,7 +324,7 @@ class Prior:
         f"{option}: {path} has groups of {other} books, this prior of {own}; give one with "
         "the same config.order."
       )
-    return (*coarse._chain, self.sampler)
+    return coarse
 
   def _levels(
     self, chain: tuple, given: Given, seed: int, first: int, options: dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ import numpy as np
 
 from vqjax import checks, files, sharding, tiles
 from vqjax.api._loaded import Loaded
+from vqjax.api.codec import Codec
+from vqjax.codec import Source, _tables
 from vqjax.errors import UserError
 from vqjax.tasks import Task, Weights
 from vqjax.tasks._first_stage import cached, identity, joined
@@ -98,6 +101,35 @@ class Tokenizer:
     """
     out = self._predict("reconstruct", **self._batch(values))
     return self._finished(out)
+
+  def compress(self, values: Any, mode: str = "context") -> list[bytes]:
+    """Files of one example each; `codec` writes several into one.
+
+    Args:
+      values: as for `encode`, or a list of examples whose sizes may differ. Of any size: a side
+        that is no multiple of the model's factor is padded by its own edge and cut again.
+      mode: "static" or "context", see vqjax/codec.
+    """
+    return self.codec.pack(values, mode, alone=True)
+
+  def decompress(self, files: Sequence[bytes]) -> list[np.ndarray]:
+    """The examples in files, each as `decode` gives it, of its original size.
+
+    Raises UserError, one line, for a file that is damaged or was written with other weights.
+    """
+    opened = [self.codec.open(data, f"files[{i}]") for i, data in enumerate(files)]
+    return [example for archive in opened for example in archive.read_all()]
+
+  @functools.cached_property
+  def codec(self) -> Codec:
+    """Codes to bytes and back: archives, codes as they are, rates."""
+    if not self._codes:
+      raise UserError(
+        f"{self.workdir}: yields floats; the codec takes codes, so give a run whose quantizer has "
+        "some."
+      )
+    tables = _tables.load(self.workdir, self.levels, self.identity)
+    return Codec(self, Source(self.workdir, self.levels, tables))
 
   def checked(self, ids: Any, whole: bool = False) -> tuple[np.ndarray, ...]:
     """Latents as a tuple of levels; with `whole` on the very grids of training.

@@ -39,6 +39,9 @@ A file defines `class Model(nn.Module)` with at least the fields (the program se
   `prefill(prefix_BP, cache) -> (prediction_BJK, cache)` (of step 0), `decode(ids_BJ, index,
   cache) -> (prediction_BJK, cache)` (takes the latents of step `index`, predicts those of step
   `index + 1`). `cached: bool` is a class attribute.
+- A network whose logits are the same on every machine, in every batch, whole or stepwise, because
+  they are integers, has a property `resolution: int | None`: they are multiples of 1 / resolution;
+  None where its fields make it compute in floats.
 - Sizes out of range raise UserError when the module is made, before anything is traced.
 - Random stream: "dropout".
 """

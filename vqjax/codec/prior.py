@@ -1,0 +1,106 @@
+"""Every code by what an autoregressive prior says of it, in floats: read only where it was written.
+
+Floats differ in their last bits between instruction sets, devices, versions and shapes, and one bit
+decodes to other codes. So the decoder's own compiled step, at its own shape, serves the encoder,
+what was encoded is decoded before it is given away, and the file names the environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import platform
+import re
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+
+from vqjax.codec import Example, Shapes, Source, _windows
+
+_ONE = 2**24
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mode:
+  """Any autoregressive prior of every level, of one codebook or several. Not portable."""
+
+  levels: tuple[Any, ...]
+  networks: list[_windows.Network]
+  stored: bytes
+  environment: str
+
+  number: ClassVar[int] = 4
+  networked: ClassVar[bool] = True
+
+  @classmethod
+  def open(cls, source: Source) -> Mode:
+    _windows.check(source, "prior")
+    networks = [_network(sampler) for sampler in source.priors]
+    return cls(source.levels, networks, source.identity, environment())
+
+  def encode(self, coder: Any, examples: list[Example]) -> None:
+    _windows.encode(coder, self.networks, self.levels, examples)
+
+  def decode(self, coder: Any, shapes: list[Shapes]) -> list[Example]:
+    return _windows.decode(coder, self.networks, self.levels, shapes)
+
+
+def environment() -> str:
+  """What floats depend on beside the program: versions, device, instruction set, flags, shapes."""
+  device = jax.devices()[0]
+  flags = " ".join(sorted(os.environ.get("XLA_FLAGS", "").split()))
+  return ", ".join(
+    (
+      f"jaxlib {jaxlib.__version__}",
+      f"{jax.device_count()} {device.platform} {device.device_kind}",
+      f"instruction set {_short(_instructions())}",
+      f"threads {_threads()}",
+      f"XLA_FLAGS {_short(flags)}",
+      f"batches of {_windows.ROWS}",
+    )
+  )
+
+
+def _instructions() -> str:
+  """What the processor says that it can do: XLA compiles for that."""
+  told = pathlib.Path("/proc/cpuinfo")
+  text = told.read_text(errors="replace") if told.exists() else ""
+  found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
+  return f"{platform.machine()} {found[1] if found else platform.processor()}"
+
+
+def _threads() -> int:
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _short(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _network(sampler: Any) -> _windows.Network:
+  """The prior of one level, on one device: its network's cached steps."""
+  prior = sampler.prior
+  params = jax.device_put(sampler.weights.params, jax.devices()[0])
+
+  def weights(logits_B1K: jax.Array) -> jax.Array:
+    return (jax.nn.softmax(logits_B1K[:, 0].astype(jnp.float32)) * _ONE).astype(jnp.int32)
+
+  @jax.jit
+  def first(params: Any, prefix_BP: jax.Array) -> tuple[jax.Array, Any]:
+    logits, cache = prior.network(params, prefix_BP).start()
+    return weights(logits), cache
+
+  @jax.jit
+  def after(params: Any, prefix_BP: jax.Array, ids_B: Any, index: Any, cache: Any) -> Any:
+    logits, cache = prior.network(params, prefix_BP).step(ids_B[:, None], index, cache)
+    return weights(logits), cache
+
+  return _windows.Network(
+    prefix=lambda num, coarser: jax.device_put(sampler.free(num, coarser), jax.devices()[0]),
+    start=lambda prefix: first(params, prefix),
+    step=lambda prefix, *given: after(params, prefix, *given),
+  )
