@@ -22,6 +22,11 @@ SMALL = {
   "bsq": dict(dim=5, temperature=1.0),
   "simvq": dict(codebook_size=16, dim=6),
   "ibq": dict(codebook_size=16, dim=6, normalize="l2", codebook_init="data"),
+  "projected": dict(
+    quantizer=dict(name="vq", codebook_size=16, dim=4, normalize="search", codebook_init="data"),
+    outer=6,
+    norm="weight",
+  ),
   "residual": dict(
     quantizer=dict(name="vq", codebook_size=16, dim=6, codebook_init="data"), depth=2
   ),

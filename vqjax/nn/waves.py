@@ -19,7 +19,7 @@ Edges = Literal["zeros", "reflect"]
 Norm = Literal["none", "weight", "group"]
 
 
-def _kernel(layer: Any, shape: tuple[int, int, int], axis: int) -> jax.Array:
+def kernel_of(layer: Any, shape: tuple[int, int, int], axis: int) -> jax.Array:
   """The parameter `kernel` [size, C, D]; with weight normalisation (arXiv 1602.07868) `gain` times
   its direction, where a direction spans all axes but `axis`.
   """
@@ -96,7 +96,7 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = _kernel(self, (self.size, x.shape[-1], self.features), 2).astype(self.dtype)
+    kernel = kernel_of(self, (self.size, x.shape[-1], self.features), 2).astype(self.dtype)
     before, behind = split((self.size - 1) * self.dilation + 1 - self.stride, self.time)
     x = pad(x.astype(self.dtype), before, behind + -x.shape[1] % self.stride, self.edges)
     return _bias(self, _strided(x, kernel, self.stride, self.dilation))
@@ -121,7 +121,7 @@ class ConvTranspose(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     (batch, length, width), stride = x.shape, self.stride
-    kernel = _kernel(self, (2 * stride, width, self.features), 1).astype(self.dtype)
+    kernel = kernel_of(self, (2 * stride, width, self.features), 1).astype(self.dtype)
     # Each position makes two blocks of `stride`, and neighbours overlap by one of them.
     kernel = jnp.moveaxis(kernel, 1, 0).reshape(width, -1)
     made = (x.astype(self.dtype) @ kernel).reshape(batch, length, 2, stride, self.features)

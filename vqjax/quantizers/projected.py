@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax import checks, fields
-from vqjax.nn import waves
+from vqjax.nn import codebook, waves
 from vqjax.quantizers import Quantized
 
 
@@ -45,7 +46,8 @@ class Model(nn.Module):
     self.back = _Map(self.outer, self.norm)
 
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
-    q = self.inner(self.into(z), train=train, step=step)
+    narrow = self.into(codebook.rows(z, self.outer)).reshape(*z.shape[:-1], -1)
+    q = self.inner(narrow, train=train, step=step)
     return q.replace(z=self.back(q.z).astype(z.dtype))
 
   def embed(self, ids: jax.Array) -> jax.Array:
@@ -53,12 +55,15 @@ class Model(nn.Module):
 
 
 class _Map(nn.Module):
-  """A linear map with bias of [..., C], in float32."""
+  """A linear map with bias of [..., C], in float32 and as precise as the search."""
 
   features: int
   norm: str
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    conv = waves.Conv(self.features, 1, norm=self.norm, name="conv")
-    return conv(x.reshape(1, -1, x.shape[-1])).reshape(*x.shape[:-1], self.features)
+    kernel = waves.kernel_of(self, (1, x.shape[-1], self.features), 2)[0]
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    made = codebook.dot("nc,cd->nd", rows, kernel) + bias[None]
+    return made.reshape(*x.shape[:-1], self.features)
