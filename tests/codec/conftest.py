@@ -25,7 +25,7 @@ class Sizes:
   """A tokenizer's `info`, `identity` and `checked`: cells of four positions on every axis."""
 
   identity = "0123456789abcdef"
-  checked, _check_codes = Tokenizer.checked, Tokenizer._check_codes
+  checked, _codes = Tokenizer.checked, True
 
   def __init__(self, levels):
     finest = len(levels) - 1
@@ -37,10 +37,11 @@ class Sizes:
       levels=levels,
       signal=signal,
       factors=(4,) * axes,
+      first=(4,) * axes,
       size=tuple(4 * n for n in levels[0].shape),
       modules=types.SimpleNamespace(model=model),
     )
-    self.workdir = "run"
+    self.workdir, self.levels = "run", levels
 
 
 def draw(levels, size, seed=0):
