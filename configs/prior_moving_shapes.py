@@ -23,7 +23,7 @@ def get_config():
     model=dict(name="transformer", layers=3, width=72, heads=4, positions="rotary"),
     scheme=dict(name="autoregressive"),
     batch_size=16,
-    total_steps=1_500,
+    total_steps=1_000,
     optim=dict(lr=3e-3, warmup=50, b2=0.95, weight_decay=0.01, clip=1.0),
     log_every=25,
     save_every=250,
