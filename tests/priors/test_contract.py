@@ -24,8 +24,8 @@ SMALL = dict(width=16, heads=2, layers=2, max_prefix=2)
 LLAMA = dict(positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, hidden=24)
 VARIANTS = {
   "integer": {  # in integers: test_integer.py
-    "float": dict(width=8, layers=2, kernel=5, arithmetic="float"),
-    "coarser": dict(width=8, layers=2, kernel=5, arithmetic="float", prefix_grid=(1, 1)),
+    "float": dict(width=96, layers=1, kernel=5, arithmetic="float"),
+    "coarser": dict(width=96, layers=1, kernel=5, arithmetic="float", prefix_grid=(1, 1)),
   },
   "transformer": {
     "mingpt": SMALL,
