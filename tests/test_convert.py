@@ -164,7 +164,7 @@ def test_a_source_that_makes_a_file(tmp_path, monkeypatch):
       ["--source=taming_vqgan", "--checkpoint=/absent.ckpt", "--workdir=/absent"],
       "no file '/absent.ckpt'",
     ),
-    (["--source=taming_vqgan", "--checkpoint=/", "--workdir=/absent"], "no file '/'"),
+    (["--source=taming_vqgan", "--checkpoint=/", "--workdir=/absent"], "holds no file of tensors"),
     (["--target=taming_vqgan", "--checkpoint=a", "--workdir=/absent"], "holds no run"),
     (
       ["--target=taming_vqgan", "--checkpoint=a", "--workdir=b", "--option=ema=true"],

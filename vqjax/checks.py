@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,11 @@ def at_least(module: Any, least: int, *fields: str) -> None:
   """
   for field in fields:
     value = getattr(module, field)
-    numbers = value if isinstance(value, tuple) else (value,)
-    if value is not None and (not numbers or min(numbers) < least):
+    several = value if isinstance(value, tuple) else (value,)
+    for number in several:
+      if number is not None and not isinstance(number, numbers.Real):
+        raise UserError(f"{field}: {number!r} is no number; give at least {least}.")
+    if value is not None and (not several or min(several) < least):
       raise UserError(f"{field}: {value} is too small; give at least {least}.")
 
 

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     data = model.codec.pack_codes(examples, sizes, args.mode, named, args.group)
     written = {args.output: data[0]}
   else:
-    targets = reconstruct.names(names, codec.SUFFIX)
+    targets = reconstruct.names(names, lambda file: codec.SUFFIX)
     data = model.codec.pack_codes(examples, sizes, args.mode, alone=True)
     written = {args.output / target: one for target, one in zip(targets, data)}
   for file, data in written.items():

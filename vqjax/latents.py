@@ -159,8 +159,7 @@ class Floats:
     object.__setattr__(self, "width", _whole("width", self.width))
     for name in ("mean", "std"):
       values = tuple(float(x) for x in getattr(self, name))
-      values = values or (0.0 if name == "mean" else 1.0,) * self.width
-      if len(values) != self.width:
+      if values and len(values) != self.width:
         raise UserError(
           f"{name}: {len(values)} number(s) for {self.width} channels; give one for each."
         )
@@ -226,7 +225,8 @@ class Floats:
     return z_BLD, jnp.ones(z_BLD.shape[:2], bool)
 
   def _statistics(self) -> tuple[jax.Array, jax.Array]:
-    return tuple(jnp.asarray(x, jnp.float32)[None, None] for x in (self.mean, self.std))
+    given = (self.mean or 0.0, self.std or 1.0)
+    return tuple(jnp.asarray(x, jnp.float32).reshape(1, 1, -1) for x in given)
 
 
 def _shape(shape: Iterable[int]) -> tuple[int, ...]:

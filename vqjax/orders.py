@@ -76,6 +76,8 @@ class Order:
   within: Literal["flattened", "parallel", "delayed"] = "flattened"
 
   def __post_init__(self) -> None:
+    if not isinstance(self.groups, (tuple, list)):
+      raise UserError(f"groups: {self.groups!r} is no list of books; for example (1, 3).")
     for books in self.groups:
       if not isinstance(books, int) or isinstance(books, bool) or books < 1:
         raise UserError(f"groups: {books!r} is no whole number of books from 1 up.")

@@ -74,12 +74,12 @@ def main(argv: Sequence[str]) -> None:
     "splits": splits,
   }
   files.write_json(args.output / codes.MANIFEST, manifest)
-  levels = model.info.levels
-  written = (
-    tuple(np.load(args.output / shard["files"][f"ids{i or ''}"]) for i in range(len(levels)))
-    for shard in splits["train"]
-  )
-  _tables.keep(model.workdir, levels, model.identity, written)
+  if (levels := model.levels)[0].kind == "codes":
+    written = (
+      tuple(np.load(args.output / shard["files"][f"ids{i or ''}"]) for i in range(len(levels)))
+      for shard in splits["train"]
+    )
+    _tables.keep(model.workdir, levels, model.identity, written)
 
 
 def _write(model: Any, dataset: Any, split: str, args: Any) -> Iterator[dict[str, Any]]:

@@ -122,11 +122,12 @@ def test_a_run_from_captions_to_ranked_pictures(pairs, tmp_path, monkeypatch):
   assert sorted(order) == list(range(5)) and scores.shape == (5,)
   colors = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
   texts = np.array(["a red square", "a blue square"] * 2, object)
-  rows, below = sample._ranked(model, colors, texts, 2)
-  assert sorted(row.tobytes() for row in np.concatenate(rows)) == sorted(
+  rows = sample._ranked(model, colors, texts, 2)
+  assert sorted(c.tobytes() for row in rows for c in row.values) == sorted(
     c.tobytes() for c in colors
   )
-  assert [len(row) for row in rows] == [2, 2] and below[1][0].endswith(" a blue square")
+  below = [row.captions for row in rows]
+  assert [len(row.values) for row in rows] == [2, 2] and below[1][0].endswith(" a blue square")
   assert all(float(first.split()[0]) >= float(last.split()[0]) for first, last in below)
   with pytest.raises(UserError, match="2 captions for 5 images"):
     model.rank(images, ["a", "b"])

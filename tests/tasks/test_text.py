@@ -118,9 +118,9 @@ def test_cached_logits_equal_the_whole(model):
   logits, cache = jax.jit(network.start)()
   step = jax.jit(network.step)
   for i in range(16):
-    np.testing.assert_allclose(logits, whole[:, i], atol=1e-5)
+    np.testing.assert_allclose(logits, whole[:, i : i + 1], atol=1e-5)
     if i < 15:
-      logits, cache = step(ids[:, i], i, cache)
+      logits, cache = step(ids[:, i : i + 1], i, cache)
 
 
 def test_captions_on_the_command_line(model, workdir, tmp_path, capsys):

@@ -206,12 +206,6 @@ class _Finish:
       example["text"] = _text(example["text"])
     return memory.finished(self.ops, example, self.template, rng, texts)
 
-
-def _text(value: Any) -> str | tuple[str, ...]:
-  """A record's caption, or its several."""
-  texts = tuple(bytes(text).decode("utf-8", "replace") for text in np.ravel(value))
-  return texts if np.ndim(value) else texts[0]
-
   def _picture(self, example: Example) -> Example:
     try:
       image = pictures.decode(bytes(example["image"]))
@@ -225,6 +219,12 @@ def _text(value: Any) -> str | tuple[str, ...]:
     scale = np.float32(1 / 32768 if samples.dtype.kind in "iu" else 1)
     samples = samples.astype(np.float32).reshape(len(samples), -1) * scale
     return {"audio": samples, "rate": np.int32(self._fact)}
+
+
+def _text(value: Any) -> str | tuple[str, ...]:
+  """A record's caption, or its several."""
+  texts = tuple(bytes(text).decode("utf-8", "replace") for text in np.ravel(value))
+  return texts if np.ndim(value) else texts[0]
 
 
 def _mapped(

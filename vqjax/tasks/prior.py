@@ -53,6 +53,7 @@ def begin(config: Mapping[str, Any], dataset: Any, workdir: files.Path) -> Mappi
   """The config with what its conditions make of the data, see vqjax.conditions, and with the
   statistics of the latents where these are floats.
   """
+  _check_set(config)
   begun = {
     name: member("conditions", name).begin(values, dataset, workdir)
     for name, values in (config["condition"] or {}).items()
