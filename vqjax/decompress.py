@@ -82,7 +82,7 @@ def _pictures(
     pathlib.Path(f"{name.stem}-{i:05d}") for i in range(len(archive))
   ]
   folder = args.output / name.parent / name.stem if args.input.is_dir() else args.output
-  for i, target in enumerate(reconstruct.names(named, suffix)):
+  for i, target in enumerate(reconstruct.names(named, lambda file: suffix)):
     yield folder / target, archive.read(i)
 
 
