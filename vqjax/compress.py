@@ -36,7 +36,8 @@ def main(argv: Sequence[str]) -> None:
   if args.group < 1:
     raise UserError(f"--group={args.group}: give 1 or more.")
   model = reconstruct.opened(args.workdir)
-  inputs = reconstruct.inputs(args.input, model.info.signal)
+  signal = model.info.signal
+  inputs = reconstruct.inputs(args.input, signal.suffixes, signal.noun)
   base = args.input if args.input.is_dir() else args.input.parent
   names, failed = [], []
   examples, sizes = model.codec.encode(_read(inputs, base, model.info, names, failed))

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--workdir", type=files.path)
   parser.add_argument("--only", metavar="NAME", help="of an archive's pictures")
   args = parser.parse_args(argv)
-  inputs = reconstruct.inputs(args.input, (codec.SUFFIX,))
+  inputs = reconstruct.inputs(args.input, (codec.SUFFIX,), "coded file")
   base = args.input if args.input.is_dir() else args.input.parent
   models: dict[Any, Any] = {}
   failed, count = [], 0

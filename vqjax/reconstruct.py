@@ -31,16 +31,18 @@ def names(
   return [s if taken[s] == 1 else f for s, f in zip(short, full)]
 
 
-def inputs(place: pathlib.Path, signal: Any) -> list[pathlib.Path]:
-  """The file at `place`, or those of the signal below it. Raises UserError for none."""
+def inputs(place: pathlib.Path, suffixes: tuple[str, ...], noun: str) -> list[pathlib.Path]:
+  """The file at `place`, or those below it with these suffixes, each a `noun`. Raises UserError
+  for none.
+  """
   from vqjax import pictures
 
   listed = pictures.list_files(place) if place.is_dir() else []
-  found = [place / name for name in listed if name.lower().endswith(signal.suffixes)]
+  found = [place / name for name in listed if name.lower().endswith(suffixes)]
   found = found if place.is_dir() or not place.exists() else [place]
   if not found:
-    kinds = ", ".join(signal.suffixes)
-    raise UserError(f"--input={place}: no {signal.noun} found there ({kinds}).")
+    kinds = ", ".join(suffixes)
+    raise UserError(f"--input={place}: no {noun} found there ({kinds}).")
   return found
 
 
@@ -72,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
   model = opened(args.workdir)
   info = model.info
   signal, axes = info.signal, info.signal.axes
-  found, failed = inputs(args.input, signal), []
+  found, failed = inputs(args.input, signal.suffixes, signal.noun), []
   outputs = names([f.relative_to(base) for f in found], signal.suffix_for)
   for file, name in zip(found, outputs):
     try:
