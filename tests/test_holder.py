@@ -74,8 +74,8 @@ FORKS = """
 import os, pathlib, sys, time
 from vqjax import holder
 held = holder.Holder(pathlib.Path(sys.argv[1])).__enter__()
-if child := os.fork():
-  print(child, flush=True)
+if not os.fork():  # it has let go of what it inherited when fork returns in it
+  print(os.getpid(), flush=True)
 time.sleep(60)
 """
 
