@@ -2,8 +2,8 @@
 
 Both kinds answer to the same names, so that a task, a scheme or a network asks its latent and need
 not know which it has: `kind`, `grid`, `length`, `vocabulary`, `dtype`, `flatten`, `unflatten`,
-`blank`, `decided`, and for networks that go over it step by step `places`, `steps`, `step_grid`,
-`arrange`, `collect`. Both are hashable and hold no arrays.
+`blank`, `decided`, and of the steps `places`, `arrange`, `collect`. Both are hashable and hold no
+arrays.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from typing import Any
 
 from vqjax.errors import UserError
 
@@ -15,6 +16,12 @@ def is_whole(value: object) -> bool:
 def is_real(value: object) -> bool:
   """Whether it is a number of Python or NumPy; True and False are none."""
   return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def no_plan(scheme: Any, known_BL: Any) -> dict[str, Any]:
+  """`plan` of a scheme for which nothing follows from what is known."""
+  del scheme, known_BL
+  return {}
 
 
 def check_whole(name: str, value: int, least: int, most: int | None = None, what: str = "") -> None:

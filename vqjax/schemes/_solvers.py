@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from vqjax.errors import UserError
+from vqjax.latents import Floats
 from vqjax.schemes import _options, _sampling
 from vqjax.schemes._draw import Draw
 from vqjax.schemes._records import Network
@@ -230,9 +231,11 @@ def nats(
   latent_BLD: jax.Array,
   grid: Grid,
   read: Callable[[jax.Array, jax.Array, Any], Said],
+  latent: Floats,
 ) -> jax.Array:
-  """-log p per position, float32 [B, L], by the probability-flow ODE (arXiv 2011.13456, eq. 39)
-  with Heun's method; the divergence is estimated by Hutchinson's trick with one probe of ±1.
+  """-log p per position, of the latents before they were normalised, float32 [B, L], by the
+  probability-flow ODE (arXiv 2011.13456, eq. 39) with Heun's method; the divergence is estimated by
+  Hutchinson's trick with one probe of ±1.
 
   The grid runs from noise to data, as for sampling; a last stop of noise u > 0 takes the data for
   x at that noise.
@@ -268,4 +271,5 @@ def nats(
   # The end is standard normal in the network's scale.
   end = scale[last] * x
   constant = 0.5 * math.log(2 * math.pi) - jnp.log(scale[last]) + jnp.log(scale[0])
-  return jnp.sum(0.5 * jnp.square(end) + constant, -1) - divergence
+  normalised = jnp.sum(0.5 * jnp.square(end) + constant, -1) - divergence
+  return normalised + float(np.log(latent.std).sum())

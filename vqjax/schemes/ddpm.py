@@ -189,13 +189,9 @@ class Scheme:
     """-log p of the latents before they were normalised, nats [B, L]; see `_solvers.nats`."""
     steps = min(self.likelihood_steps, self.timesteps - 1)
     grid = self._grid(spaced(self.timesteps, steps + 1), end=False)
-    nats = _solvers.nats(key, network, latent_BLD, grid, self._reader(grid))
-    return nats + float(np.log(self.latent.std).sum())
+    return _solvers.nats(key, network, latent_BLD, grid, self._reader(grid), self.latent)
 
-  def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
-    """Nothing follows from what is known."""
-    del known_BL
-    return {}
+  plan = _options.no_plan
 
   def sample(
     self,

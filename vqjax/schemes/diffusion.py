@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -147,10 +147,7 @@ class Scheme:
     total_BL, _ = lax.scan(add, jnp.zeros(latent_BL.shape, jnp.float32), jnp.arange(times))
     return total_BL * (self.timesteps / times)
 
-  def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
-    """Nothing follows from what is known."""
-    del known_BL
-    return {}
+  plan = _options.no_plan
 
   def sample(
     self,

@@ -13,7 +13,7 @@ import numpy as np
 
 from vqjax import checks, fields
 from vqjax.latents import Floats
-from vqjax.schemes import Corrupted, Draw, Loss, Network, _solvers
+from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _solvers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +81,9 @@ class Scheme:
   def bound(self, key: jax.Array, network: Network, latent_BLD: jax.Array) -> jax.Array:
     """-log p of the latents before they were normalised, nats [B, L]; see `_solvers.nats`."""
     grid = self._grid(self.likelihood_steps)
-    nats = _solvers.nats(key, network, latent_BLD, grid, reader(grid))
-    return nats + float(np.log(self.latent.std).sum())
+    return _solvers.nats(key, network, latent_BLD, grid, reader(grid), self.latent)
 
-  def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
-    """Nothing follows from what is known."""
-    del known_BL
-    return {}
+  plan = _options.no_plan
 
   def sample(
     self,

@@ -7,11 +7,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from vqjax import fields
@@ -92,10 +91,7 @@ class Scheme:
     nats_BL = -_sampling.log_prob(logits_BLV[..., : self.latent.size], latent_BL)
     return jnp.where(hidden_BL, nats_BL * (length / count_B)[:, None], 0.0)
 
-  def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
-    """Nothing follows from what is known."""
-    del known_BL
-    return {}
+  plan = _options.no_plan
 
   def sample(
     self,

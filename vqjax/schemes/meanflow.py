@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from vqjax import checks, fields
 from vqjax.errors import UserError
 from vqjax.latents import Floats
-from vqjax.schemes import Draw, Loss, Network, _solvers, flow
+from vqjax.schemes import Draw, Loss, Network, _options, _solvers, flow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +89,9 @@ class Scheme:
   def bound(self, key: jax.Array, network: Network, latent_BLD: jax.Array) -> jax.Array:
     """-log p of the latents before they were normalised, nats [B, L]; see `_solvers.nats`."""
     grid = self._grid(self.likelihood_steps, average=False)
-    nats = _solvers.nats(key, network, latent_BLD, grid, flow.reader(grid))
-    return nats + float(np.log(self.latent.std).sum())
+    return _solvers.nats(key, network, latent_BLD, grid, flow.reader(grid), self.latent)
 
-  def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
-    """Nothing follows from what is known."""
-    del known_BL
-    return {}
+  plan = _options.no_plan
 
   def sample(
     self,

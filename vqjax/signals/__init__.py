@@ -110,6 +110,36 @@ def save_sheet(
   return [file]
 
 
+def check_sheet(signal: Any, file: pathlib.Path) -> None:
+  """`check_page` of what is best seen as one picture."""
+  del signal
+  pictures.check(file)
+
+
+def always_its_own(signal: Any, file: pathlib.Path) -> str:
+  """`suffix_for` of what is written in one format whatever it came in."""
+  del file
+  return signal.suffix
+
+
+def unheard(signal: Any, values: Any) -> tuple[()]:
+  """`clips` of what has no sound."""
+  del signal, values
+  return ()
+
+
+def read_pixels(signal: Any, values: jax.Array) -> jax.Array:
+  """`read` of pixels: uint8 to [-1, 1]; floats are so already."""
+  del signal
+  return values.astype(jnp.float32) / 127.5 - 1 if values.dtype == jnp.uint8 else values
+
+
+def write_pixels(signal: Any, mean: jax.Array) -> jax.Array:
+  """`write` of pixels: float32, clipped to [-1, 1]."""
+  del signal
+  return jnp.clip(mean.astype(jnp.float32), -1.0, 1.0)
+
+
 def pixels(name: str, values: np.ndarray) -> jax.Array:
   """What a caller gave as pixels, of any shape: uint8, or float32 in [-1, 1].
 

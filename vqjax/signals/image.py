@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vqjax import checks, pictures
 from vqjax.errors import UserError
 from vqjax.nn import losses
-from vqjax.signals import Likelihood, Row, pixels, save_sheet, sized
+from vqjax.signals import (
+  Likelihood,
+  always_its_own,
+  check_sheet,
+  pixels,
+  read_pixels,
+  save_sheet,
+  sized,
+  unheard,
+  write_pixels,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +45,11 @@ class Signal:
   suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
   suffix: ClassVar[str] = ".png"
 
+  read, write = read_pixels, write_pixels
+  clips = unheard
+  suffix_for = always_its_own
+  check_page, save_page = check_sheet, save_sheet
+
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     side = sized(ops)
     return (side, side, ops["channels"] or 3), "uint8"
@@ -49,12 +63,6 @@ class Signal:
 
   def channels(self, shape: tuple[int, ...]) -> int:
     return shape[-1]
-
-  def read(self, values: jax.Array) -> jax.Array:
-    return values.astype(jnp.float32) / 127.5 - 1 if values.dtype == jnp.uint8 else values
-
-  def write(self, mean: jax.Array) -> jax.Array:
-    return jnp.clip(mean.astype(jnp.float32), -1.0, 1.0)
 
   def prepare(self, values: np.ndarray) -> np.ndarray:
     return values
@@ -81,22 +89,6 @@ class Signal:
     # Resized before colours are mixed to grey, as training's examples are.
     image = image if size is None else pictures.fit(image, *size)
     return pictures.to_channels(image, shape[-1])
-
-  def clips(self, values: Any) -> tuple[()]:
-    del values
-    return ()
-
-  def suffix_for(self, file: pathlib.Path) -> str:
-    del file
-    return self.suffix
-
-  def check_page(self, file: pathlib.Path) -> None:
-    pictures.check(file)
-
-  def save_page(
-    self, file: pathlib.Path, rows: Sequence[Row], together: bool = False
-  ) -> list[pathlib.Path]:
-    return save_sheet(self, file, rows, together)
 
   def save(self, file: pathlib.Path, values: np.ndarray) -> None:
     pictures.save(file, values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 from vqjax import checks, pictures
 from vqjax.errors import UserError
 from vqjax.nn import losses, palette
-from vqjax.signals import Likelihood, Row, save_sheet, sized
+from vqjax.signals import Likelihood, always_its_own, check_sheet, save_sheet, sized, unheard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Signal:
   columns: ClassVar[int | None] = None
   suffixes: ClassVar[tuple[str, ...]] = (".png", ".bmp", ".gif")
   suffix: ClassVar[str] = ".png"
+
+  clips = unheard
+  suffix_for = always_its_own
+  check_page, save_page = check_sheet, save_sheet
 
   def __post_init__(self) -> None:
     if not 1 < self.classes <= 256:
@@ -96,22 +100,6 @@ class Signal:
     del shape
     layout = pictures.read_layout(file)
     return layout if size is None else pictures.fit(layout, *size)
-
-  def clips(self, values: Any) -> tuple[()]:
-    del values
-    return ()
-
-  def suffix_for(self, file: pathlib.Path) -> str:
-    del file
-    return self.suffix
-
-  def check_page(self, file: pathlib.Path) -> None:
-    pictures.check(file)
-
-  def save_page(
-    self, file: pathlib.Path, rows: Sequence[Row], together: bool = False
-  ) -> list[pathlib.Path]:
-    return save_sheet(self, file, rows, together)
 
   def save(self, file: pathlib.Path, values: np.ndarray) -> None:
     """Grey values are classes, so that the file reads back as the map."""

@@ -8,13 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vqjax import checks, pictures, videos
 from vqjax.errors import UserError
 from vqjax.nn import losses
-from vqjax.signals import Likelihood, Row, pixels, save_sheet, sized
+from vqjax.signals import (
+  Likelihood,
+  Row,
+  pixels,
+  read_pixels,
+  save_sheet,
+  sized,
+  unheard,
+  write_pixels,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +46,9 @@ class Signal:
   suffixes: ClassVar[tuple[str, ...]] = videos.SUFFIXES
   suffix: ClassVar[str] = ".gif"
 
+  read, write = read_pixels, write_pixels
+  clips = unheard
+
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     side = sized(ops)
     if not ops.get("frames"):
@@ -52,12 +63,6 @@ class Signal:
 
   def channels(self, shape: tuple[int, ...]) -> int:
     return shape[-1]
-
-  def read(self, values: jax.Array) -> jax.Array:
-    return values.astype(jnp.float32) / 127.5 - 1 if values.dtype == jnp.uint8 else values
-
-  def write(self, mean: jax.Array) -> jax.Array:
-    return jnp.clip(mean.astype(jnp.float32), -1.0, 1.0)
 
   def prepare(self, values: np.ndarray) -> np.ndarray:
     return values
@@ -77,10 +82,6 @@ class Signal:
   def pictures(self, values: Any, hidden: np.ndarray | None = None) -> np.ndarray:
     """Frames beside each other, uint8 `[B, H, T (W + 1) - 1, C]`."""
     return videos.strips(pictures.greyed(self.finished(values), hidden))
-
-  def clips(self, values: Any) -> tuple[()]:
-    del values
-    return ()
 
   def open(
     self, file: pathlib.Path, shape: tuple[int, ...], size: tuple[int, ...] | None = None

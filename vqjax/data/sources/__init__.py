@@ -61,6 +61,13 @@ class Examples(Protocol):
   def __getitem__(self, index: int) -> dict[str, Any] | None: ...
 
 
+def numbered(source: Any, split: str) -> tuple[int, int]:
+  """(how many examples, the number of the first) of a split of a source that draws them by number:
+  `num_train` and `num_eval`. The held-out ones are the same whatever `num_train` is.
+  """
+  return (source.num_train, 0) if split == "train" else (source.num_eval, 1 << 40)
+
+
 def hold_out(names: Sequence[str]) -> np.ndarray:
   """Bool [N], True for the one in ten that is held out, by a hash of the name; at least one of two
   or more.

@@ -20,14 +20,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from vqjax.data import ops
-from vqjax.data.sources import shapes
+from vqjax.data.sources import numbered, shapes
 from vqjax.errors import UserError
 
 DIRECTIONS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 COLORS = ("red", "yellow", "green", "cyan", "blue", "pink")
 GROUND = 24  # grey
-_EVAL_OFFSET = 1 << 40  # keeps the eval examples the same whatever num_train is
 
 
 class Mover(NamedTuple):
@@ -92,9 +91,7 @@ class Source:
       raise UserError(f"{counts}: give 1 or more.")
 
   def examples(self, split: str) -> Videos:
-    return Videos(
-      self, *((self.num_train, 0) if split == "train" else (self.num_eval, _EVAL_OFFSET))
-    )
+    return Videos(self, *numbered(self, split))
 
   def class_names(self) -> tuple[str, ...]:
     return tuple(self.shapes)

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vqjax.data import ops
+from vqjax.data.sources import numbered
 from vqjax.errors import UserError
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "moon")
@@ -38,7 +39,6 @@ SIZES = {
 }  # ranges of the radius
 _RGB = np.array(list(COLORS.values()), np.float32)[:, :, None, None]
 GROUNDS = ("plain", "stripes", "checks", "dots", "clouds")
-_EVAL_OFFSET = 1 << 40  # keeps the eval examples the same whatever num_train is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +79,8 @@ class Source:
 
   def examples(self, split: str) -> Scenes:
     colors = tuple(range(len(COLORS)))
-    if split == "train":
-      return Scenes(self, self.num_train, 0, colors[self.unseen :])
-    return Scenes(self, self.num_eval, _EVAL_OFFSET, colors[: self.unseen] or colors)
+    turns = colors[self.unseen :] if split == "train" else colors[: self.unseen] or colors
+    return Scenes(self, *numbered(self, split), turns)
 
   def class_names(self) -> tuple[str, ...]:
     return SHAPES

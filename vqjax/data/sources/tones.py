@@ -11,10 +11,10 @@ import numpy as np
 
 from vqjax import checks
 from vqjax.data import ops
+from vqjax.data.sources import numbered
 from vqjax.errors import UserError
 
 TIMBRES = ("flute", "reed", "bell", "brass", "pluck", "noise")
-_EVAL_OFFSET = 2**40
 _MOST_PARTIALS = 24
 
 
@@ -46,8 +46,7 @@ class Source:
       raise UserError(f"seconds: {self.seconds} at {self.rate} Hz is less than one sample.")
 
   def examples(self, split: str) -> Sounds:
-    train = split == "train"
-    return Sounds(self, *((self.num_train, 0) if train else (self.num_eval, _EVAL_OFFSET)))
+    return Sounds(self, *numbered(self, split))
 
   def class_names(self) -> tuple[str, ...]:
     return TIMBRES
