@@ -25,7 +25,7 @@ RUN = dict(
   total_steps=2,
   save_every=2,
   eval_examples=8,
-  preview=4,
+  preview=0,
 )
 TOKENIZER = RUN | dict(
   model=dict(
@@ -221,14 +221,7 @@ def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
   assert float(found["nats"]) == pytest.approx(saved["nats"], abs=1e-3)
 
 
-def test_compile_counts_collectives_and_names_an_unknown_topology():
-  text = """
-    %a = f32[4] all-reduce(f32[4] %x), replica_groups={}
-    %b = (f32[4], f32[4]) all-gather-start(f32[4] %a)
-    %c = f32[4] all-gather-done(%b)
-    %d = f32[4] fusion(%c), metadata={op_name="all-to-all"}
-  """
-  assert compile_.collectives(text) == {"all-reduce": 1, "all-gather": 1}
+def test_compile_names_an_unknown_topology():
   with pytest.raises(UserError, match="--topology=v0:1x1: cannot be described") as e:
     compile_.main(["--config=absent.py", "--topology=v0:1x1"])
   assert "\n" not in str(e.value)
@@ -251,7 +244,7 @@ def test_compile_prints_what_a_step_takes(prior, tmp_path, capsys, monkeypatch):
     and traced_for == {2}
     and float(rows["FLOPs per chip and step"][0]) > 0
   )
-  assert int(rows["all-reduce"][0]) > 0  # the gradients' mean over the devices
+  assert int(rows["all-reduce"][0].partition(",")[0]) > 0  # the gradients' mean over the devices
   with pytest.raises(UserError, match="config.ops.size: is not set"):
     compile_.main([f"--config={tmp_path / 'prior.py'}", "--config.ops.size=none"])
 

@@ -42,7 +42,7 @@ RUN = dict(
   log_every=1,
   save_every=2,
   eval_examples=8,
-  preview=4,
+  preview=0,
 )
 PRIOR = RUN | dict(task="prior", model=dict(name="transformer", layers=1, width=16, heads=2))
 

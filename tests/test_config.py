@@ -105,7 +105,7 @@ def test_bad_overrides_are_one_line(assignment, message):
       ({name: 0}, f"config: {name}: 0 is too small; give at least 1")
       for name in ("batch_size", "total_steps", "log_every", "save_every", "eval_examples")
     ),
-    *(({name: 0}, f"config: {name}: 0 is too") for name in ("accumulate", "keep", "preview")),
+    *(({name: 0}, f"config: {name}: 0 is too") for name in ("accumulate", "keep")),
     *(({"ema_decay": value}, "config: ema_decay: .* is out of range") for value in (1.5, -0.1)),
     ({"seed": -1}, "config: seed: -1 is out of range; give a number at least 0 and below"),
     ({"seed": 2**32}, "config: seed: 4294967296 is out of range"),

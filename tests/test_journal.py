@@ -29,6 +29,22 @@ def test_a_line_is_the_mean_of_its_steps_and_comes_one_step_late(tmp_path):
   journal.close()
 
 
+def test_steps_need_not_have_the_same_metrics(tmp_path):
+  """A line is of what there was, also where the run goes on from a save in between."""
+  journal = make(tmp_path)
+  journal.add(1, {"loss/total": 1.0})
+  journal.add(2, {"loss/total": 3.0, "b": 5.0})
+  journal.flush()
+  window = json.loads(json.dumps(journal.window))
+  journal.close()
+  assert window == {"loss/total": [1.0, 3.0], "b": [None, 5.0]}
+  journal = make(tmp_path, window=window)
+  journal.add(3, {"loss/total": 5.0, "b": 7.0})
+  journal.flush()
+  assert lines(tmp_path) == [{"step": 3, "loss/total": 3.0, "b": 6.0}]
+  journal.close()
+
+
 @pytest.mark.parametrize(
   "saved, advice",
   [

@@ -21,7 +21,7 @@ RUN = dict(
   total_steps=1,
   save_every=1,
   eval_examples=8,
-  preview=4,
+  preview=0,
 )
 TOKENIZER = RUN | dict(
   model=dict(

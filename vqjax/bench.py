@@ -18,28 +18,8 @@ from typing import Any
 
 import jax
 
-from vqjax import cli, config as configuration
+from vqjax import chips, cli, config as configuration
 from vqjax.errors import UserError
-
-# Dense bf16 FLOP/s of one chip, from the vendors' data sheets; matched against the start of
-# device_kind.
-PEAK = {
-  "NVIDIA H100": 989e12,
-  "NVIDIA H200": 989e12,
-  "NVIDIA A100": 312e12,
-  "TPU v4": 275e12,
-  "TPU v5 lite": 197e12,
-  "TPU v5e": 197e12,
-  "TPU v5p": 459e12,
-  "TPU v5": 459e12,
-  "TPU v6 lite": 918e12,
-  "TPU v6e": 918e12,
-}
-
-
-def peak_flops(device: jax.Device) -> float | None:
-  """The chip's bf16 peak, or None where it is not known (CPUs)."""
-  return next((v for k, v in PEAK.items() if device.device_kind.startswith(k)), None)
 
 
 def time_calls(
@@ -127,9 +107,12 @@ def _flop_rows(
 ) -> list[tuple[str, str]]:
   total = flops(step) * jax.device_count()
   rows = [("FLOPs of a step", f"{total:.3e}")]
-  if peak := peak_flops(jax.devices()[0]):
+  if chip := chips.of(jax.devices()[0]):
     rows.append(
-      ("share of the device's bf16 peak", f"{total / seconds / (peak * jax.device_count()):.1%}")
+      (
+        "share of the device's bf16 peak",
+        f"{total / seconds / (chip.flops * jax.device_count()):.1%}",
+      )
     )
   if "disc" in state.params:
     once = 0.0

@@ -2,28 +2,28 @@
 --topology=v5e:4x4
 
 Compiles the very same step that training runs for a described TPU topology (needs `pip install
-libtpu`, no TPU) and prints memory per chip, FLOPs and the collectives that XLA inserted. XLA counts
-the body of a loop once: of layers that are scanned and of codes that are searched in tiles, the
-FLOPs (and with them the time at the chip's peak) show one round alone.
+libtpu`, no TPU) and prints, for each chip: memory and whether it fits, FLOPs, bytes moved to and
+from memory, collectives, the time that each of the three takes at the peak of every TPU, the
+compiler's own estimate, and the fusions and arrays that take most of it, by the module they come
+from. Loops count by their trips. FLOPs are those of matrix products and convolutions.
+
+A prior whose tokenizer is not trained yet compiles from the tokenizer's config: runs/NAME stands
+for NAME.py beside the prior's config, and --config.tokenizer=FILE.py names another. With --cached
+it reads codes (or floats) as `tokenize` writes them.
 """
 
 from __future__ import annotations
 
 import collections
 import os
+import pathlib
 import re
+import tempfile
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from vqjax import build, cli, config as configuration
+from vqjax import build, chips, cli, config as configuration, hlo, writers
 from vqjax.errors import UserError
-
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-
-
-def collectives(text: str) -> dict[str, int]:
-  """How often each collective stands in a compiled module (asynchronous pairs count once)."""
-  found = collections.Counter(re.findall(rf"\b({'|'.join(COLLECTIVES)})(?:-start)?\(", text))
-  return {name: found[name] for name in COLLECTIVES if found[name]}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,13 +33,11 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument(
     "--topology", default="v5e:2x2", help="e.g. v4:2x2x1, v5e:4x4, v5p:2x2x1, v6e:2x4"
   )
+  parser.add_argument("--cached", action="store_true", help="the data are codes, not the signal")
+  parser.add_argument("--top", type=int, default=10, help="fusions and arrays that are listed")
   args = parser.parse_args(argv)
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  import jax
   from jax.experimental import topologies
-
-  from vqjax import bench, sharding, train, writers
-  from vqjax.nn import target
 
   try:
     devices = topologies.get_topology_desc(platform="tpu", topology_name=args.topology).devices
@@ -52,30 +50,202 @@ def main(argv: Sequence[str]) -> None:
   config = configuration.load(args.config)
   configuration.override(config, overrides)
   config = configuration.complete(config)
-  example = build.module("tasks", config.task).spec(config)
-  spec = {
+  with tempfile.TemporaryDirectory() as folder:
+    with_tokenizers(config, pathlib.Path(args.config.partition(":")[0]).parent, folder)
+    step = _compiled(config, batch_of(config, args.cached), devices, args.topology)
+  _report(step, devices, args.top)
+
+
+def batch_of(config: Any, cached: bool = False) -> dict[str, Any]:
+  """{field: ShapeDtypeStruct} of a batch, of latents that `tokenize` has computed where `cached`.
+
+  Raises UserError for codes of a config that reads none.
+  """
+  import jax
+
+  task = build.module("tasks", config.task)
+  example = task.spec(config)
+  if cached:
+    if not hasattr(task, "cached_spec"):
+      raise UserError(f"--cached: the task {config.task!r} reads no codes; leave it out.")
+    example = task.cached_spec(config)
+  return {
     name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
     for name, (shape, dtype) in example.items()
   }
+
+
+def with_tokenizers(config: Any, beside: pathlib.Path, folder: str) -> None:
+  """Points a prior's config at workdirs below `folder` that have its tokenizers' configs and
+  shapes, but no weights, where it names configs or runs that are not there.
+
+  Args:
+    beside: where NAME.py, or NAME.py:debug, stands for runs/NAME and runs/NAME_debug.
+  """
+  conditions = (config.get("condition") or {}).values()
+  places = [config, *(c for c in conditions if hasattr(c, "get"))]
+  for i, place in enumerate(p for p in places if p.get("tokenizer")):
+    named, _, argument = str(place["tokenizer"]).partition(".py")
+    file = pathlib.Path(f"{named}.py{argument}")
+    if not argument and not place["tokenizer"].endswith(".py"):
+      if pathlib.Path(named).exists():
+        continue
+      short = pathlib.Path(named).name
+      debug = ":debug" if short.endswith("_debug") else ""
+      file = beside / f"{short.removesuffix('_debug')}.py{debug}"
+      if not pathlib.Path(str(file).partition(":")[0]).exists():
+        continue  # whoever opens it says what is missing
+    tokenizer = configuration.complete(configuration.load(str(file)))
+    workdir = pathlib.Path(folder) / f"tokenizer{i}"
+    workdir.mkdir()
+    configuration.save(tokenizer, workdir)
+    configuration.save_spec(batch_of(tokenizer), workdir)
+    place["tokenizer"] = str(workdir)
+
+
+def _compiled(config: Any, spec: dict[str, Any], devices: Any, topology: str) -> Any:
+  import jax
+
+  from vqjax import sharding, train
+  from vqjax.nn import target
+
   with target.tracing_for(devices):
     run = train.Run(config, spec, devices)
     batch = {
       k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding.batch_sharding(run.mesh))
       for k, v in spec.items()
     }
-    step = run.step.lower(run.abstract, run.task.frozen.shapes(), batch).compile()
-  memory = step.memory_analysis()
-  gib = lambda n: f"{n / 2**30:.2f} GiB"
-  rows = [
-    ("chips", f"{len(devices)} {devices[0].device_kind}"),
-    ("state and batch per chip", gib(memory.argument_size_in_bytes)),
-    ("temporaries per chip", gib(memory.temp_size_in_bytes)),
-    ("FLOPs per chip and step", f"{bench.flops(step):.3e}"),
-    *((name, str(count)) for name, count in collectives(step.as_text()).items()),
+    lowered = run.step.lower(run.abstract, run.task.frozen.shapes(), batch)
+    try:
+      return lowered.compile()
+    except jax.errors.JaxRuntimeError as e:
+      used = re.search(r"Used ([\d.]+\w?) of ([\d.]+\w?) hbm", str(e))
+      if not used:
+        raise
+      raise UserError(
+        f"--topology={topology}: the step does not fit, it needs {used[1]} of {used[2]} a chip; "
+        "take more chips, a smaller config.batch_size, config.mesh.fsdp to share the state, or "
+        "config.model.remat."
+      ) from None
+
+
+class Work(NamedTuple):
+  """What one instruction does in a step on one chip: `times` it runs, all of them together."""
+
+  op: hlo.Op
+  times: int
+  flops: float
+  bytes: int
+
+  def seconds(self, chip: chips.Chip) -> float:
+    """At the chip's peak, by what takes longer."""
+    return max(self.flops / chip.flops, self.bytes / chip.bandwidth)
+
+
+def _report(step: Any, devices: Any, top: int) -> None:
+  """Prints the tables of a compiled step."""
+  module, chip = hlo.Module(step.as_text()), chips.of(devices[0])
+  work = [
+    Work(op, times, times * module.flops(op, ops), times * module.traffic(op, ops))
+    for op, ops, times in module.steps()
   ]
-  if peak := bench.peak_flops(devices[0]):
-    rows.append(("step time at the chip's peak", f"{1e3 * bench.flops(step) / peak:.1f} ms"))
+  collectives = module.collectives()
+  rows = [("chips", f"{len(devices)} {devices[0].device_kind}")]
+  rows += _memory(step.memory_analysis(), chip) + _sums(work, collectives, chip)
   print(writers.table(["what", "figure"], rows))
+  linked = sum(_over_links(kind, *each) for kind, found in collectives.items() for each in found)
+  limits = [_limits(name, work, linked) for name in chips.TPUS]
+  print(writers.table(["at the peak of", "FLOPs", "bytes", "collectives", "FLOPs' share"], limits))
+  heads = ["what takes longest, by FLOPs or bytes", "times", "FLOPs", "bytes", "at the peak"]
+  print(writers.table(heads, _by_scope(work, chip or chips.CHIPS["v5e"])[:top]))
+  print(writers.table(["largest arrays", "written by", "size"], _largest(work)[:top]))
+
+
+def _memory(memory: Any, chip: chips.Chip | None) -> list[tuple[str, str]]:
+  state, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+  rows = [("state and batch per chip", _size(state)), ("temporaries per chip", _size(temporary))]
+  if chip is not None:
+    share = (state + temporary) / (chip.memory * 2**30)
+    rows.append(("of the chip's memory", f"{share:.0%}"))
+  return rows
+
+
+def _sums(work: list[Work], collectives: Any, chip: chips.Chip | None) -> list[tuple[str, str]]:
+  flops, moved = sum(w.flops for w in work), sum(w.bytes for w in work)
+  rows = [
+    ("FLOPs per chip and step", f"{flops:.3e}"),
+    ("bytes moved per chip and step", f"{moved:.3e}"),
+    ("FLOPs per byte", f"{flops / max(moved, 1):.1f}"),
+  ]
+  for kind, found in collectives.items():
+    rows.append((kind, f"{len(found)}, {_size(sum(size for size, _ in found))}"))
+  if chip is not None and (cycles := sum(w.op.cycles * w.times for w in work)):
+    seconds = cycles / chip.clock
+    rows.append(("compiler's estimate", _time(seconds)))
+    rows.append(("share of the peak in it", f"{flops / chip.flops / seconds:.0%}"))
+  return rows
+
+
+def _limits(name: str, work: list[Work], linked: float) -> list[str]:
+  """Times at a chip's peaks, and the share of its FLOP/s where the longest of them rules."""
+  chip = chips.CHIPS[name]
+  flops, moved = sum(w.flops for w in work), sum(w.bytes for w in work)
+  each = (flops / chip.flops, moved / chip.bandwidth, linked / chip.links)
+  return [name, *map(_time, each), f"{each[0] / max(*each, 1e-30):.0%}"]
+
+
+def _over_links(kind: str, size: int, group: int) -> float:
+  """Bytes in and out of a chip for one collective of `size` bytes, on a ring."""
+  if kind == "collective-permute":
+    return 2 * size
+  return (4 if kind == "all-reduce" else 2) * size * (group - 1) / group
+
+
+def _by_scope(work: list[Work], chip: chips.Chip) -> list[list[str]]:
+  """Rows of the scopes that take longest at a chip's peaks, first the longest."""
+  found = collections.defaultdict(list)
+  for w in work:
+    if w.flops or w.bytes:
+      found[_short(w.op.scope)].append(w)
+  rows = []
+  for scope, own in found.items():
+    seconds = sum(w.seconds(chip) for w in own)
+    flops, moved = sum(w.flops for w in own), sum(w.bytes for w in own)
+    times = sum(w.times for w in own)
+    rows.append((seconds, [scope, str(times), f"{flops:.2e}", _size(moved), _time(seconds)]))
+  return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
+
+
+def _largest(work: list[Work]) -> list[list[str]]:
+  """Rows of the arrays that are written to main memory, first the largest."""
+  arrays = {
+    (str(shape), _short(w.op.scope)): shape.bytes
+    for w in work
+    if w.op.code not in hlo.FREE
+    for shape in w.op.shapes
+    if not shape.fast
+  }
+  return [[*named, _size(n)] for named, n in sorted(arrays.items(), key=lambda pair: -pair[1])]
+
+
+def _size(n: float) -> str:
+  unit = max(0, min(3, (int(n).bit_length() - 1) // 10))
+  return f"{n / 2 ** (10 * unit):.3g} {('B', 'KiB', 'MiB', 'GiB')[unit]}"
+
+
+def _time(seconds: float) -> str:
+  return f"{1e3 * seconds:.3g} ms"
+
+
+def _short(scope: str) -> str:
+  """A scope without what every one has, a name without its number."""
+  scope = re.sub(r"(\.\d+|\.clone)+$", "", scope)
+  parts = [p for p in scope.split("/") if p not in ("jit(_step)", "body", "closed_call", "while")]
+  return "/".join(re.sub(r"^(transpose\()?jvp\((.*?)\)+$", _direction, p) for p in parts)
+
+
+def _direction(found: re.Match) -> str:
+  return f"{'backward' if found[1] else 'forward'} {found[2]}".strip()
 
 
 if __name__ == "__main__":

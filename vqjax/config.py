@@ -41,7 +41,7 @@ class Common:
   eval_examples: int = 1_024  # held-out examples measured at each save; evaluate takes all
   keep: int = 2  # newest checkpoints kept, besides the best
   best: str = ""  # held-out figure of the best checkpoint, "-" before it where less is better
-  preview: int = 8  # examples per preview
+  preview: int = 8  # examples per preview; 0 draws none
 
   debug: dict = dataclasses.field(default_factory=dict)  # overrides applied by --config=FILE:debug
 
@@ -50,8 +50,9 @@ class Common:
     checks.within(self, "ema_decay", at_least=0, below=1)
     checks.positive(
       self, "batch_size", "total_steps", "log_every", "save_every", "eval_examples", "accumulate",
-      "keep", "preview",
+      "keep",
     )  # fmt: skip
+    checks.at_least(self, 0, "preview")
 
 
 # What may differ between a checkpoint and the run that continues it.

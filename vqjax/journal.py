@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,13 +33,14 @@ class Journal:
     config: Mapping[str, Any],
     start: int,
     *,
-    window: Mapping[str, Sequence[float]],
+    window: Mapping[str, Sequence[float | None]],
     saved: Callable[[], Sequence[int]],
     noun: str = "image",
   ):
     self._noun = noun
     self._workdir, self._every, self._saved = workdir, config["log_every"], saved
-    self._window = [dict(zip(window, values)) for values in zip(*window.values())]
+    rows = zip(*window.values())
+    self._window = [{k: v for k, v in zip(window, row) if v is not None} for row in rows]
     self._pending: list[tuple[int, Any]] = []  # (step, device metrics) that nobody has fetched
     self._writer = self._progress = None
     if jax.process_index() == 0:
@@ -46,11 +48,15 @@ class Journal:
       self._progress = writers.Progress(start, config["total_steps"], config["batch_size"], noun)
 
   @property
-  def window(self) -> dict[str, list[float]]:
+  def window(self) -> dict[str, list[float | None]]:
     """Metrics that are not in a line yet: saved with a checkpoint, a continued run logs what an
-    uninterrupted one would.
+    uninterrupted one would. None is what a step does not have.
     """
-    return {k: [m[k] for m in self._window] for k in self._window[-1]} if self._window else {}
+    return {k: [m.get(k) for m in self._window] for k in self._names}
+
+  @property
+  def _names(self) -> list[str]:
+    return list(dict.fromkeys(itertools.chain.from_iterable(self._window)))
 
   def add(self, step: int, metrics: Any) -> None:
     """Takes a step's metrics, on the device. A line that is due is written one step late: the
@@ -74,7 +80,7 @@ class Journal:
     self._pending = []
 
   def _line(self, step: int) -> None:
-    mean = {k: float(np.mean([m[k] for m in self._window])) for k in self._window[-1]}
+    mean = {k: float(np.mean([m[k] for m in self._window if k in m])) for k in self._names}
     if self._writer:
       rate = self._progress.report(step, mean)
       self._writer.scalars(step, mean, **{f"{self._noun}s_per_second": rate})
@@ -91,15 +97,17 @@ class Journal:
       self._progress.say("  ".join([f"step {step}: held out", *plain]))
 
   def preview(self, step: int, preview: Any) -> None:
-    """Writes a vqjax.measure.Preview; what took time until now is no part of the next lines'
-    rate.
+    """Writes a vqjax.measure.Preview, or None's nothing; what took time until now is no part of the
+    next lines' rate.
     """
-    if self._writer:
+    if not self._writer:
+      return
+    if preview is not None:
       self._writer.picture(step, "preview", preview.page)
       for name, clips in preview.clips.items():
         for i, clip in enumerate(clips):
           self._writer.clip(step, f"{name}/{i}", clip)
-      self._progress.restart(step)
+    self._progress.restart(step)
 
   def check_finite(self, step: int, values: Mapping[str, float]) -> None:
     """Raises UserError naming the first value that is not finite, and what to do."""

@@ -23,10 +23,11 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--config", metavar="FILE[:debug]")
   parser.add_argument("--workdir", required=True, help="where the run lives")
   parser.add_argument("--data", metavar="PATH", help="local data instead of the config's")
+  parser.add_argument("--profile", action="store_true", help="trace five steps into the workdir")
   args = parser.parse_args(argv)
   if start_up := preemption.start_up():
     start_up.begins(files.path(args.workdir))
-  fit(args.config, args.workdir, overrides, args.data)
+  fit(args.config, args.workdir, overrides, args.data, args.profile)
 
 
 def fit(
@@ -34,6 +35,7 @@ def fit(
   workdir: str,
   overrides: Sequence[str] = (),
   data_path: str | None = None,
+  profile: bool = False,
 ) -> dict[str, float]:
   """See `vqjax.fit`; without a config that of the run in `workdir` continues."""
   from vqjax import config as configuration, data, train
@@ -48,7 +50,7 @@ def fit(
   if data_path is not None:
     config.data = data.resolve(data_path)
   configuration.override(config, overrides)
-  return train.train(config, path)
+  return train.train(config, path, profile)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,8 @@ class HeldOut:
       )
     everywhere = sharding.replicated(run.mesh)
     self._preview = jax.jit(run.task.predict["preview"], out_shardings=everywhere)
-    self._examples = run.task.prepare(dataset.sample(run.config["preview"]))
+    self._previewed = run.config["preview"] > 0
+    self._examples = run.task.prepare(dataset.sample(run.config["preview"] or 1))
     self._check_figures(abstract)
 
   def _check_figures(self, abstract: Any) -> None:
@@ -141,8 +142,10 @@ class HeldOut:
     limit = self._run.config["eval_examples"]
     return evaluate_split(self._run, self._dataset, weights, limit=limit)
 
-  def preview(self, weights: Any) -> Preview:
-    """What the run makes of its preview's examples."""
+  def preview(self, weights: Any) -> Preview | None:
+    """What the run makes of its preview's examples; None where it has none."""
+    if not self._previewed:
+      return None
     run = self._run
     batch = jax.device_put(self._examples, sharding.replicated(run.mesh))
     # The same noise at every step shows what training changes.

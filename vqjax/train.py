@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from vqjax import (
   config as configuration,
   data,
   files,
+  goodput,
   holder,
   lineage,
   measure,
@@ -30,6 +32,7 @@ from vqjax import (
 from vqjax.build import module
 from vqjax.journal import Journal
 from vqjax.tasks import Weights
+from vqjax.trace import Trace
 
 log = logging.getLogger("vqjax")
 
@@ -50,7 +53,7 @@ class State:
 
 class Run:
   """A completed config made concrete: mesh, task, optimizer, and the jitted `init(key)` and
-  `step(state, frozen, batch)`.
+  `step(state, frozen, batch)`; early steps may have a program of their own, see `program`.
 
   `init` takes `params` and `stats` that are there already, whole entries such as {"model": …}, in
   place of those drawn from the key.
@@ -83,12 +86,19 @@ class Run:
       {"xla_backend_optimization_level": 1} if self.mesh.devices.flat[0].platform == "cpu" else None
     )
     self.init = jax.jit(self._init, out_shardings=places, compiler_options=options)
-    self.step = jax.jit(
-      self._step,
+    program = functools.partial(
+      jax.jit,
       donate_argnums=0,
       in_shardings=(places, everywhere, sharding.batch_sharding(self.mesh)),
       out_shardings=(places, everywhere),
     )
+    self.step = program(self._step)
+    self.early_steps, early = self.task.early or (0, None)
+    self._early = program(functools.partial(self._step, loss=early))
+
+  def program(self, step: int) -> Any:
+    """The jitted step that takes the run to `step`, counted from 1."""
+    return self.step if step > self.early_steps else self._early
 
   @functools.cached_property
   def measurement(self) -> measure.Measurement:
@@ -106,11 +116,13 @@ class Run:
     ema = jax.tree.map(jnp.copy, params["model"]) if self.config["ema_decay"] else None
     return State(jnp.zeros((), jnp.int32), params, stats, self.tx.init(params), ema)
 
-  def _step(self, state: State, frozen: Any, batch: Any) -> tuple[State, dict[str, jax.Array]]:
+  def _step(
+    self, state: State, frozen: Any, batch: Any, loss: Any = None
+  ) -> tuple[State, dict[str, jax.Array]]:
     # A function of (seed, step): nothing random needs saving, and a resumed run draws the same.
     key = _stream(jax.random.key(self.config["seed"]), "steps")
     key = jax.random.fold_in(key, state.step)
-    grad = jax.value_and_grad(self.task.loss, has_aux=True)
+    grad = jax.value_and_grad(loss or self.task.loss, has_aux=True)
     (total, (stats, metrics)), grads = grad(
       state.params, state.stats, frozen, batch, key, state.step
     )
@@ -152,15 +164,17 @@ def weights_of(state: State, frozen: Any) -> Weights:
   return Weights(params, state.stats, frozen)
 
 
-def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str, float]:
+def train(
+  config: Mapping[str, Any], workdir: str | os.PathLike[str], profile: bool = False
+) -> dict[str, float]:
   """Trains the run in `workdir`, or continues it. Returns the held-out figures of the last save;
-  {} where no step was left to take.
+  {} where no step was left to take. `profile` traces a few steps into the workdir.
 
   Raises:
     UserError: bad input, a loss that is not finite, a save that fails, or another process that
       trains in the workdir; in one line.
   """
-  workdir = files.path(workdir)
+  began, workdir = time.monotonic(), files.path(workdir)
   config = configuration.located(configuration.complete(config), workdir)
   with contextlib.ExitStack() as stack:
     held = stack.enter_context(_claim(workdir))
@@ -180,35 +194,49 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
       lineage.warn_dependents(workdir)
     else:
       log.info("%s: nothing is left to do, all %d steps are taken", workdir, total)
+    spent = goodput.Ledger(workdir, start, began)
     told = dict(window=window, saved=checkpoints.steps, noun=run.task.info.signal.noun)
     journal = Journal(workdir, config, start, **told)
     stack.callback(journal.close)
     signals = stack.enter_context(preemption.Signals())
+    trace = Trace(workdir / "profile" if profile else None, start)
+    stack.callback(trace.close)
     figures: dict[str, float] = {}
 
     for step in range(start + 1, total + 1):
-      state, metrics = run.step(state, frozen, batches.next())
+      spent.on("input")
+      batch = batches.next()
+      trace.before(step)
+      spent.on("compile" if step in (start + 1, run.early_steps + 1) else "step")
+      state, metrics = run.program(step)(state, frozen, batch)
+      trace.after(step, state.step)
+      spent.on("step")
       journal.add(step, metrics)
       stop = signals.requested(step)
       due = step % config.save_every == 0 or step == total
       if due or stop:
         journal.flush()
       if due:
+        spent.on("evaluate")
         weights = weights_of(state, frozen)
         # Before the save: a figure that is not finite must leave the last good step the newest.
         figures = held_out.figures(weights)
         journal.held_out(step, figures)
         journal.preview(step, held_out.preview(weights))
       if due or stop:
+        spent.on("save")
         journal.written()
         held.check()  # nothing is written where another process took over meanwhile
         # Without figures where none were measured: the best checkpoint is not chosen by old ones.
         measured = figures if due else None
         checkpoints.save(step, state, batches.stream, measured, journal.window)
+        spent.keep()
       if stop:
         checkpoints.wait()
         log.info("%s: stopped by a signal at step %d; the same command continues", workdir, step)
         break
+    if start < total:
+      log.info("%s: time went to %s", workdir, spent)
   return figures
 
 

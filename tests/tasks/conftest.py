@@ -11,7 +11,7 @@ SHORT = dict(
   total_steps=2,
   save_every=2,
   eval_examples=8,
-  preview=4,
+  preview=0,
 )
 SMALL = dict(hidden=8, residual_hidden=8, residual_blocks=1)
 

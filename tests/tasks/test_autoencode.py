@@ -2,12 +2,13 @@
 logged.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqjax import config as configuration
+from vqjax import bench, config as configuration
 from vqjax.errors import UserError
 from vqjax.nn import losses
 from vqjax.tasks import Weights, autoencode
@@ -145,13 +146,30 @@ def test_every_term_is_logged_weighted_and_not():
   assert taken[1] == 0 and float(stats["lecam"]["real"]) != 0
 
 
-def test_the_discriminator_may_wait_for_its_start():
-  task = make(loss=dict(adversarial_start=5, disc_from="adversarial_start"))
+@pytest.mark.parametrize("since", ["start", "adversarial_start"])
+def test_before_its_start_the_adversary_is_not_computed(since):
+  """The gradients are those of the whole loss, for fewer FLOPs."""
+  task = make(loss=dict(feature_weight=0.5, adversarial_start=5, disc_from=since))
   params, stats, batch = setup(task)
-  grad = jax.jit(jax.grad(task.loss, has_aux=True))
+  until, early = task.early
+  assert until == 5
+  key = jax.random.key(2)
+  program = lambda loss: (
+    jax.jit(jax.grad(loss, has_aux=True))
+    .lower(params, stats, {}, batch, key, jnp.int32(4))
+    .compile()
+  )
+  whole, short = program(task.loss), program(early)
   for step in (4, 5):
-    grads, _ = grad(params, stats, {}, batch, jax.random.key(2), jnp.int32(step))
-    assert any(np.any(g) for g in jax.tree.leaves(grads["disc"])) == (step == 5)
+    grads, (_, metrics) = whole(params, stats, {}, batch, key, jnp.int32(step))
+    learns = any(np.any(g) for g in jax.tree.leaves(grads["disc"]))
+    assert learns == (step == 5 or since == "start")
+    if step == 4:
+      found, (_, fewer) = short(params, stats, {}, batch, key, jnp.int32(step))
+      chex.assert_trees_all_close(found, grads, rtol=1e-4, atol=1e-6)
+      assert fewer.keys() < metrics.keys()
+      np.testing.assert_allclose(fewer["raw/reconstruction"], metrics["raw/reconstruction"], 1e-6)
+  assert bench.flops(short) < bench.flops(whole)
 
 
 def test_a_discriminator_sees_what_the_output_stands_for():

@@ -32,7 +32,7 @@ def config_of(tokenizer, scheme="autoregressive", model=None, **values):
     log_every=1,
     save_every=2,
     eval_examples=8,
-    preview=4,
+    preview=0,
     optim=dict(lr=1e-3),
   )
   return configuration.complete(base | values)

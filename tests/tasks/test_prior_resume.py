@@ -40,7 +40,7 @@ def config_of(tokenizer, source, scheme):
       log_every=3,
       save_every=5,
       eval_examples=8,
-      preview=4,
+      preview=0,
       keep=4,
       ema_decay=0.9,
       optim=dict(lr=1e-2, warmup=2, clip=1.0, weight_decay=0.01),

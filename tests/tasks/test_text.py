@@ -38,7 +38,7 @@ def config_of(tokenizer, **values):
     log_every=1,
     save_every=2,
     eval_examples=8,
-    preview=4,
+    preview=0,
   )
   return configuration.complete(base | values)
 

@@ -33,7 +33,7 @@ SHORT = dict(
   save_every=1,
   log_every=1,
   eval_examples=8,
-  preview=2,
+  preview=0,
 )
 INNER = dict(name="ema", codebook_size=8, dim=4)
 MODEL = dict(

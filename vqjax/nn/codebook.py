@@ -126,13 +126,18 @@ def nearest(
 
 
 def _sums_by_scatter(ids_N: jax.Array, x_ND: jax.Array, *, size: int) -> jax.Array:
-  return jax.ops.segment_sum(x_ND, ids_N, size)
+  return jax.ops.segment_sum(x_ND.astype(jnp.float32), ids_N, size)
 
 
 def _sums_by_matmul(ids_N: jax.Array, x_ND: jax.Array, *, size: int) -> jax.Array:
+  # Zeros and ones times bfloat16 are exact in one pass of the unit, float32 takes six.
+  product = partial(jnp.einsum, preferred_element_type=jnp.float32)
+  product = product if x_ND.dtype == jnp.bfloat16 else dot
+
   def body(sums_KD, valid_T, ids_T, x_TD):
-    one_hot_TK = jax.nn.one_hot(ids_T, size, dtype=jnp.float32) * valid_T[:, None]
-    return sums_KD + dot("tk,td->kd", one_hot_TK, x_TD), None
+    one_hot_TK = jax.nn.one_hot(ids_T, size, dtype=x_TD.dtype)
+    one_hot_TK *= valid_T[:, None].astype(x_TD.dtype)
+    return sums_KD + product("tk,td->kd", one_hot_TK, x_TD), None
 
   return scan_tiles(
     body, jnp.zeros((size, x_ND.shape[1]), jnp.float32), [ids_N, x_ND], columns=size
@@ -140,7 +145,7 @@ def _sums_by_matmul(ids_N: jax.Array, x_ND: jax.Array, *, size: int) -> jax.Arra
 
 
 def sums(ids_N: jax.Array, x_ND: jax.Array, size: int) -> jax.Array:
-  """Per code the sum of its rows of x: [K, D].
+  """Per code the sum of its rows of x: float32 [K, D].
 
   By scatter on the CPU and by one-hot matmul elsewhere: XLA compiles float32 scatter-add on GPUs to
   compare-and-swap loops (jax issue 38806), hundreds of times slower where many rows share a code.
@@ -162,22 +167,23 @@ def counts(ids_N: jax.Array, size: int) -> jax.Array:
   return jnp.zeros(size, jnp.int32).at[ids_N].add(1).astype(jnp.float32)
 
 
-@jax.custom_vjp
-def lookup(codebook_KD: jax.Array, ids: jax.Array) -> jax.Array:
-  """codebook[ids], [..., D]; its gradient is a sum per code (`sums`) instead of a scatter-add."""
-  return codebook_KD[ids]
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def lookup(codebook_KD: jax.Array, ids: jax.Array, dtype: str = "float32") -> jax.Array:
+  """codebook[ids] in `dtype`, [..., D]; its gradient is a sum per code (`sums`) instead of a
+  scatter-add.
+  """
+  return codebook_KD[ids].astype(dtype)
 
 
-def _lookup_fwd(codebook_KD, ids):
-  return codebook_KD[ids], (ids, codebook_KD)
+def _lookup_fwd(codebook_KD, ids, dtype):
+  return lookup(codebook_KD, ids, dtype), (ids, codebook_KD)
 
 
-def _lookup_bwd(saved, g):
+def _lookup_bwd(dtype, saved, g):
+  del dtype
   ids, codebook_KD = saved
   size, dim = codebook_KD.shape
-  return sums(ids.reshape(-1), g.reshape(-1, dim).astype(jnp.float32), size).astype(
-    codebook_KD.dtype
-  ), None
+  return sums(ids.reshape(-1), g.reshape(-1, dim), size).astype(codebook_KD.dtype), None
 
 
 lookup.defvjp(_lookup_fwd, _lookup_bwd)

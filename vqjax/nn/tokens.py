@@ -29,9 +29,9 @@ class Embed(nn.Module):
   def __call__(self, ids: jax.Array) -> jax.Array:
     table = self.param("table", nn.initializers.normal(0.02), (self.rows, self.width))
     null = self.param("null", nn.initializers.normal(0.02), (self.width,))
-    x = codebook.lookup(table, jnp.maximum(ids, 0))
+    x = codebook.lookup(table, jnp.maximum(ids, 0), self.dtype)
     hole = jnp.broadcast_to((ids < 0)[..., None], x.shape)
-    return jnp.where(hole, jnp.broadcast_to(null, x.shape), x).astype(self.dtype)
+    return jnp.where(hole, jnp.broadcast_to(null.astype(x.dtype), x.shape), x)
 
 
 def head(size: int, dtype: str, **fields: Any) -> nn.Dense:

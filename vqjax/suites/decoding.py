@@ -16,18 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vqjax import cli
-
-# Bytes per second of one chip's memory, from the vendors' data sheets.
-BANDWIDTH = {
-  "NVIDIA H100": 3.35e12,
-  "NVIDIA H200": 4.8e12,
-  "NVIDIA A100": 2.0e12,
-  "TPU v4": 1.2e12,
-  "TPU v5 lite": 8.2e11,
-  "TPU v5p": 2.77e12,
-  "TPU v6 lite": 1.64e12,
-}
+from vqjax import chips, cli
 
 
 def sampler(layout: str, layers: int, width: int, grid: int, dtype: str) -> tuple[Any, Any]:
@@ -69,13 +58,11 @@ def limit(
   """Codes per second at which reading weights and cache once per step fills the memory bus; None
   where it is not known.
   """
-  kind = jax.devices()[0].device_kind
-  bandwidth = next((v for k, v in BANDWIDTH.items() if kind.startswith(k)), None)
-  if bandwidth is None:
+  if (chip := chips.of(jax.devices()[0])) is None:
     return None
   weights = 4 * sum(x.size for x in jax.tree.leaves(params))
   cache = 2 * layers * batch * (length / 2) * width * jnp.dtype(dtype).itemsize
-  return batch * bandwidth / (weights + cache)
+  return batch * chip.bandwidth / (weights + cache)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -130,6 +130,8 @@ class Task(NamedTuple):
   predict: {name: fn(weights, batch, key) -> dict of arrays}, for measures, previews and the API;
     `weights` is a `Weights`.
   prepare(batch) -> batch: on the host; picks and checks the fields that the task reads.
+  early: (until, loss) where another loss serves the steps before `until`, with fewer metrics: what
+    counts nothing there is not computed.
   restart(average, params, before, after) -> average: of params["model"], with the entries that mean
     something else since the step which began with `params` and led from the stats `before` to
     `after`: they take the value in `params`, from which they are averaged anew.
@@ -141,4 +143,5 @@ class Task(NamedTuple):
   prepare: Callable[[dict[str, Any]], dict[str, Any]]
   info: Info
   frozen: Frozen = Frozen()
+  early: tuple[int, Callable[..., Any]] | None = None
   restart: Callable[[Any, Any, Any, Any], Any] = lambda average, params, before, after: average

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,6 +95,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
       modules=run,
     ),
     frozen=Frozen(run.frozen, run.frozen_shapes),
+    early=((weights.adversarial_start, functools.partial(run.loss, early=True)) if disc else None),
     restart=lambda average, *step: book.restart(average, *(tree["model"] for tree in step)),
   )
 
@@ -167,8 +169,18 @@ class Autoencode:
     return {"perceptual": shapes} if self.weights.perceptual_weight else {}
 
   def loss(
-    self, params: Any, stats: Any, frozen: Any, batch: Any, key: jax.Array, step: jax.Array
+    self,
+    params: Any,
+    stats: Any,
+    frozen: Any,
+    batch: Any,
+    key: jax.Array,
+    step: jax.Array,
+    early: bool = False,
   ) -> Any:
+    """`early` is for steps before `adversarial_start`: the same, without computing what counts
+    nothing yet.
+    """
     x = self.input(batch)
     rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(("codes", "dropout"))}
     (recon, quantized), new = self.model.apply(
@@ -190,20 +202,24 @@ class Autoencode:
       value = self.equivariance(variables, frozen, quantized.z, x, jax.random.fold_in(key, 2))
       terms.add("equivariance", value, self.weights.equivariance_weight)
       beside += self.weights.equivariance_weight * value
-    if self.disc is None:
+    if self.disc is None or early:
       total, pieces = self.distortion(recon, x, frozen)
+    else:
+      total, cotangent, pieces, more = self._generator(
+        params, stats, frozen, recon, intermediates, x, step
+      )
+      metrics |= more
+      # The gradients at the reconstruction are known, so one product carries them into the model;
+      # its value is taken off again.
+      carrier = jnp.sum(recon * cotangent)
+      total += carrier - jax.lax.stop_gradient(carrier)
+    terms.update(pieces)
+    if self.disc is not None and not (early and self.weights.disc_from != "start"):
+      disc_loss, stats, pieces, logits = self._discriminator(params, stats, recon, x, step)
       terms.update(pieces)
-      return beside + total, (stats, metrics | terms.metrics())
-    generator, cotangent, pieces, more = self._generator(
-      params, stats, frozen, recon, intermediates, x, step
-    )
-    disc_loss, stats, disc_pieces, logits = self._discriminator(params, stats, recon, x, step)
-    terms.update(pieces | disc_pieces)
-    # The gradients at the reconstruction are known, so one product carries them into the model; its
-    # value is taken off again.
-    carrier = jnp.sum(recon * cotangent)
-    total = beside + generator + carrier - jax.lax.stop_gradient(carrier) + disc_loss
-    return total, (stats, metrics | more | logits | terms.metrics())
+      metrics |= logits
+      total += disc_loss
+    return beside + total, (stats, metrics | terms.metrics())
 
   def distortion(self, recon: jax.Array, x: jax.Array, frozen: Any) -> tuple[jax.Array, dict]:
     w = self.weights

@@ -43,6 +43,19 @@ def spec(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
   return autoencode.spec({"signal": first_stage.signal, "ops": config["ops"]}) | made(config)
 
 
+def cached_spec(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+  """The same of an example whose latents `tokenize` has computed."""
+  tokenizer = _latents.opened(config, {})
+  dtype = {"codes": "uint16", "floats": "float16"}
+  return {
+    f"{tokenizer.latents_field}{i or ''}": (
+      latent.grid if latent.kind == "codes" else (*latent.grid, latent.width),
+      dtype[latent.kind],
+    )
+    for i, latent in enumerate(tokenizer.latents)
+  } | made(config)
+
+
 def made(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
   """{field: (shape, dtype)} of one example for the conditions, as config.ops make it."""
   conditions = conditions_of(config["condition"])
