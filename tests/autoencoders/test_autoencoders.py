@@ -88,10 +88,8 @@ def initialised(name, dtype="float32"):
 @pytest.mark.parametrize(
   "quantizer",
   [
-    FSQ,
     VQ,
     dict(name="gaussian", dim=4),
-    dict(name="gumbel", codebook_size=16, dim=4, projection="none"),
     dict(name="residual", quantizer=dict(name="ema", codebook_size=8, dim=4), depth=2),
   ],
   ids=lambda q: q["name"],

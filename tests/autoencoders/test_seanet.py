@@ -33,15 +33,16 @@ def made(causal):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_any_length(causal):
-  """From one sample up; what follows the sound changes nothing before its last code."""
+  """From one sample up."""
   model, variables = made(causal)
   x = 0.3 * jax.random.normal(jax.random.key(1), (1, 60, 1))
-  for length in (1, 5, 6, 7, 59):
+  for length in (1, 6, 59):
     (grid,) = model.grid(length)
-    ids = model.apply(variables, x[:, :length], method="tokens")
-    recon, _ = model.apply(variables, x[:, :length], train=False)
+    ids = jax.eval_shape(lambda x: model.apply(variables, x, method="tokens"), x[:, :length])
+    recon, _ = jax.eval_shape(lambda x: model.apply(variables, x, train=False), x[:, :length])
     assert ids.shape == (1, grid, 2) and recon.shape == (1, length, 1)
-    assert model.apply(variables, ids, method="from_tokens").shape == (1, 6 * grid, 1)
+    back = jax.eval_shape(lambda ids: model.apply(variables, ids, method="from_tokens"), ids)
+    assert back.shape == (1, 6 * grid, 1)
   with pytest.raises(UserError, match="size 0"):
     model.grid(0)
 

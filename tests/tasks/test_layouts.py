@@ -51,7 +51,7 @@ def of_prior(short):
 def runs(tokenizer, of_maps, of_prior, tmp_path_factory):
   folder = tmp_path_factory.mktemp("runs")
   maps, prior = str(folder / "maps"), str(folder / "prior")
-  train.train(of_maps(), maps)
+  train.train(of_maps(preview=4), maps)
   train.train(of_prior(tokenizer, maps), prior)
   return dict(image=tokenizer, maps=maps, prior=prior)
 
