@@ -12,7 +12,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 FREE = {
@@ -106,16 +106,25 @@ class Module:
           yield from self._steps(branch, trips)
 
   def trips(self, op: Op, ops: dict[str, Op]) -> int:
-    """How often a `while` runs: 1 where neither XLA nor its condition says."""
+    """How often a `while` runs, whose counter goes up in ones: 1 where nothing says."""
     if told := re.search(r'known_trip_count":\{"n":"(\d+)"', op.text):
       return int(told[1])
-    condition = self._computations[op.attribute("condition")]
-    limits = [_constant(x) for x in condition.values() if x.code == "constant"]
-    first = ops.get(op.operands[0])
-    for index in re.findall(r"index=(\d+)", "".join(x.text for x in condition.values())):
-      at = first and first.code == "tuple" and ops.get(first.operands[int(index)])
-      limits.append(_constant(at) if at else None)
-    return max([n for n in limits if n is not None], default=1)
+    first, condition = ops.get(op.operands[0]), self._computations[op.attribute("condition")]
+    begin = [_value(name, ops, []) for name in first.operands] if first.code == "tuple" else []
+    counts = self._compared(next(x for x in condition.values() if x.root), condition, [begin])
+    return max(1, counts[1] - (counts[0] or 0)) if counts and counts[1] else 1
+
+  def _compared(self, op: Op, ops: dict[str, Op], given: list[Any]) -> list[int | None]:
+    """What `op`, or the root of the fusion that it is, compares at the loop's begin: [a, b] of
+    a < b; [] where it is another question.
+    """
+    values = [_value(name, ops, given) for name in op.operands]
+    if own := self.inside(op):
+      return self._compared(next(x for x in own.values() if x.root), own, values)
+    if op.code != "compare" or "direction=LT" not in op.text:
+      return []
+    whole = ops[op.operands[0]].shapes[0].type.startswith(("s", "u"))
+    return values if whole else []
 
   def inside(self, op: Op) -> dict[str, Op]:
     """The instructions of a fusion or of an asynchronous one; {} of any other."""
@@ -247,9 +256,22 @@ def _parsed(line: str) -> Op | None:
   return Op(head[2], code, _shapes(shape), operands, bool(head[1]), line)
 
 
-def _constant(op: Op) -> int | None:
-  found = re.search(r"constant\((\d+)\)", op.text)
-  return int(found[1]) if found else None
+def _value(name: str, ops: dict[str, Op], given: list[Any]) -> Any:
+  """The integer that an instruction stands for, or None; a list of those in a tuple. `given` are
+  those of its computation's parameters.
+  """
+  op = ops.get(name)
+  if op is None:
+    return None
+  number = re.search(rf"{op.code}\((\d+)\)", op.text)
+  if op.code == "constant":
+    return int(number[1]) if number else None
+  if op.code == "parameter":
+    return given[int(number[1])] if int(number[1]) < len(given) else None
+  if op.code == "get-tuple-element":
+    values, index = _value(op.operands[0], ops, given), int(op.attribute("index"))
+    return values[index] if isinstance(values, list) and index < len(values) else None
+  return _value(op.operands[0], ops, given) if op.code in ("copy", "bitcast") else None
 
 
 def _branches(op: Op) -> list[str]:
