@@ -34,3 +34,26 @@ def test_other_errors_keep_their_traceback(error):
 
   with pytest.raises(type(error), match=str(error)):
     cli.run(main)
+
+
+def test_one_of_several_processes_leaves_at_once(monkeypatch, capsys):
+  """Its last barrier would wait for the one that is gone."""
+  import jax
+
+  class Left(BaseException):
+    pass
+
+  def leave(status):
+    raise Left(status)
+
+  def lost(argv):
+    raise jax.errors.JaxRuntimeError("Gloo: reset by peer\nand forty lines")
+
+  monkeypatch.setattr(cli.os, "_exit", leave)
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    cli.run(lost)  # alone: somebody else's error
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(Left, match="1"):
+    cli.run(lost)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: another process of this run is gone (Gloo: reset by peer)")

@@ -73,17 +73,43 @@ def _warn_of_slow_scatter(log: logging.Logger) -> None:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Runs a command's main on the arguments; a UserError, or what the system has against a path, is
-  one line on stderr and status 1.
+  """Runs a command's main on the arguments; a UserError, what the system has against a path, or the
+  end of another process of the run is one line on stderr and status 1.
   """
   try:
     setup()
     main(sys.argv[1:])
   except KeyboardInterrupt:
     print("interrupted; the same command continues", file=sys.stderr, flush=True)
-    sys.exit(130)
+    _leave(130)
   except (UserError, OSError) as e:
     if isinstance(e, OSError) and e.errno is None:
       raise  # not the system's, but some library's word: no mistake of the user's
     print(f"error: {e}", file=sys.stderr, flush=True)
-    sys.exit(1)
+    _leave(1)
+  except RuntimeError as e:
+    if not _several() or type(e).__name__ != "JaxRuntimeError":
+      raise
+    reason = str(e).splitlines()[0]
+    print(
+      f"error: another process of this run is gone ({reason}); start all of them again, and the "
+      "run continues from its newest checkpoint.",
+      file=sys.stderr,
+      flush=True,
+    )
+    _leave(1)
+
+
+def _several() -> bool:
+  """Whether this process is one of several that compute together."""
+  return "jax" in sys.modules and sys.modules["jax"].process_count() > 1
+
+
+def _leave(status: int) -> None:
+  """Ends the process: one of several at once, for its last barrier would wait for those that are
+  gone or that wait for it, and they would not learn of its end.
+  """
+  if _several():
+    sys.stdout.flush()
+    os._exit(status)
+  sys.exit(status)
