@@ -284,6 +284,21 @@ def test_initialisation_and_steps_never_draw_from_the_same_key(monkeypatch):
   assert len({tuple(np.asarray(jax.random.key_data(k))) for k in made}) == len(made)
 
 
+@pytest.mark.parametrize("noise", ["threefry2x32", "rbg"])
+def test_the_noise_of_steps_is_of_the_kind_that_is_named(noise, monkeypatch):
+  found = set()
+
+  def loss(params, stats, frozen, batch, key, step):
+    found.add(str(jax.random.key_impl(key)))
+    return params["model"]["w"].sum(), (stats, {})
+
+  init = lambda key, batch: ({"model": {"w": jnp.ones(2)}}, {})
+  task = tasks.Task(init=init, loss=loss, predict={}, prepare=dict, info=None)
+  run = run_of(task, monkeypatch, noise=noise)
+  jax.eval_shape(run._step, run.abstract, {}, {"x": np.zeros((4, 1), np.float32)})
+  assert found == {noise}
+
+
 def test_a_revived_code_is_averaged_from_the_latent_that_it_became():
   quantizer = dict(name="vq", codebook_size=16, dim=8, codebook_init="normal", revive=0.98)
   size = dict(hidden=16, residual_hidden=8, residual_blocks=1)

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ class Common:
 
   task: str = "autoencode"  # a file of vqjax/tasks
   seed: int = 0
+  noise: Literal["auto", "threefry2x32", "rbg"] = "auto"  # of training; rbg is cheaper on TPUs
   batch_size: int = 64  # over all devices and processes
   total_steps: int = 10_000
   data: dict = fields.member("data.sources", {"name": "shapes"})

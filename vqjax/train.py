@@ -120,7 +120,9 @@ class Run:
     self, state: State, frozen: Any, batch: Any, loss: Any = None
   ) -> tuple[State, dict[str, jax.Array]]:
     # A function of (seed, step): nothing random needs saving, and a resumed run draws the same.
-    key = _stream(jax.random.key(self.config["seed"]), "steps")
+    noise = self.config["noise"]
+    key = jax.random.key(self.config["seed"], impl=None if noise == "auto" else noise)
+    key = _stream(key, "steps")
     key = jax.random.fold_in(key, state.step)
     grad = jax.value_and_grad(loss or self.task.loss, has_aux=True)
     (total, (stats, metrics)), grads = grad(

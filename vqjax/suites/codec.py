@@ -24,7 +24,7 @@ from vqjax.errors import UserError
 
 FORMATS = {"WebP": "#2a7f3f", "JPEG": "#b03030", "AVIF": "#8040a0"}
 QUALITIES = (1, 5, 10, 20, 30, 45, 60, 75, 90)
-OURS = "#2050c0"
+OURS = {"static": "#79b4e8", "context": "#2050c0", "integer": "#e07000", "prior": "#303030"}
 Points = list[tuple[float, float]]  # (bytes per image, dB)
 
 
@@ -133,7 +133,7 @@ def main(argv: Sequence[str]) -> None:
   print(writers.table(["images/s", "compress", "decompress"], _speeds(model, images, found)))
   ours, quality = _alone(model, images, found)
   others = {name: curve(name, images) for name in FORMATS}
-  series = {f"vqjax, {m}": (OURS, [(b, quality)]) for m, b in ours.items()}
+  series = {f"vqjax, {m}": (OURS.get(m, "#2050c0"), [(b, quality)]) for m, b in ours.items()}
   series |= {name: (FORMATS[name], points) for name, points in others.items()}
   pictures.save(args.output, plot(series, f"{number} held-out images of {size[0]}x{size[1]}"))
   rows = [
