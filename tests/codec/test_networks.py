@@ -2,6 +2,7 @@
 floats are refused where they might differ.
 """
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -104,6 +105,24 @@ def test_floats_that_do_not_come_back_are_not_written(codec, monkeypatch):
   monkeypatch.setattr(_windows, "decode", changed)
   with pytest.raises(UserError, match="does not give the codes back on this machine"):
     made.pack_codes(drawn(made), SIZES, "prior")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", NETWORKS)
+def test_damage_is_one_line_and_never_another_picture(codec, mode):
+  path = pathlib.Path(__file__).with_name("test_files.py")
+  spec = importlib.util.spec_from_file_location("codec_files", path)
+  files = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(files)
+  made = codec("plain", mode)
+  examples = drawn(made)
+  names = ["a.png", "b.png", "c.png"]
+  sets = [(examples, SIZES), (examples[::-1], SIZES[::-1])]
+  packed = [made.pack_codes(*each, mode, names, 2)[0] for each in sets]
+  right = [[*codes, tuple(names), tuple(sizes)] for codes, sizes in sets]
+  said = files.fuzz(made, packed, right, cases=files.CASES // 6)
+  print(mode, said)
+  assert said["refused"] > 0.8 * (files.CASES // 6)
 
 
 @pytest.mark.parametrize("length, resolution", [(1, 32), (7, 16)])

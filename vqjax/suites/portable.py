@@ -145,11 +145,14 @@ def main(argv: Sequence[str]) -> None:
     cut = crops(model.codec.tokenizer.info, pictures, args.examples)
     keep(pathlib.Path(folder) / "codes.npz", *cut)
     print(f"{args.examples} crops of {len(pictures)} held-out pictures, {args.alone} also alone:")
-    print(writers.table(["process", "mode", "bytes written", "reads"], _rows(args, folder)))
+    rows, refused = _rows(args, folder)
+  print(writers.table(["process", "mode", "bytes written", "reads"], rows))
+  print(*refused[:1], sep="\n")
 
 
-def _rows(args: Any, folder: str) -> list[list[str]]:
-  rows, first = [], {}
+def _rows(args: Any, folder: str) -> tuple[list[list[str]], list[str]]:
+  """(rows of the table, the lines of refusals)."""
+  rows, refused, first = [], [], {}
   command = [sys.executable, "-m", "vqjax.bench", "--suite=portable", f"--workdir={args.workdir}"]
   command += [f"--folder={folder}", f"--alone={args.alone}"]
   for place, flags in PLACES.items():
@@ -161,8 +164,10 @@ def _rows(args: Any, folder: str) -> list[list[str]]:
       before = first.setdefault(mode, found)
       same = [found[k] == before[k] for k in ("archive", "alone")]
       told = "the same" if all(same) else "other ones"
-      rows.append([place, mode, "first" if before is found else told, found["read"]])
-  return rows
+      read, _, line = found["read"].partition(": ")
+      refused += [line] if line else []
+      rows.append([place, mode, "first" if before is found else told, read])
+  return rows, refused
 
 
 if __name__ == "__main__":
