@@ -1,8 +1,10 @@
 """Kills a run without warning, many times: python -m vqjax.bench --suite=kills [--kills=20]
+[--config=FILE[:debug] --config.FIELD=VALUE …]
 
-Trains a tiny GAN once undisturbed and once killed (SIGKILL) at random moments, from its start-up to
-its last save, and continued by the same command each time. Prints at which step each kill found it,
-and whether the two runs end alike: every array of the state, and the log, bit for bit.
+Trains a tiny GAN, or the run of a config, once undisturbed and once killed (SIGKILL) at random
+moments, from its start-up to its last save, and continued by the same command each time. Prints at
+which step each kill found it, and whether the two runs end alike: every array of the state, and the
+log, bit for bit.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from vqjax import cli
+from vqjax import cli, config as configuration, files
 from vqjax.errors import UserError
 
 CONFIG = """
@@ -39,7 +41,7 @@ def get_config():
 
 def final_state(workdir: pathlib.Path) -> list[np.ndarray]:
   """All arrays of the newest checkpoint."""
-  from vqjax import checkpoint, config as configuration, train
+  from vqjax import checkpoint, train
 
   run = train.Run(configuration.of_run(workdir), configuration.read_spec(workdir))
   parts = checkpoint.restore_params(workdir, vars(run.abstract))
@@ -58,19 +60,24 @@ def wait_or_kill(process: subprocess.Popen, seconds: float) -> bool:
 
 
 def main(argv: Sequence[str]) -> None:
+  argv, overrides = configuration.split_arguments(argv)
   parser = cli.parser(__doc__)
+  parser.add_argument("--config", metavar="FILE[:debug]", help="another run than the tiny GAN")
   parser.add_argument("--kills", type=int, default=20)
   parser.add_argument("--seed", type=int, default=0, help="of the moments")
   args = parser.parse_args(argv)
-  from vqjax import files
-
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
     (root / "config.py").write_text(CONFIG)
+    file = args.config or str(root / "config.py")
+    config = configuration.load(file)
+    configuration.override(config, overrides)
+    every = configuration.complete(config).save_every
     environment = dict(os.environ, VQJAX_CACHE=str(root / "cache"))
 
     def start(name: str) -> subprocess.Popen:
-      command = [sys.executable, "-m", "vqjax.main", f"--config={root / 'config.py'}"]
+      command = [sys.executable, "-m", "vqjax.main", f"--config={file}"]
+      command += [f"--config.{each}" for each in overrides]
       quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
       return subprocess.Popen([*command, f"--workdir={root / name}"], env=environment, **quiet)
 
@@ -82,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
     newest = lambda: max(files.saved_steps(root / "killed"), default=0)
     moments, found = random.Random(args.seed), []
     while len(found) < args.kills:
-      process, goal = start("killed"), newest() + 20 * moments.randint(1, 3)
+      process, goal = start("killed"), newest() + every * moments.randint(1, 3)
       # One in four within its start-up, the others while it steps, saves or measures.
       if len(found) % 4:
         while newest() < goal and process.poll() is None:
