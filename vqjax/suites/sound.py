@@ -7,8 +7,8 @@ bits per second. The sounds are one stream for Opus and mp3, so that their heade
 their delay is taken off. Opus and mp3 code 8 kHz and more alike.
 
 With --prior, whose data have classes: a small classifier of log-mel spectrograms, trained on the
-real training sounds, says on how many real held-out ones it is right, and how many of --samples
-samples of each class it takes for that class.
+real training sounds, says on how many real held-out ones it is right, on how many of them as the
+codec gives them back, and how many of --samples samples of each class it takes for that class.
 """
 
 from __future__ import annotations
@@ -169,13 +169,18 @@ def main(argv: Sequence[str]) -> None:
   head = ["codec", "kbit/s", "SI-SDR (dB)", "mel distance"]
   print(writers.table(head, list(compared(model, np.concatenate(parts)))))
   if args.prior:
-    _agreement(api.load(args.prior), dataset, args.samples)
+    _agreement(api.load(args.prior), model, dataset, args.samples)
 
 
-def _agreement(prior: Any, dataset: Any, each: int) -> None:
+def _agreement(prior: Any, codec: Any, dataset: Any, each: int) -> None:
   classes = prior.condition("label").classes
   predict, accuracy = train_classifier(dataset, prior.info.signal.rate, classes)
   print(f"the classifier is right on {accuracy:.1%} of the real held-out sounds")
+  right = [
+    np.asarray(predict(codec.reconstruct(batch["audio"])) == batch["label"])[mask > 0]
+    for batch, mask in dataset.batches(50)
+  ]
+  print(f"and on {np.concatenate(right).mean():.1%} of them as the codec gives them back")
   labels = np.repeat(np.arange(classes), each)
   for guidance in (1.0, 2.0):
     made = prior.sample(len(labels), label=labels, guidance=guidance)
