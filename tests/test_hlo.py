@@ -35,6 +35,16 @@ def test_loops_count_by_their_trips():
   assert totals(backward.as_text())[0] == 3 * 15 * once
 
 
+def test_loops_that_count_in_twos():
+  """As XLA leaves them where it has unrolled one."""
+  twos = TPU.replace("%g = bf16", "%one = s32[]{:T(128)} constant(2)\n  %at = s32[]{:T(128)} "
+                     "get-tuple-element(%t), index=0\n  %next = s32[]{:T(128)} add(%at, %one)\n"
+                     "  %g = bf16", 1)  # fmt: skip
+  body = "  ROOT %next_t = (s32[]{:T(128)}, bf16[64,128]{1,0}) tuple(%next, %g, %w)\n}\n\n%cond"
+  twos = twos.replace("  ROOT %fusion.7", "  %fusion.7").replace("}\n\n%cond", body)
+  assert totals(twos)[0] == 6 * 2 * 64 * 128 * 256
+
+
 def test_a_loop_whose_end_is_not_known_counts_once():
   fn = lambda x, w: jax.lax.while_loop(lambda x: x.sum() < 10, lambda x: x @ w, x)
   assert totals(compiled(fn, (8, 16), (16, 16)).as_text())[0] == 2 * 8 * 16 * 16

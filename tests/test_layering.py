@@ -60,7 +60,7 @@ ALLOWED = {
   "chips": set(),
   "train": {
     "build", "checkpoint", "config", "data", "goodput", "holder", "journal", "lineage", "measure",
-    "optim", "preemption", "sharding", "tasks", "trace",
+    "nn", "optim", "preemption", "sharding", "tasks", "trace",
   },
   "sampler": {"sharding", "schemes", "tasks"},
   "tiles": set(),

@@ -106,13 +106,29 @@ class Module:
           yield from self._steps(branch, trips)
 
   def trips(self, op: Op, ops: dict[str, Op]) -> int:
-    """How often a `while` runs, whose counter goes up in ones: 1 where nothing says."""
+    """How often a `while` runs that counts up to a limit: 1 where nothing says."""
     if told := re.search(r'known_trip_count":\{"n":"(\d+)"', op.text):
       return int(told[1])
     first, condition = ops.get(op.operands[0]), self._computations[op.attribute("condition")]
     begin = [_value(name, ops, []) for name in first.operands] if first.code == "tuple" else []
     counts = self._compared(next(x for x in condition.values() if x.root), condition, [begin])
-    return max(1, counts[1] - (counts[0] or 0)) if counts and counts[1] else 1
+    if not counts or not counts[1]:
+      return 1
+    return max(1, -(-(counts[1] - (counts[0] or 0)) // self._stride(op, condition)))
+
+  def _stride(self, op: Op, condition: dict[str, Op]) -> int:
+    """What the body adds to the counter that the condition reads: 1 where that is unclear."""
+    read = [x for x in condition.values() if x.code == "get-tuple-element"]
+    body = self._computations[op.attribute("body")]
+    root = next(x for x in body.values() if x.root)
+    strides = []
+    for x in read:
+      found = body.get(root.operands[int(x.attribute("index"))])
+      own = self.inside(found) if found else {}
+      found, ops = (next(y for y in own.values() if y.root), own) if own else (found, body)
+      if found is not None and found.code == "add":
+        strides += [n for n in (_value(name, ops, []) for name in found.operands) if n]
+    return min(strides, default=1)
 
   def _compared(self, op: Op, ops: dict[str, Op], given: list[Any]) -> list[int | None]:
     """What `op`, or the root of the fusion that it is, compares at the loop's begin: [a, b] of

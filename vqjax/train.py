@@ -31,6 +31,7 @@ from vqjax import (
 )
 from vqjax.build import module
 from vqjax.journal import Journal
+from vqjax.nn import target
 from vqjax.tasks import Weights
 from vqjax.trace import Trace
 
@@ -86,10 +87,12 @@ class Run:
       {"xla_backend_optimization_level": 1} if self.mesh.devices.flat[0].platform == "cpu" else None
     )
     self.init = jax.jit(self._init, out_shardings=places, compiler_options=options)
+    split = sharding.batch_sharding(self.mesh)
+    self._split = split if self.mesh.shape["fsdp"] > 1 else None
     program = functools.partial(
       jax.jit,
       donate_argnums=0,
-      in_shardings=(places, everywhere, sharding.batch_sharding(self.mesh)),
+      in_shardings=(places, everywhere, split),
       out_shardings=(places, everywhere),
     )
     self.step = program(self._step)
@@ -125,9 +128,10 @@ class Run:
     key = _stream(key, "steps")
     key = jax.random.fold_in(key, state.step)
     grad = jax.value_and_grad(loss or self.task.loss, has_aux=True)
-    (total, (stats, metrics)), grads = grad(
-      state.params, state.stats, frozen, batch, key, state.step
-    )
+    with target.splitting(self._split):
+      (total, (stats, metrics)), grads = grad(
+        state.params, state.stats, frozen, batch, key, state.step
+      )
     updates, opt = self.tx.update(grads, state.opt, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= {"loss/total": total} | {

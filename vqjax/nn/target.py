@@ -1,5 +1,5 @@
 """The devices that traced code is for: the default backend's, or others while a program is compiled
-for them elsewhere.
+for them elsewhere; and how a training step splits its batch over them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,38 @@ import contextvars
 from collections.abc import Iterator, Sequence
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 _devices: contextvars.ContextVar[Sequence[jax.Device] | None] = contextvars.ContextVar(
   "devices", default=None
 )
+
+
+_batch: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextVar("batch", default=None)
+
+
+@contextlib.contextmanager
+def splitting(batch: NamedSharding | None) -> Iterator[None]:
+  """What is traced in this context computes on batches of this sharding, see `by_example`."""
+  token = _batch.set(batch)
+  try:
+    yield
+  finally:
+    _batch.reset(token)
+
+
+def by_example(x: jax.Array) -> jax.Array:
+  """x [B, ...], which stays split by example where a training step splits its parameters too.
+
+  XLA else follows the split of the parameters, and gathers the activations of the whole batch.
+  """
+  batch = _batch.get()
+  if batch is None or x.shape[0] % batch.mesh.size:
+    return x
+  free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+  return jax.lax.with_sharding_constraint(
+    x, NamedSharding(batch.mesh, PartitionSpec(*batch.spec, *free))
+  )
 
 
 @contextlib.contextmanager

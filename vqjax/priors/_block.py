@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vqjax.nn import attention
+from vqjax.nn import attention, target
 
 
 def norm(kind: str, bias: bool, dtype: jnp.dtype, name: str | None = None) -> nn.Module:
@@ -62,7 +62,7 @@ class Block(nn.Module):
     """
     b, length, width = x_BLC.shape
     # Two axes: XLA's CPU matmul is a third slower on three.
-    x = einops.rearrange(x_BLC, "b l c -> (b l) c")
+    x = einops.rearrange(target.by_example(x_BLC), "b l c -> (b l) c")
     dense = functools.partial(
       nn.Dense, use_bias=self.bias, dtype=self.dtype, kernel_init=nn.initializers.normal(0.02)
     )
@@ -105,4 +105,4 @@ class Block(nn.Module):
       h = nn.gelu(dense(self.hidden, name="up")(h), approximate=self.mlp == "gelu_tanh")
     h = drop(out(name="down")(h))
     x = x + (gate_2 * h if self.modulation == "adaln" else h)
-    return einops.rearrange(x, "(b l) c -> b l c", b=b), cache
+    return target.by_example(einops.rearrange(x, "(b l) c -> b l c", b=b)), cache
