@@ -99,3 +99,18 @@ def test_batches_become_global_arrays_split_by_row():
   out = sharding.to_global({"x": x}, mesh)["x"]
   assert [s.data.shape for s in out.addressable_shards] == [(2, 3)] * 4
   np.testing.assert_array_equal(out, x)
+
+
+def test_large_arrays_that_stay_whole_are_named(caplog):
+  mesh = sharding.make_mesh(data=1, fsdp=4)
+  tree = {
+    "a": jax.ShapeDtypeStruct((2, 1022, 1022), "float32"),
+    "b": jax.ShapeDtypeStruct((8,), "float32"),
+  }
+  with caplog.at_level("WARNING", "vqjax"):
+    sharding.shardings([(".*", "fsdp")], mesh, {"c": jax.ShapeDtypeStruct((2048, 2048), "float32")})
+    assert not caplog.text
+    sharding.shardings([(".*", "fsdp")], mesh, tree)
+  (record,) = caplog.records
+  assert "1 arrays of 0.0 GiB have no side that 4 devices divide" in record.getMessage()
+  assert record.getMessage().endswith("config.mesh.fsdp=2 splits them all")

@@ -123,6 +123,7 @@ def _compiled(config: Any, spec: dict[str, Any], devices: Any, topology: str) ->
       return lowered.compile()
     except jax.errors.JaxRuntimeError as e:
       used = re.search(r"Used ([\d.]+\w?) of ([\d.]+\w?) hbm", str(e))
+      used = used or re.search(r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", str(e))
       if not used:
         raise
       raise UserError(

@@ -5,6 +5,7 @@ arrays.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -16,9 +17,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vqjax.errors import UserError
 
+log = logging.getLogger("vqjax")
+
 AXES = ("data", "fsdp", "tensor")
 # The batch is split over both: fsdp is data parallelism with the state split as well.
 BATCH = PartitionSpec(("data", "fsdp"))
+_LARGE = 2**20  # elements of an array that should not stay whole where arrays are split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +72,37 @@ def shardings(rules: Sequence[tuple[str, Any]], mesh: Mesh, tree: Any) -> Any:
   """
   for rule in rules:
     _check_rule(rule)
+  whole: dict[str, list[Any]] = {}
 
   def place(path: Any, leaf: Any) -> NamedSharding:
     name = path_name(path)
     for pattern, axes in rules:
       if re.search(pattern, name):
-        return NamedSharding(mesh, _spec(axes, leaf.shape, mesh, name))
+        spec = _spec(axes, leaf.shape, mesh, name)
+        if isinstance(axes, str) and not spec and mesh.shape[axes] > 1 and leaf.size >= _LARGE:
+          whole.setdefault(axes, []).append(leaf)
+        return NamedSharding(mesh, spec)
     raise UserError(
       f"config.sharding: no rule matches {name}; end the rules with ('.*', 'fsdp') or ('.*', ())."
     )
 
-  return jax.tree_util.tree_map_with_path(place, tree)
+  placed = jax.tree_util.tree_map_with_path(place, tree)
+  for axis, leaves in whole.items():
+    _warn_of_whole(axis, mesh.shape[axis], leaves)
+  return placed
+
+
+def _warn_of_whole(axis: str, size: int, leaves: Sequence[Any]) -> None:
+  """Says what is kept whole on every device because nothing of it divides, and what would."""
+  fits = lambda n: all(any(length % n == 0 for length in leaf.shape) for leaf in leaves)
+  able = max(n for n in range(1, size + 1) if size % n == 0 and fits(n))
+  remedy = f"; config.mesh.{axis}={able} splits them all" if able > 1 else ""
+  held = sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in leaves) / 2**30
+  log.warning(
+    "config.mesh.%s: %d arrays of %.1f GiB have no side that %d devices divide, and stay whole on "
+    "each%s",
+    *(axis, len(leaves), held, size, remedy),
+  )
 
 
 def _check_rule(rule: Any) -> None:
