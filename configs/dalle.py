@@ -11,10 +11,9 @@ and convolutional masks, 256 tokens of 16,384 lower-cased, weights 1/8 and 7/8, 
 falls by half a cosine to the same end; BPE dropout is left out. No flips: captions tell left from
 right. The paper reports FIDs of about 27 on MS-COCO for the best of 512 samples, after 250 million
 pairs that are not public. Here they are MS-COCO's through TFDS, of five captions a picture one each
-time; any folder with captions does. The smaller two are ours. A
-width of 3,968 divides by 64 and not by 256: --config.mesh.data=-1 --config.mesh.fsdp=64 on 256
-chips, of whose memory v5e's then hold 93 %. `python -m vqjax.tokenize` computes
-the codes once.
+time; any folder with captions does. `python -m vqjax.tokenize` computes the codes once. A width of
+3,968 divides by 64 and not by 256: 256 chips of v5e take --config.mesh.data=-1
+--config.mesh.fsdp=64. The smaller two sizes are ours.
 """
 
 from configs import common

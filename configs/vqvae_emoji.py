@@ -5,7 +5,8 @@ dalle_emoji.
       --data=PATH/TO/emoji64.npz
 
 `captions.json` beside the array says what is held out. Several times faster than dvae_emoji, which
-has DALL·E's own first stage. Measured: 21.0 dB held out after 3 minutes on two CPU cores. No paper has a figure for this data.
+has DALL·E's own first stage. Measured: 21.0 dB held out after 3 minutes on two CPU cores. No
+paper has a figure for this data.
 """
 
 from configs import common
