@@ -249,6 +249,21 @@ def test_compile_prints_what_a_step_takes(prior, tmp_path, capsys, monkeypatch):
     compile_.main([f"--config={tmp_path / 'prior.py'}", "--config.ops.size=none"])
 
 
+def test_pytorch_is_compared_turn_by_turn(capsys, monkeypatch):
+  suite = build.module("suites", "torch")
+  seconds = {"ours": [1.0, 2.0, 9.0], "theirs": [2.0, 2.0, 3.0]}
+  monkeypatch.setattr(bench, "time_calls", lambda calls, repeats: seconds)
+  made = suite.Pair(dict(step=None), dict(step=None), (1, 1))
+  assert suite.ratios(made, 3) == [["step", "2000.0", "2000.0", "1.00 (0.50 to 3.00)"]]
+  for argument, message in (
+    ("--only=transformers", "'transformers' is none of transformer, resnet, dac"),
+    ("--repeats=0", "--repeats=0 --threads=None: give 1 or more"),
+    ("--threads=0", "--repeats=7 --threads=0: give 1 or more"),
+  ):
+    with pytest.raises(UserError, match=message):
+      suite.main([argument])
+
+
 def test_what_does_not_end_in_time_is_killed():
   suite = build.module("suites", "kills")
   sleep = lambda seconds: subprocess.Popen(

@@ -31,10 +31,17 @@ NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
 # Compiling every step would take longer than all other tests together: these have one of each kind
 # of network, quantizer, discriminator and scheme. VQJAX_EVERY_CONFIG=1 compiles all.
 COMPILED = {
+  "dac_44khz",
   "dvae_dalle",
+  "lfq_imagenet",
+  "maskgit_tokenizer",
   "pixelsnail_vqvae2_bottom",
+  "prior_fashion_mnist_pixelcnn",
+  "vit_vqgan",
   "vq_diffusion_imagenet",
   "vqgan_imagenet_f8_gumbel8192",
+  "vqvae2_ffhq256",
+  "maskgit_imagenet",
 }
 if os.environ.get("VQJAX_EVERY_CONFIG"):
   COMPILED = set(NAMES)
@@ -64,24 +71,24 @@ def test_the_source_and_the_ops_know_the_fields(name):
     build.build("data.ops", config.ops, "config.ops")
 
 
-def abstract_step(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-  """The metrics of a step on four devices, which keeps every shape; nothing is compiled."""
+def abstract_step(config: ConfigDict) -> None:
+  """Traces a step on four devices: it keeps every shape and has its losses. Nothing is compiled."""
   spec = batch_of(config)
   run = train.Run(config, spec)
+  sharding.local_batch_size(config.batch_size, run.mesh)
   state, metrics = jax.eval_shape(run._step, run.abstract, run.task.frozen.shapes(), spec)
   types = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert types(state) == types(run.abstract)
-  return metrics
+  assert metrics["loss/total"].shape == ()
+  assert ("loss/discriminator" in metrics) == (config.get("disc") is not None)
+  assert config.task != "prior" or metrics.keys() & {"loss/codes", "loss/floats"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_full_size(name, tmp_path):
-  """Parameters, optimizer and forward pass, in the abstract; its step is that of `:debug`."""
   config = load(name)
   with_tokenizers(config, CONFIGS, str(tmp_path))
-  run = train.Run(config, batch_of(config))
-  sharding.local_batch_size(config.batch_size, run.mesh)
-  assert sum(x.size for x in jax.tree.leaves(run.abstract.params)) > 10_000
+  abstract_step(config)
 
 
 @pytest.mark.parametrize(
@@ -143,11 +150,7 @@ def debug_config(name: str, folder: pathlib.Path) -> ConfigDict:
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - COMPILED))
 def test_debug_variant_in_the_abstract(name, tmp_path):
-  config = debug_config(name, tmp_path)
-  metrics = abstract_step(config)
-  assert metrics["loss/total"].shape == ()
-  assert ("loss/discriminator" in metrics) == bool(config.get("disc"))
-  assert config.task != "prior" or metrics.keys() & {"loss/codes", "loss/floats"}
+  abstract_step(debug_config(name, tmp_path))
 
 
 @pytest.mark.slow

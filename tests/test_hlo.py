@@ -105,6 +105,21 @@ def test_collectives_say_their_size_and_group():
   assert hlo.Module(text).collectives() == {"all-reduce": [(4 * 32, jax.device_count())]}
 
 
+def test_an_asynchronous_pair_counts_once():
+  """And a name in the metadata is no instruction."""
+  text = """
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  %a = f32[4]{0} all-reduce(%x), replica_groups={}
+  %b = (f32[4]{0}, f32[4]{0}) all-gather-start(%a)
+  %c = f32[4]{0} all-gather-done(%b)
+  ROOT %d = f32[4]{0} fusion(%c), metadata={op_name="all-to-all"}
+}
+"""
+  found = hlo.Module(text).collectives()
+  assert {kind: len(each) for kind, each in found.items()} == {"all-reduce": 1, "all-gather": 1}
+
+
 TPU = """
 HloModule jit_f, is_scheduled=true
 

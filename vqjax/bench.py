@@ -108,12 +108,8 @@ def _flop_rows(
   total = flops(step) * jax.device_count()
   rows = [("FLOPs of a step", f"{total:.3e}")]
   if chip := chips.of(jax.devices()[0]):
-    rows.append(
-      (
-        "share of the device's bf16 peak",
-        f"{total / seconds / (chip.flops * jax.device_count()):.1%}",
-      )
-    )
+    share = total / seconds / (chip.flops * jax.device_count())
+    rows.append(("share of the device's bf16 peak", f"{share:.1%}"))
   if "disc" in state.params:
     once = 0.0
     for fn in passes(run.task.info.modules).values():

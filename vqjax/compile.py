@@ -87,23 +87,28 @@ def with_tokenizers(config: Any, beside: pathlib.Path, folder: str) -> None:
   """
   conditions = (config.get("condition") or {}).values()
   places = [config, *(c for c in conditions if hasattr(c, "get"))]
-  for i, place in enumerate(p for p in places if p.get("tokenizer")):
-    named, _, argument = str(place["tokenizer"]).partition(".py")
-    file = pathlib.Path(f"{named}.py{argument}")
-    if not argument and not place["tokenizer"].endswith(".py"):
-      if pathlib.Path(named).exists():
-        continue
-      short = pathlib.Path(named).name
-      debug = ":debug" if short.endswith("_debug") else ""
-      file = beside / f"{short.removesuffix('_debug')}.py{debug}"
-      if not pathlib.Path(str(file).partition(":")[0]).exists():
-        continue  # whoever opens it says what is missing
-    tokenizer = configuration.complete(configuration.load(str(file)))
+  for i, place in enumerate(places):
+    if not (file := place.get("tokenizer") and _config_of(place["tokenizer"], beside)):
+      continue  # whoever opens it says what is missing
+    tokenizer = configuration.complete(configuration.load(file))
     workdir = pathlib.Path(folder) / f"tokenizer{i}"
     workdir.mkdir()
     configuration.save(tokenizer, workdir)
     configuration.save_spec(batch_of(tokenizer), workdir)
     place["tokenizer"] = str(workdir)
+
+
+def _config_of(tokenizer: str, beside: pathlib.Path) -> str | None:
+  """The config FILE.py[:argument] that a tokenizer's place names or stands for; None of a run that
+  is there, or where there is no such config.
+  """
+  if re.search(r"\.py(:|$)", tokenizer):
+    return tokenizer
+  run = pathlib.Path(tokenizer)
+  file = beside / f"{run.name.removesuffix('_debug')}.py"
+  if run.exists() or not file.exists():
+    return None
+  return f"{file}:debug" if run.name.endswith("_debug") else str(file)
 
 
 def _compiled(config: Any, spec: dict[str, Any], devices: Any, topology: str) -> Any:

@@ -105,9 +105,7 @@ def _rates(loaded: Any, dataset: Any, limit: int, counting: bool) -> dict[str, A
   if counting and task == "autoencode":
     rates.count(model, dataset)
     model = kinds[task](loaded)
-  batches = rates.held_out(model, dataset, limit)
-  examples = [tuple(level[i] for level in ids) for ids in batches for i in range(len(ids[0]))]
-  return rates.measure(model, examples)
+  return rates.measure(model, rates.examples(model, dataset, limit))
 
 
 def _pictures(

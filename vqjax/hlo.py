@@ -56,6 +56,12 @@ class Op(NamedTuple):
     return found and found[1]
 
   @property
+  def number(self) -> int | None:
+    """What stands in its parentheses alone: a parameter's place, a constant's value."""
+    found = re.search(rf"{self.code}\((\d+)\)", self.text)
+    return int(found[1]) if found else None
+
+  @property
   def scope(self) -> str:
     """The path of the module and primitive that it computes, or its own name."""
     found = re.search(r'op_name="([^"]*)"', self.text)
@@ -111,7 +117,7 @@ class Module:
       return int(told[1])
     first, condition = ops.get(op.operands[0]), self._computations[op.attribute("condition")]
     begin = [_value(name, ops, []) for name in first.operands] if first.code == "tuple" else []
-    counts = self._compared(next(x for x in condition.values() if x.root), condition, [begin])
+    counts = self._compared(_root(condition), condition, [begin])
     if not counts or not counts[1]:
       return 1
     return max(1, -(-(counts[1] - (counts[0] or 0)) // self._stride(op, condition)))
@@ -120,12 +126,12 @@ class Module:
     """What the body adds to the counter that the condition reads: 1 where that is unclear."""
     read = [x for x in condition.values() if x.code == "get-tuple-element"]
     body = self._computations[op.attribute("body")]
-    root = next(x for x in body.values() if x.root)
+    root = _root(body)
     strides = []
     for x in read:
       found = body.get(root.operands[int(x.attribute("index"))])
       own = self.inside(found) if found else {}
-      found, ops = (next(y for y in own.values() if y.root), own) if own else (found, body)
+      found, ops = (_root(own), own) if own else (found, body)
       if found is not None and found.code == "add":
         strides += [n for n in (_value(name, ops, []) for name in found.operands) if n]
     return min(strides, default=1)
@@ -136,7 +142,7 @@ class Module:
     """
     values = [_value(name, ops, given) for name in op.operands]
     if own := self.inside(op):
-      return self._compared(next(x for x in own.values() if x.root), own, values)
+      return self._compared(_root(own), own, values)
     if op.code != "compare" or "direction=LT" not in op.text:
       return []
     whole = ops[op.operands[0]].shapes[0].type.startswith(("s", "u"))
@@ -178,10 +184,9 @@ class Module:
     read = 0
     for x in own.values():
       if x.code == "parameter" and not x.shapes[0].fast:
-        index = int(re.search(r"parameter\((\d+)\)", x.text)[1])
-        if index < len(given) and not given[index][0].fast:
+        if x.number < len(given) and not given[x.number][0].fast:
           read += min(x.shapes[0].bytes, self._read(x, own))
-    return read + self._written(op.shapes, next(x for x in own.values() if x.root), own)
+    return read + self._written(op.shapes, _root(own), own)
 
   def _read(self, source: Op, ops: dict[str, Op]) -> int:
     """Bytes of `source` that its computation asks for: a slice, or nothing of what is only
@@ -199,7 +204,7 @@ class Module:
       elif op.code == "bitcast":
         total += self._read(op, ops)
       elif own := self.inside(op):
-        same = [x for x in own.values() if f"parameter({place})" in x.text]
+        same = [x for x in own.values() if x.code == "parameter" and x.number == place]
         total += self._read(same[0], own) if same else source.shapes[0].bytes
       else:
         total += source.shapes[0].bytes
@@ -217,7 +222,7 @@ class Module:
     if root.code == "dynamic-update-slice":
       return ops[root.operands[1]].shapes[0].bytes
     if own := self.inside(root):
-      return self._written(shapes, next(x for x in own.values() if x.root), own)
+      return self._written(shapes, _root(own), own)
     return _slow(shapes)
 
   def collectives(self) -> dict[str, list[tuple[int, int]]]:
@@ -232,6 +237,11 @@ class Module:
           size = max(given, max((s.bytes for s in x.shapes), default=0))
           found[code] += [(size, _group(x) or self._devices)] * trips
     return dict(found)
+
+
+def _root(ops: dict[str, Op]) -> Op:
+  """The instruction whose result is the computation's."""
+  return next(op for op in ops.values() if op.root)
 
 
 def _slow(shapes: tuple[Shape, ...]) -> int:
@@ -279,11 +289,10 @@ def _value(name: str, ops: dict[str, Op], given: list[Any]) -> Any:
   op = ops.get(name)
   if op is None:
     return None
-  number = re.search(rf"{op.code}\((\d+)\)", op.text)
   if op.code == "constant":
-    return int(number[1]) if number else None
+    return op.number
   if op.code == "parameter":
-    return given[int(number[1])] if int(number[1]) < len(given) else None
+    return given[op.number] if op.number < len(given) else None
   if op.code == "get-tuple-element":
     values, index = _value(op.operands[0], ops, given), int(op.attribute("index"))
     return values[index] if isinstance(values, list) and index < len(values) else None

@@ -115,7 +115,6 @@ class HeldOut:
       )
     everywhere = sharding.replicated(run.mesh)
     self._preview = jax.jit(run.task.predict["preview"], out_shardings=everywhere)
-    self._previewed = run.config["preview"] > 0
     self._examples = run.task.prepare(dataset.sample(run.config["preview"] or 1))
     self._check_figures(abstract)
 
@@ -144,9 +143,9 @@ class HeldOut:
 
   def preview(self, weights: Any) -> Preview | None:
     """What the run makes of its preview's examples; None where it has none."""
-    if not self._previewed:
-      return None
     run = self._run
+    if not run.config["preview"]:
+      return None
     batch = jax.device_put(self._examples, sharding.replicated(run.mesh))
     # The same noise at every step shows what training changes.
     key = jax.random.key(run.config["seed"])

@@ -45,6 +45,12 @@ def held_out(model: Any, dataset: Any, limit: int, split: str = "eval") -> Itera
     yield tokenizer.checked(joined(tuple(np.asarray(x)[mask > 0] for x in levels)))
 
 
+def examples(model: Any, dataset: Any, limit: int) -> list[Example]:
+  """The same one by one, each a tuple of levels [*grid]."""
+  batches = held_out(model, dataset, limit)
+  return [tuple(level[i] for level in ids) for ids in batches for i in range(len(ids[0]))]
+
+
 def count(tokenizer: Any, dataset: Any) -> None:
   """Writes the table of the mode `static` from a few thousand training examples, where there is
   none.

@@ -55,6 +55,7 @@ import numpy as np
 
 from vqjax import pictures
 from vqjax.errors import UserError
+from vqjax.nn import losses
 
 MEMBER = "Signal"
 
@@ -70,6 +71,14 @@ class Likelihood(NamedTuple):
   loss: Callable[[jax.Array, jax.Array], jax.Array]
   mean: Callable[[jax.Array], jax.Array] = lambda output: output
   outputs: int = 1
+
+
+# Of signals that are pixels.
+PIXEL_LIKELIHOODS: Mapping[str, Likelihood] = {
+  "l1": Likelihood(losses.l1),
+  "l2": Likelihood(losses.l2),
+  "logit_laplace": Likelihood(losses.logit_laplace, losses.logit_laplace_mean, outputs=2),
+}
 
 
 class Row(NamedTuple):

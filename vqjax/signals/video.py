@@ -12,8 +12,8 @@ import numpy as np
 
 from vqjax import checks, pictures, videos
 from vqjax.errors import UserError
-from vqjax.nn import losses
 from vqjax.signals import (
+  PIXEL_LIKELIHOODS,
   Likelihood,
   Row,
   pixels,
@@ -33,11 +33,7 @@ class Signal:
 
   field: ClassVar[str] = "video"
   axes: ClassVar[int] = 3
-  likelihoods: ClassVar[Mapping[str, Likelihood]] = {
-    "l1": Likelihood(losses.l1),
-    "l2": Likelihood(losses.l2),
-    "logit_laplace": Likelihood(losses.logit_laplace, losses.logit_laplace_mean, outputs=2),
-  }
+  likelihoods: ClassVar[Mapping[str, Likelihood]] = PIXEL_LIKELIHOODS
   distances: ClassVar[Mapping[str, Callable]] = {}
   judges: ClassVar[tuple[str, ...]] = ("discriminator",)
   measures: ClassVar[tuple[str, ...]] = ("frames",)

@@ -139,8 +139,7 @@ def main(argv: Sequence[str]) -> None:
     loaded.config.data = data.resolve(args.data)
   if model.codec.source.tables is None:
     rates.count(model.codec.tokenizer, loaded.dataset())
-  batches = rates.held_out(model, loaded.dataset(), args.examples)
-  pictures = [tuple(level[i] for level in batch) for batch in batches for i in range(len(batch[0]))]
+  pictures = rates.examples(model, loaded.dataset(), args.examples)
   with tempfile.TemporaryDirectory() as folder:
     cut = crops(model.codec.tokenizer.info, pictures, args.examples)
     keep(pathlib.Path(folder) / "codes.npz", *cut)

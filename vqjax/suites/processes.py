@@ -16,23 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from vqjax import cli, files
-from vqjax.suites.kills import final_state
+from vqjax.suites.kills import CONFIG, final_state
 
-CONFIG = """
-def get_config():
-  return dict(
-    model=dict(
-      name="vqvae", hidden=16, residual_hidden=8, residual_blocks=1,
-      quantizer=dict(name="ema", codebook_size=16, dim=8)),
-    data=dict(name="shapes", size=16, num_train=640, num_eval=32), ops=dict(size=16, channels=3),
-    batch_size=8, total_steps=300, log_every=10, save_every=50, eval_examples=32, preview=4,
-    ema_decay=0.9)
-"""
+# The tokenizer of `kills`, without its adversary.
+OVERRIDES = ("disc=None", "loss={}", "total_steps=300", "log_every=10", "save_every=50")
 
 
 def free_port() -> int:
@@ -76,9 +68,8 @@ def main(argv: Sequence[str]) -> None:
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
     (root / "config.py").write_text(CONFIG)
-    train = lambda name: Pair(
-      root, "main", f"--config={root / 'config.py'}", f"--workdir={root / name}"
-    )
+    options = [f"--config={root / 'config.py'}", *(f"--config.{each}" for each in OVERRIDES)]
+    train = lambda name: Pair(root, "main", *options, f"--workdir={root / name}")
     print(f"undisturbed: status {train('whole').wait()}")
     _disturb(root, train, "killed", signal.SIGKILL)
     _disturb(root, train, "stopped", signal.SIGTERM)
@@ -88,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
       print(f"{module}: status {pair.wait()}; {(pair.lines(0) or [''])[-1].strip()}")
 
 
-def _disturb(root: pathlib.Path, train: object, name: str, number: int) -> None:
+def _disturb(root: pathlib.Path, train: Callable[[str], Pair], name: str, number: int) -> None:
   """One of the two gets a signal past step 100; then both are started again."""
   pair = train(name)
   while max(files.saved_steps(root / name), default=0) < 100:
