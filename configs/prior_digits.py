@@ -16,7 +16,7 @@ def get_config():
     task="prior",
     tokenizer="runs/codec_digits",
     data=tokenizer["data"],
-    ops=tokenizer["ops"],
+    ops=tokenizer["ops"] | dict(length=5_120, crop="start"),
     order=dict(name="delayed"),
     model=dict(name="transformer", layers=4, width=128, heads=4, dropout=0.1),
     scheme=dict(name="autoregressive"),

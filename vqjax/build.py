@@ -236,7 +236,7 @@ def _misfit(value: Any, hint: Any, path: str, default: Any, metadata: Mapping[st
   if named or _fits({}, hint):
     kind, remedy = "a sub-dict", f"; write {path}.{'name' if named else 'FIELD'}={value}"
     remedy = remedy if named else f"; write {path}.FIELD=VALUE"
-  elif hint is Sequence:
+  elif (typing.get_origin(hint) or hint) is Sequence:
     kind, remedy = "a list", f"; for example {default or (value,)}"
   return f"{value!r} is a {type(value).__name__}, not {kind}{remedy}."
 
@@ -279,11 +279,9 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
   if hint is str:
     return isinstance(value, str)
-  if origin in (tuple, list) or hint in (tuple, list):
+  if (origin or hint) in (tuple, list, Sequence):
     if not isinstance(value, (tuple, list)):
       return False
     inner = [a for a in args if a is not Ellipsis]
     return len(inner) != 1 or all(_fits(v, inner[0]) for v in value)
-  if hint is Sequence:
-    return isinstance(value, (tuple, list))
   return not isinstance(hint, type) or hint is Any or isinstance(value, hint)

@@ -6,6 +6,7 @@ import pytest
 from vqjax import build, signals, sounds
 from vqjax.errors import UserError
 from vqjax.signals import audio
+from vqjax.tasks import autoencode
 
 RATE = 8_000
 
@@ -19,8 +20,15 @@ def test_the_rate_is_the_ops_and_nobody_elses():
   assert build.build("signals", {"name": "audio"}, "config.signal", rate=RATE).rate == RATE
   with pytest.raises(UserError, match="set by the program"):
     build.filled("signals", {"name": "audio", "rate": 3}, "config.signal")
-  with pytest.raises(UserError, match="set config.ops.name=audio"):
-    build.build("signals", {"name": "audio"}, "config.signal", size=3)
+
+
+@pytest.mark.parametrize(
+  "signal, ops", [("audio", "image"), ("image", "video"), ("layout", "audio")]
+)
+def test_ops_of_another_signal_are_named(signal, ops):
+  config = {"signal": {"name": signal, "classes": 2}, "ops": {"name": ops}}
+  with pytest.raises(UserError, match=f"'{ops}' is for .* not for the {signal} that"):
+    autoencode.signal_of(config)
 
 
 def test_integers_are_scaled_and_loud_sound_passes():

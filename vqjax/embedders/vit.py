@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import einops
 import jax
@@ -35,8 +35,8 @@ class Model(nn.Module):
   heads: int = 12
   mlp_width: int = 3_072
   activation: blocks.Activation = "quick_gelu"
-  mean: Sequence = (0.5,)
-  std: Sequence = (0.5,)
+  mean: tuple[float, ...] = (0.5,)
+  std: tuple[float, ...] = (0.5,)
   remat: bool = False
   dtype: str = "float32"
   features: int = fields.program(512)
@@ -52,7 +52,7 @@ class Model(nn.Module):
     for name, values in (("mean", self.mean), ("std", self.std)):
       if len(values) not in (1, self.channels):
         raise UserError(f"{name}: {values}; give one number, or {self.channels}.")
-    if min(self.std) <= 0:
+    if not all(0 < value < math.inf for value in self.std):
       raise UserError(f"std: {self.std} is not positive.")
     super().__post_init__()
 

@@ -45,10 +45,6 @@ class Signal:
   suffixes: ClassVar[tuple[str, ...]] = sounds.SUFFIXES
   suffix: ClassVar[str] = ".wav"
 
-  def __post_init__(self) -> None:
-    if self.rate < 1:
-      raise UserError("config.ops: are not those of sound; set config.ops.name=audio and its rate.")
-
   @property
   def distances(self) -> Mapping[str, Callable]:
     """Multi-scale mel and STFT distances, see vqjax.nn.spectra."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax import fields
-from vqjax.build import build, make as make_record
+from vqjax.build import build, make as make_record, member, names
 from vqjax.errors import UserError, near_miss
 from vqjax.latents import Codes, Floats
 from vqjax.nn import book, losses, perceptual
@@ -36,7 +36,18 @@ class Fields:
 
 
 def signal_of(config: Mapping[str, Any]) -> Any:
-  """The signal of a completed config; what the ops decide (a rate) is taken from them."""
+  """The signal of a completed config; what the ops decide (a rate) is taken from them.
+
+  Raises UserError where the ops are those of another kind of signal.
+  """
+  name, ops = config["signal"]["name"], config["ops"]["name"]
+  field, treated = member("signals", name).field, member("data.ops", ops).fields
+  if field not in treated:
+    fitting = [other for other in names("data.ops") if field in member("data.ops", other).fields]
+    raise UserError(
+      f"config.ops.name: {ops!r} is for {' and '.join(treated)}, not for the {field} that "
+      f"config.signal.name={name} learns; set config.ops.name={' or '.join(fitting)}."
+    )
   return build("signals", config["signal"], "config.signal", **config["ops"])
 
 
