@@ -2,8 +2,8 @@
 --latents=DIR --data=PATH [--seconds=180]
 
 Trains an autoregressive, a masked, a diffusion and a PixelCNN prior on a labelled data set's codes,
-and a flow and a Gaussian diffusion on the floats before their quantizer, for the same time each
-(steps chosen from their measured speed), and judges 50 samples of every class by a small classifier
+and a flow, a Gaussian diffusion and mean flows on the floats before their quantizer, or on the
+latents of a tokenizer without codes, for the same time each (steps chosen from their measured speed), and judges 50 samples of every class by a small classifier
 trained on the real images: the share assigned to the class that was asked for, and the Fréchet
 distance of their features from those of the real held-out images; without guidance and with. Prints
 nats per position over 1,000 held-out examples (for masked and diffusion a bound, for floats a
@@ -26,7 +26,7 @@ from vqjax.errors import UserError
 from vqjax.suites import _classifier
 
 CODES = ("autoregressive", "masked", "diffusion", "pixelcnn")
-FLOATS = ("flow", "ddpm")
+FLOATS = ("flow", "ddpm", "meanflow")
 PRIORS = CODES + FLOATS
 
 

@@ -7,8 +7,9 @@ bits per second. The sounds are one stream for Opus and mp3, so that their heade
 their delay is taken off. Opus and mp3 code 8 kHz and more alike.
 
 With --prior, whose data have classes: a small classifier of log-mel spectrograms, trained on the
-real training sounds, says on how many real held-out ones it is right, on how many of them as the
-codec gives them back, and how many of --samples samples of each class it takes for that class.
+real training sounds as the prior's config cuts them, says on how many real held-out ones it is
+right, on how many of them as the codec gives them back, and how many of --samples samples of each
+class it takes for that class.
 """
 
 from __future__ import annotations
@@ -159,17 +160,24 @@ def main(argv: Sequence[str]) -> None:
   args = parser.parse_args(argv)
   from vqjax import api, data, writers
 
-  loaded = api.open_run(args.workdir)
+  def opened(workdir: files.Path) -> Any:
+    loaded = api.open_run(workdir)
+    if args.data:
+      loaded.config.data = data.resolve(args.data)
+    return loaded, loaded.dataset()
+
+  loaded, dataset = opened(args.workdir)
   if getattr(loaded.run.task.info.signal, "field", None) != "audio":
     raise UserError(f"--workdir={args.workdir}: is no codec of sound; give that of one.")
-  if args.data:
-    loaded.config.data = data.resolve(args.data)
-  model, dataset = api.Tokenizer.of(loaded), loaded.dataset()
+  model = api.Tokenizer.of(loaded)
   parts = [b["audio"][m > 0] for b, m in dataset.batches(50, limit=args.examples)]
   head = ["codec", "kbit/s", "SI-SDR (dB)", "mel distance"]
   print(writers.table(head, list(compared(model, np.concatenate(parts)))))
   if args.prior:
-    _agreement(api.load(args.prior), model, dataset, args.samples)
+    loaded, dataset = opened(args.prior)
+    if "audio" not in dataset.sample(1):
+      raise UserError(f"--prior={args.prior}: its data are codes; give the sounds as --data=PATH.")
+    _agreement(api.Prior(loaded), model, dataset, args.samples)
 
 
 def _agreement(prior: Any, codec: Any, dataset: Any, each: int) -> None:
