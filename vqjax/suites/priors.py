@@ -2,12 +2,12 @@
 --latents=DIR --data=PATH [--seconds=180]
 
 Trains an autoregressive, a masked, a diffusion and a PixelCNN prior on a labelled data set's codes,
-and a flow, a Gaussian diffusion and mean flows on the floats before their quantizer, or on the
-latents of a tokenizer without codes, for the same time each (steps chosen from their measured speed), and judges 50 samples of every class by a small classifier
-trained on the real images: the share assigned to the class that was asked for, and the Fréchet
-distance of their features from those of the real held-out images; without guidance and with. Prints
-nats per position over 1,000 held-out examples (for masked and diffusion a bound, for floats a
-density), and sampling time per image without guidance.
+and a flow, a Gaussian diffusion and mean flows on the floats before their quantizer, or on those of
+a tokenizer without codes, for the same time each (steps chosen from their measured speed). A small
+classifier, trained on the real images, judges 50 samples of every class: the share assigned to the
+class that was asked for, and the Fréchet distance of their features from those of the real held-out
+images; without guidance and with. Prints nats per position over 1,000 held-out examples (for masked
+and diffusion a bound, for floats a density), and sampling time per image without guidance.
 """
 
 from __future__ import annotations
