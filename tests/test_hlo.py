@@ -99,7 +99,7 @@ def test_bytes_are_what_is_read_and_written():
 
 def test_collectives_say_their_size_and_group():
   mesh = sharding.make_mesh()
-  over = NamedSharding(mesh, P(mesh.axis_names[0]))
+  over = NamedSharding(mesh, P("data"))
   x = jax.ShapeDtypeStruct((8, 32), "float32", sharding=over)
   text = jax.jit(lambda x: x.sum(0)).lower(x).compile().as_text()
   assert hlo.Module(text).collectives() == {"all-reduce": [(4 * 32, jax.device_count())]}
@@ -171,3 +171,20 @@ def test_without_loops_flops_are_xlas():
   fn = lambda x, w: (x @ w) @ w.T
   program = compiled(fn, (64, 32), (32, 48))
   assert totals(program.as_text())[0] == pytest.approx(bench.flops(program), rel=0.01)
+
+
+SLICES = """HloModule jit_step, num_partitions=8
+
+ENTRY %main (p.0: bf16[64,128]) -> token[] {
+  %p.0 = bf16[64,128]{1,0} parameter(0)
+  %after = token[] after-all()
+  %send = (bf16[64,128]{1,0}, u32[], token[]) send(%p.0, %after), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %other = (bf16[64,128]{1,0}, u32[], token[]) send(%p.0, %after), channel_id=3, is_host_transfer=true
+  ROOT %done = token[] send-done(%send), channel_id=2
+}
+"""  # noqa: E501
+
+
+def test_what_is_sent_between_slices_is_read_once():
+  assert hlo.Module(SLICES).sent_between_slices() == [2 * 64 * 128]
+  assert totals(SLICES)[1] == 2 * 2 * 64 * 128

@@ -78,7 +78,8 @@ def test_processes_that_would_share_a_part_of_the_batch(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   assert sharding.local_batch_size(8, sharding.make_mesh(tensor=2)) == 4
   with pytest.raises(
-    UserError, match=r"config.mesh: data\*fsdp=1 does not split over 2 processes; lower tensor"
+    UserError,
+    match=r"config.mesh: replica\*data\*fsdp=1 does not split over 2 processes; lower tensor",
   ):
     sharding.local_batch_size(8, sharding.make_mesh(tensor=4))
 
@@ -114,3 +115,33 @@ def test_large_arrays_that_stay_whole_are_named(caplog):
   (record,) = caplog.records
   assert "1 arrays of 0.0 GiB have no side that 4 devices divide" in record.getMessage()
   assert record.getMessage().endswith("config.mesh.fsdp=2 splits them all")
+
+
+def test_replicas_share_the_batch_and_keep_the_state_whole():
+  mesh = sharding.make_mesh(replica=2, fsdp=2, data=1)
+  assert sharding.ways(mesh) == sharding.local_batch_size(4, mesh) == 4
+  x = np.arange(8).reshape(4, 2)
+  out = sharding.to_global(x, mesh)
+  assert [s.data.tolist() for s in out.addressable_shards] == [[row.tolist()] for row in x]
+  kernel = jax.ShapeDtypeStruct((64, 64), "float32")
+  placed = sharding.shardings([(".*", "fsdp")], mesh, {"kernel": kernel})["kernel"]
+  assert placed.shard_shape((64, 64)) == (32, 64) or placed.shard_shape((64, 64)) == (64, 32)
+
+
+class Chip:
+  """A TPU of one of several slices."""
+
+  platform, device_kind, process_index = "tpu", "TPU v5 lite", 0
+
+  def __init__(self, number, per_slice=4):
+    self.id, self.slice_index = number, number // per_slice
+    self.coords, self.core_on_chip = (number % per_slice // 2, number % 2, 0), 0
+
+
+def test_slices_are_replicas():
+  chips = [Chip(i) for i in range(8)]
+  mesh = sharding.make_mesh(replica=2, devices=chips)
+  assert mesh.shape == {"replica": 2, "data": 4, "fsdp": 1, "tensor": 1}
+  assert [{c.slice_index for c in row.flat} for row in mesh.devices] == [{0}, {1}]
+  with pytest.raises(UserError, match="replica: 1, but the devices stand in 2 slices; give 2"):
+    sharding.make_mesh(devices=chips)

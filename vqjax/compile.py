@@ -34,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument(
     "--topology", default="v5e:2x2", help="e.g. v4:2x2x1, v5e:4x4, v5p:2x2x1, v6e:2x4"
   )
+  parser.add_argument("--slices", type=int, default=1, help="of that topology, see config.mesh")
   parser.add_argument("--cached", action="store_true", help="the data are codes, not the signal")
   parser.add_argument("--top", type=int, default=10, help="fusions and arrays that are listed")
   args = parser.parse_args(argv)
@@ -43,12 +44,14 @@ def main(argv: Sequence[str]) -> None:
   from jax.experimental import topologies
 
   try:
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=args.topology).devices
+    devices = topologies.get_topology_desc(
+      platform="tpu", topology_name=args.topology, num_slices=args.slices
+    ).devices
   except Exception as e:
     reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
     raise UserError(
-      f"--topology={args.topology}: cannot be described ({reason}); pip install libtpu, and name "
-      "e.g. v5e:4x4."
+      f"--topology={args.topology} --slices={args.slices}: cannot be described ({reason}); pip "
+      "install libtpu, and name e.g. v5e:4x4."
     ) from None
   config = configuration.load(args.config)
   configuration.override(config, overrides)
@@ -160,7 +163,8 @@ def _report(step: Any, devices: Any, top: int) -> None:
   ]
   collectives = module.collectives()
   rows = [("chips", f"{len(devices)} {devices[0].device_kind}")]
-  rows += _memory(step.memory_analysis(), chip) + _sums(work, collectives, chip)
+  sent = module.sent_between_slices()
+  rows += _memory(step.memory_analysis(), chip) + _sums(work, collectives, sent, chip)
   print(writers.table(["what", "figure"], rows))
   linked = sum(_over_links(kind, *each) for kind, found in collectives.items() for each in found)
   limits = [_limits(name, work, linked) for name in chips.TPUS]
@@ -179,7 +183,9 @@ def _memory(memory: Any, chip: chips.Chip | None) -> list[tuple[str, str]]:
   return rows
 
 
-def _sums(work: list[Work], collectives: Any, chip: chips.Chip | None) -> list[tuple[str, str]]:
+def _sums(
+  work: list[Work], collectives: Any, sent: Sequence[int], chip: chips.Chip | None
+) -> list[tuple[str, str]]:
   flops, moved = sum(w.flops for w in work), sum(w.bytes for w in work)
   rows = [
     ("FLOPs per chip and step", f"{flops:.3e}"),
@@ -188,6 +194,8 @@ def _sums(work: list[Work], collectives: Any, chip: chips.Chip | None) -> list[t
   ]
   for kind, found in collectives.items():
     rows.append((kind, f"{len(found)}, {_size(sum(size for size, _ in found))}"))
+  if sent:
+    rows.append(("sent between slices", f"{len(sent)}, {_size(sum(sent))}"))
   if chip is not None and (cycles := sum(w.op.cycles * w.times for w in work)):
     seconds = cycles / chip.clock
     rows.append(("compiler's estimate", _time(seconds)))

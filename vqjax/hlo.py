@@ -19,6 +19,7 @@ FREE = {
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
   "after-all", "partition-id", "replica-id", "opt-barrier", "domain", "add-dependency",
 }  # fmt: skip
+_BETWEEN_SLICES = '_xla_host_transfer_handler_name="xla_megascale_runtime"'
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 
 
@@ -179,7 +180,7 @@ class Module:
     own = self.inside(op)
     given = [ops[name].shapes for name in op.operands if name in ops]
     if not own:
-      written = 0 if op.code.endswith("-start") else _slow(op.shapes)
+      written = 0 if op.code.endswith("-start") or op.code == "send" else _slow(op.shapes)
       return written + sum(map(_slow, given))
     read = 0
     for x in own.values():
@@ -237,6 +238,15 @@ class Module:
           size = max(given, max((s.bytes for s in x.shapes), default=0))
           found[code] += [(size, _group(x) or self._devices)] * trips
     return dict(found)
+
+  def sent_between_slices(self) -> list[int]:
+    """Bytes of every array that a device hands to the network between slices."""
+    return [
+      ops[op.operands[0]].shapes[0].bytes
+      for op, ops, trips in self.steps()
+      for _ in range(trips)
+      if op.code == "send" and _BETWEEN_SLICES in op.text
+    ]
 
 
 def _root(ops: dict[str, Op]) -> Op:

@@ -13,49 +13,76 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vqjax.errors import UserError
 
 log = logging.getLogger("vqjax")
 
-AXES = ("data", "fsdp", "tensor")
-# The batch is split over both: fsdp is data parallelism with the state split as well.
-BATCH = PartitionSpec(("data", "fsdp"))
+AXES = ("replica", "data", "fsdp", "tensor")
+# The batch is split over all three: fsdp is data parallelism with the state split as well, replicas
+# are data parallelism between slices.
+SHARED = ("replica", "data", "fsdp")
+BATCH = PartitionSpec(SHARED)
 _LARGE = 2**20  # elements of an array that should not stay whole where arrays are split
 
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-  """config.mesh: how many devices each axis takes; a single -1 takes what the others leave."""
+  """config.mesh: how many devices each axis takes; a single -1 takes what the others leave.
 
+  `replica` counts slices of accelerators that a data-centre network joins: gradients alone cross
+  it.
+  """
+
+  replica: int = 1
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
 
 
 def make_mesh(
-  data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+  replica: int = 1,
+  data: int = -1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """A mesh with axes (data, fsdp, tensor) over all devices; a single -1 takes what the others
-  leave.
+  """A mesh with axes (replica, data, fsdp, tensor) over all devices; a single -1 takes what the
+  others leave. Of several slices each is a replica.
 
   Raises:
-    UserError: the sizes do not multiply to the number of devices.
+    UserError: the sizes do not multiply to the number of devices, or are not those of its slices.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = [data, fsdp, tensor]
+  sizes = [replica, data, fsdp, tensor]
   given = math.prod(n for n in sizes if n != -1)
   if sizes.count(-1) == 1 and given > 0:
     sizes[sizes.index(-1)] = len(devices) // given
   if math.prod(sizes) != len(devices) or min(sizes) < 1:
+    asked = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, (replica, data, fsdp, tensor)))
     raise UserError(
-      f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not make {len(devices)} "
-      "devices; use -1 for one of them."
+      f"config.mesh: {asked} does not make {len(devices)} devices; use -1 for one of them."
     )
   # Auto axes: under the default (explicit) ones linen's initialisers and the codebook gather do not
   # trace.
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+  types = (AxisType.Auto,) * len(AXES)
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices == 1:
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+  if sizes[0] != slices:
+    raise UserError(
+      f"config.mesh.replica: {sizes[0]}, but the devices stand in {slices} slices; give {slices}."
+    )
+  within, between = (1, *sizes[1:]), (slices, 1, 1, 1)
+  grid = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+  return Mesh(grid, AXES, axis_types=types)
+
+
+def ways(mesh: Mesh) -> int:
+  """Into how many parts a mesh splits a batch."""
+  return math.prod(mesh.shape[axis] for axis in SHARED)
 
 
 def shardings(rules: Sequence[tuple[str, Any]], mesh: Mesh, tree: Any) -> Any:
@@ -161,17 +188,17 @@ def local_batch_size(batch_size: int, mesh: Mesh) -> int:
 
   Raises UserError where devices or processes do not divide it.
   """
-  ways = mesh.shape["data"] * mesh.shape["fsdp"]
-  if ways % jax.process_count():
+  parts = ways(mesh)
+  if parts % jax.process_count():
     raise UserError(
-      f"config.mesh: data*fsdp={ways} does not split over {jax.process_count()} processes; lower "
-      "tensor."
+      f"config.mesh: {'*'.join(SHARED)}={parts} does not split over {jax.process_count()} "
+      "processes; lower tensor."
     )
-  if batch_size % ways or batch_size % jax.process_count():
-    down = batch_size // ways * ways
-    choices = f"{down} or {down + ways}" if down else f"{ways}"
+  if batch_size % parts or batch_size % jax.process_count():
+    down = batch_size // parts * parts
+    choices = f"{down} or {down + parts}" if down else f"{parts}"
     raise UserError(
-      f"config.batch_size: {batch_size} is not divisible by the {ways} devices that share it; "
+      f"config.batch_size: {batch_size} is not divisible by the {parts} devices that share it; "
       f"take {choices}."
     )
   return batch_size // jax.process_count()
@@ -189,8 +216,7 @@ def spread(tree: Any, mesh: Mesh) -> Any:
   """Arrays that every process holds whole to global ones: their rows split over the devices where
   they divide evenly.
   """
-  ways = mesh.shape["data"] * mesh.shape["fsdp"]
   place = lambda x: (
-    batch_sharding(mesh) if np.ndim(x) and x.shape[0] % ways == 0 else replicated(mesh)
+    batch_sharding(mesh) if np.ndim(x) and x.shape[0] % ways(mesh) == 0 else replicated(mesh)
   )
   return jax.tree.map(lambda x: jax.device_put(x, place(x)), tree)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from vqjax.nn import spectra
+from vqjax.nn import spectra, target
 
 X = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 1_000, 1)).astype(np.float32)
 
@@ -19,6 +19,19 @@ def test_stft_is_scipys(window, hop):
   theirs = np.stack([np.fft.rfft(padded[s : s + window] * hann) for s in starts])
   assert ours.shape == (2, 1, 1 + 1_000 // hop, window // 2 + 1)
   np.testing.assert_allclose(ours[0, 0], theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [1, 7, 64, 600])
+def test_the_transform_as_a_product(window):
+  x = np.random.default_rng(window).normal(size=(3, window)).astype(np.float32)
+  np.testing.assert_allclose(spectra._product(x), np.fft.rfft(x), atol=2e-5 * window**0.5)
+
+
+def test_where_the_transform_is_xlas_own():
+  uses = lambda fn: "fft" in str(jax.make_jaxpr(fn)(X))
+  assert jax.device_count() > 1 and not uses(lambda x: spectra.magnitudes(x, 64))
+  with target.tracing_for(jax.devices()[:1]):
+    assert uses(lambda x: spectra.magnitudes(x, 64))
 
 
 def test_sounds_shorter_than_a_window():
