@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,12 +29,12 @@ class FirstStage:
     order: of the codes of several books.
 
   Attributes:
-    info: of its task.
+    info: of its task, for the size that the prior reads.
     latents: those that it yields here, coarse first.
     levels: the same as stage 2 learns them, a level for each group of books.
 
-  Raises UserError for a run that is no tokenizer, encodes something else, has not started, or was
-  trained on another size.
+  Raises UserError for a run that is no tokenizer, encodes something else, has not started, or
+  cannot take the prior's size with the weights that it has.
   """
 
   def __init__(
@@ -52,17 +53,17 @@ class FirstStage:
     if (trained := configuration.read_spec(self.workdir)) is None:
       raise UserError(f"{option}: {workdir} holds no batch.json; the run has not started yet.")
     self.task = autoencode.make(self.config, trained)
-    self.info: Info = self.task.info
     self.field = self.info.signal.field
     if field not in (None, self.field):
       raise UserError(
         f"{option}: {workdir} is a tokenizer of the data's {self.field}, no tokenizer of {field}s "
         f"(config.signal.name={field}); give the workdir of one."
       )
+    self.spec = {self.field: trained[self.field]}
+    if self.field in spec and spec[self.field].shape[1:] != self.info.shape:
+      self.task, self.spec = self._resized({self.field: spec[self.field]})
     self.kind = latents.kind if latents else "auto"
     self.latents = self._wanted(latents)
-    self.spec = {self.field: trained[self.field]}
-    self._check_size(spec)
     if latents is not None:  # else another tokenizer's may be cached, beside what this one reads
       self.check_cached(spec)
 
@@ -100,15 +101,22 @@ class FirstStage:
         "it to continuous, or read the signal itself."
       )
 
-  def _check_size(self, spec: Mapping[str, Any]) -> None:
-    found = spec.get(self.field)
-    if found is not None and found.shape[1:] != self.info.shape:
-      sizes = self.info.signal.sizes(self.info.shape)
-      wanted = " and ".join(f"config.ops.{name}={value}" for name, value in sizes.items())
-      raise UserError(
-        f"config.ops: {self.field}s are {tuple(found.shape[1:])}, the tokenizer in {self.workdir} "
-        f"was trained on {self.info.shape}; set {wanted}."
-      )
+  def _resized(self, spec: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """(the task for a batch of another size than it was trained on, the batch's shapes).
+
+    Raises UserError where the model cannot take it, or its weights would be others.
+    """
+    found = tuple(spec[self.field].shape[1:])
+    with contextlib.suppress(UserError):
+      task = autoencode.make(self.config, spec)
+      if jax.eval_shape(_init(task), spec) == self.shapes():
+        return task, spec
+    sizes = self.info.signal.sizes(self.info.shape)
+    wanted = " and ".join(f"config.ops.{name}={value}" for name, value in sizes.items())
+    raise UserError(
+      f"config.ops: {self.field}s are {found}, which the tokenizer in {self.workdir} cannot take; "
+      f"it was trained on {self.info.shape}: set {wanted}."
+    )
 
   @property
   def levels(self) -> tuple[Any, ...]:
@@ -132,13 +140,13 @@ class FirstStage:
     """The batch's field of the latents."""
     return "ids" if self.latents[0].kind == "codes" else "latents"
 
-  def _init(self, key: jax.Array, batch: Any) -> dict[str, Any]:
-    params, stats = self.task.init(key, batch)
-    return {"params": {"model": params["model"]}, "stats": {"model": stats["model"]}}
+  @property
+  def info(self) -> Info:
+    return self.task.info
 
   def shapes(self) -> Any:
     """Its weights as ShapeDtypeStructs."""
-    return jax.eval_shape(self._init, jax.random.key(0), self.spec)
+    return jax.eval_shape(_init(self.task), self.spec)
 
   def load(self) -> Any:
     """The weights {"params", "stats"} on the host: averaged ones where an average was kept."""
@@ -177,6 +185,16 @@ class FirstStage:
     """Values of the signal, as its predictions have them."""
     batch = {self.latents_field: self.merge(levels)}
     return self.task.predict["decode"](self.weights(frozen), batch, None)[self.field]
+
+
+def _init(task: Any) -> Callable[[Any], dict[str, Any]]:
+  """From a batch to the weights that its predictions take, untrained."""
+
+  def init(batch: Any) -> dict[str, Any]:
+    params, stats = task.init(jax.random.key(0), batch)
+    return {"params": {"model": params["model"]}, "stats": {"model": stats["model"]}}
+
+  return init
 
 
 def cached(name: str) -> bool:
