@@ -202,8 +202,8 @@ def test_devices_do_not_change_the_losses():
   config = tiny(**GAN)
   batches = [data.Dataset(config.data, config.ops).sample(8) for _ in range(3)]
 
-  def losses(devices, **mesh):
-    config.mesh = mesh
+  def losses(devices, *rules, **mesh):
+    config.mesh, config.sharding = mesh, (*rules, (".*", "fsdp"))
     run = train.Run(config, configuration.spec_of(batches[0]), jax.devices()[:devices])
     state, frozen, found = run.init(jax.random.key(0)), run.load_frozen(), []
     for batch in batches:
@@ -214,7 +214,8 @@ def test_devices_do_not_change_the_losses():
     return found
 
   single = losses(1)
-  for other in (losses(4), losses(4, data=1, fsdp=4)):
+  split = ("codebook", (None, "tensor"))
+  for other in (losses(4, replica=2, data=1, fsdp=2), losses(4, split, data=2, tensor=2)):
     for a, b in zip(single, other):
       for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-4, err_msg=name)
