@@ -2,6 +2,8 @@
 sharding, memory.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from vqjax import build
 from vqjax.errors import UserError
+from vqjax.nn import codebook
 from vqjax.quantizers import gumbel, ibq
 
 
@@ -104,7 +107,7 @@ def test_gumbel_hard_has_the_gradient_of_the_one_hot_form():
     "gumbel", z, codebook_size=5, dim=3, projection="none", mode="hard", temperature=0.5
   )
   key = q.apply({}, rngs={"codes": jax.random.key(0)}, method=lambda m: m.make_rng("codes"))
-  noise = jax.random.gumbel(key, z.shape)
+  noise = jax.random.gumbel(jax.random.fold_in(key, 0), z.shape)
 
   def by_hand(codes, z):
     p = jax.nn.softmax((z + noise) / 0.5)
@@ -121,6 +124,50 @@ def test_gumbel_hard_has_the_gradient_of_the_one_hot_form():
   np.testing.assert_allclose(
     actual[0], jax.nn.one_hot(jnp.argmax(z + noise, -1), 5).T @ g, rtol=1e-4, atol=1e-5
   )
+
+
+def test_gumbel_in_tiles_is_the_whole(monkeypatch):
+  """Ids, mixtures, KL and all gradients, each tile's noise made once and made again."""
+  monkeypatch.setattr(codebook, "TILE_ELEMENTS", 4 * 8 * 24 // 3 // jax.device_count())
+  z, g = normal(0, 24, 5), normal(1, 24, 3)
+  q, variables = make("gumbel", z, codebook_size=8, dim=5, mode="soft", kl_weight=0.3)
+  key = q.apply({}, rngs={"codes": jax.random.key(0)}, method=lambda m: m.make_rng("codes"))
+  noise = [jax.random.gumbel(jax.random.fold_in(key, i), (8, 8)) for i in range(3)]
+  noise = jnp.stack(noise, 1).reshape(24, 8)  # position 3 t + i is in tile i
+
+  def by_hand(params, z):
+    logits = z @ params["proj"]["kernel"] + params["proj"]["bias"][None]
+    log_p = jax.nn.log_softmax(logits)
+    kl = jnp.sum(jnp.exp(log_p) * (log_p + jnp.log(8)), -1).mean()
+    mixed = jax.nn.softmax(logits + noise) @ params["codebook"]
+    return jnp.sum(mixed[:, :3] * g) + 0.3 * kl, jnp.argmax(logits + noise, -1)
+
+  def ours(params, z):
+    out, _ = train_call(q, {"params": params}, z)
+    return jnp.sum(out.z[:, :3] * g) + out.loss, out.ids
+
+  of = lambda f: jax.jit(jax.value_and_grad(f, (0, 1), has_aux=True))(variables["params"], z)
+  for mine, true in zip(*(jax.tree.leaves(of(f)) for f in (ours, by_hand))):
+    np.testing.assert_allclose(mine, true, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("projection, most", [("linear", 0), ("none", 1)])
+def test_gumbel_keeps_no_array_over_positions_and_codes(monkeypatch, projection, most):
+  """For the backward pass, but for an input that is one."""
+  monkeypatch.setattr(codebook, "TILE_ELEMENTS", 4 * 64 * 4)
+  z = jax.ShapeDtypeStruct((16, 8, 4 if projection == "linear" else 64), "float32")
+  q = build.build(
+    "quantizers", dict(name="gumbel", codebook_size=64, dim=4, projection=projection, mode="soft")
+  )
+  key = {"codes": jax.random.key(0)}
+  params = jax.eval_shape(lambda z: q.init(key | {"params": key["codes"]}, z, train=True), z)
+
+  def kept(params, z):
+    out = lambda params, z: (lambda o: (o.z, o.loss))(q.apply(params, z, train=True, rngs=key))
+    return jax.vjp(out, params, z)[1]
+
+  shapes = [x.shape for x in jax.tree.leaves(jax.eval_shape(kept, params, z))]
+  assert len([s for s in shapes if math.prod(s) >= 16 * 8 * 64]) == most, shapes
 
 
 def test_categorical_kl_is_the_sum_over_codes():

@@ -27,14 +27,14 @@ _TILE_ROWS_ACCELERATOR = 4096
 dot = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
-def rows(z: jax.Array, width: int) -> jax.Array:
-  """Latents [B, ..., D] as positions [N, D] in float32. Raises UserError where D is not `width`."""
+def rows(z: jax.Array, width: int, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+  """Latents [B, ..., D] as positions [N, D]. Raises UserError where D is not `width`."""
   if z.shape[-1] != width:
     raise UserError(
       f"dim: the quantizer reads {width} channels, not {z.shape[-1]}; set its width or the "
       "encoder's."
     )
-  return z.reshape(-1, width).astype(jnp.float32)
+  return z.reshape(-1, width).astype(dtype)
 
 
 def check_book(module: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -13,6 +14,9 @@ from vqjax import checks
 from vqjax.errors import UserError
 from vqjax.nn import codebook
 from vqjax.quantizers import Quantized, quantized
+
+# How many arrays of its tile's [T, K] the backward pass holds at once.
+_ALIVE = 4
 
 # A constant, or (from, to, steps, shape of the way).
 Schedule = float | tuple[float, float, int, str]
@@ -108,35 +112,60 @@ class Model(nn.Module):
 
   def logits(self, z: jax.Array) -> jax.Array:
     """Unnormalised log-probabilities, float32 [..., K], of the input."""
-    z_ND = codebook.rows(z, self.input_width)
-    logits_NK = self.proj(z_ND) if self.projection == "linear" else z_ND
+    logits_NK = self._to_logits()(codebook.rows(z, self.input_width))
     return logits_NK.reshape(*z.shape[:-1], self.codebook_size)
 
+  def _to_logits(self) -> Callable[[jax.Array], jax.Array]:
+    """From positions [N, C] to float32 [N, K]: a function of arrays, as a loop needs."""
+    if self.projection == "none":
+      return lambda z_NK: z_NK.astype(jnp.float32)
+    if self.is_initializing():
+      self.proj(jnp.zeros((1, self.dim)))
+    params = self.proj.variables["params"]
+    dense = lambda z_ND: codebook.dot("nd,dk->nk", z_ND, params["kernel"]) + params["bias"][None]
+    return lambda z_ND: dense(z_ND.astype(jnp.float32))
+
   def __call__(self, z: jax.Array, *, train: bool, step: jax.Array | None = None) -> Quantized:
-    logits_NK = self.logits(z).reshape(-1, self.codebook_size)
-    log_p_NK = jax.nn.log_softmax(logits_NK)
-    kl = jnp.mean(jnp.sum(jnp.exp(log_p_NK) * (log_p_NK + jnp.log(self.codebook_size)), axis=-1))
-    noisy_NK = (
-      logits_NK + jax.random.gumbel(self.make_rng("codes"), logits_NK.shape) if train else logits_NK
-    )
-    ids_N = jnp.argmax(noisy_NK, axis=-1).astype(jnp.int32)
     weight, temperature = schedule(self.kl_weight, step), schedule(self.temperature, step)
-    q_ND = (
-      self._mix(noisy_NK / temperature, ids_N) if train else codebook.lookup(self.codebook, ids_N)
-    )
+    key = self.make_rng("codes") if train else None
+    z_NC = codebook.rows(z, self.input_width, z.dtype)
+    ids_N, kl_N, soft_ND = self._drawn(z_NC, key, temperature)
+    kl, mixed = jnp.mean(kl_N), train and self.mode == "soft"
+    q_ND = soft_ND if mixed else codebook.lookup(self.codebook, ids_N)
+    if train and self.mode == "hard":
+      # One-hot + soft - sg(soft), times the codebook, without the one-hot.
+      q_ND += codebook.zero_with_gradient(soft_ND)
     terms = {"kl": kl, "kl_weight": weight, "temperature": temperature}
     return quantized(z, q_ND, ids_N, weight * kl, terms, self.codebook_size)
 
-  def _mix(self, noisy_NK: jax.Array, ids_N: jax.Array) -> jax.Array:
-    """The training output [N, D] of perturbed logits over temperature."""
-    if self.mode == "max":
-      return codebook.lookup(self.codebook, ids_N)
-    soft_NK = jax.nn.softmax(noisy_NK)
-    if self.mode == "soft":
-      return codebook.dot("nk,kd->nd", soft_NK, self.codebook)
-    # One-hot + soft - sg(soft), times the codebook, without the one-hot.
-    soft_path = codebook.dot("nk,kd->nd", soft_NK, jax.lax.stop_gradient(self.codebook))
-    return codebook.lookup(self.codebook, ids_N) + codebook.zero_with_gradient(soft_path)
+  def _drawn(
+    self, z_NC: jax.Array, key: jax.Array | None, temperature: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """(ids [N], KL [N], soft mixtures of codes [N, D]) with noise from `key`, or the most likely
+    without; None in place of mixtures where nothing is mixed.
+
+    In tiles whose backward pass draws the same noise again, so that [N, K] never exists beside an
+    input of that width and its gradient.
+    """
+    to_logits, codes, values_KD = self._to_logits(), self.codebook_size, self.codebook
+    if self.mode == "hard":
+      values_KD = jax.lax.stop_gradient(values_KD)
+
+    @jax.checkpoint
+    def tile(i: jax.Array, z_TC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+      logits_TK = to_logits(z_TC)
+      log_p_TK = jax.nn.log_softmax(logits_TK)
+      kl_T = jnp.sum(jnp.exp(log_p_TK) * (log_p_TK + jnp.log(codes)), axis=-1)
+      if key is not None:
+        logits_TK += jax.random.gumbel(jax.random.fold_in(key, i), logits_TK.shape)
+      ids_T = jnp.argmax(logits_TK, axis=-1).astype(jnp.int32)
+      if key is None or self.mode == "max":
+        return ids_T, kl_T, None
+      p_TK = jax.nn.softmax(logits_TK / temperature)
+      return ids_T, kl_T, codebook.dot("tk,kd->td", p_TK, values_KD)
+
+    body = lambda i, _, z_TC: (i + 1, tile(i, z_TC))
+    return codebook.scan_tiles(body, jnp.int32(0), [z_NC], columns=_ALIVE * codes)[1]
 
   def embed(self, ids: jax.Array) -> jax.Array:
     return codebook.lookup(self.codebook, ids)

@@ -61,19 +61,19 @@ def log_prob(logits_BLV: jax.Array, ids_BL: jax.Array) -> jax.Array:
 
 def _log_prob_fwd(logits_BLV, ids_BL):
   total_BL = jax.nn.logsumexp(logits_BLV.astype(jnp.float32), -1)
-  taken_BL = jnp.where(_is(ids_BL, logits_BLV), logits_BLV.astype(jnp.float32), 0).sum(-1)
+  taken_BL = jnp.where(is_code(ids_BL, logits_BLV), logits_BLV.astype(jnp.float32), 0).sum(-1)
   return taken_BL - total_BL, (logits_BLV, ids_BL, total_BL)
 
 
 def _log_prob_bwd(saved, g_BL):
   logits_BLV, ids_BL, total_BL = saved
   p_BLV = jnp.exp(logits_BLV.astype(jnp.float32) - total_BL[..., None])
-  grad_BLV = g_BL[..., None] * (_is(ids_BL, logits_BLV) - p_BLV)
+  grad_BLV = g_BL[..., None] * (is_code(ids_BL, logits_BLV) - p_BLV)
   return grad_BLV.astype(logits_BLV.dtype), None
 
 
-def _is(ids_BL: jax.Array, logits_BLV: jax.Array) -> jax.Array:
-  """Whether an entry is the code's own, bool like the logits."""
+def is_code(ids_BL: jax.Array, logits_BLV: jax.Array) -> jax.Array:
+  """Whether an entry [B, L, V] is that of the code `ids`; none is where this is no code of V."""
   entries = jax.lax.broadcasted_iota(jnp.int32, logits_BLV.shape, logits_BLV.ndim - 1)
   return entries == ids_BL[..., None]
 

@@ -98,19 +98,13 @@ class Scheme:
     -log p(x_0 | x_1).
     """
     transition_B = self._transitions(np.arange(self.timesteps + 1)).at(corrupted.extra - 1)
-    back = lambda probs: _kernels.posterior(corrupted.inputs, probs, transition_B)
-    true = back(jax.nn.one_hot(corrupted.targets, self.latent.size))
-    return _kernels.divergence(true, back(self._beliefs(logits_BLK, corrupted.inputs)))
+    shown_BL = corrupted.inputs
+    nats_BL = _kernels.divergence(logits_BLK, shown_BL, corrupted.targets, transition_B)
+    return jnp.where(self._certain(shown_BL), 0.0, nats_BL)
 
-  def _beliefs(self, logits_BLK: jax.Array, noisy_BL: jax.Array) -> jax.Array:
-    """p(x_0 | x_t), float32 [B, L, K]; under the absorbing kernel a visible code is certain,
-    whatever the network says.
-    """
-    probs_BLK = jax.nn.softmax(logits_BLK.astype(jnp.float32))
-    if self.kernel != "absorbing":
-      return probs_BLK
-    codes = self.latent.size
-    return jnp.where(noisy_BL[..., None] < codes, jax.nn.one_hot(noisy_BL, codes), probs_BLK)
+  def _certain(self, noisy_BL: jax.Array) -> jax.Array:
+    """Where x_t is x_0, whatever the network says: what the absorbing kernel left visible."""
+    return (noisy_BL < self.latent.size) & (self.kernel == "absorbing")
 
   def bound(
     self, key: jax.Array, network: Network, latent_BL: jax.Array, *, times: int | None = None
@@ -188,9 +182,9 @@ class Scheme:
       logits_BLK = network.full(noisy_BL, time_B, _sampling.done(steps - 1 - i, steps))
       logits_BLK = draw.filter(logits_BLK[..., : self.latent.size])
       rates_B = jax.tree.map(lambda x: jnp.full((batch,), x), table.at(i))
-      beliefs_BLK = self._beliefs(logits_BLK, noisy_BL)
-      probs = _kernels.posterior(noisy_BL, beliefs_BLK, rates_B)
-      drawn_BL = _sampling.draw(_sampling.fold(keys_B, i), jnp.log(probs))
+      back = _kernels.reverse(logits_BLK, noisy_BL, rates_B)
+      drawn_BL = _sampling.draw(_sampling.fold(keys_B, i), back)
+      drawn_BL = jnp.where(self._certain(noisy_BL), noisy_BL, drawn_BL)
       drawn_BL = jnp.where(known_BL, ids_BL, drawn_BL)
       return drawn_BL, drawn_BL if trajectory else None
 
