@@ -167,6 +167,22 @@ def test_a_tpu_program():
   assert [str(s) for s in fusion.shapes] == ["bf16[64,256]"]
 
 
+def test_what_a_fusion_hands_on_to_another_is_read():
+  """As TPUs' compiler leaves an operand whose layout alone is another."""
+  inner = """
+%same (q: bf16[64,128]) -> bf16[64,128] {
+  %q = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %as = bf16[64,128]{1,0:T(8,128)(2,1)} bitcast(%q)
+}
+
+%fused ("""
+  slow = TPU.replace("S(1)", "").replace("%fused (", inner.lstrip(), 1)
+  through = slow.replace("convolution(%p.0, %b)", "convolution(%on, %b)").replace(
+    "  %b = bf16", "  %on = bf16[64,128]{1,0} fusion(%p.0), kind=kLoop, calls=%same\n  %b = bf16", 1
+  )
+  assert totals(through) == totals(slow)
+
+
 def test_without_loops_flops_are_xlas():
   fn = lambda x, w: (x @ w) @ w.T
   program = compiled(fn, (64, 32), (32, 48))

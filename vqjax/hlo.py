@@ -191,9 +191,9 @@ class Module:
 
   def _read(self, source: Op, ops: dict[str, Op]) -> int:
     """Bytes of `source` that its computation asks for: a slice, or nothing of what is only
-    overwritten.
+    overwritten. What it returns as it is goes on to whoever asked.
     """
-    total = 0
+    total = source.shapes[0].bytes if source.root else 0
     for op in ops.values():
       if source.name not in op.operands:
         continue
