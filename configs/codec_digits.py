@@ -5,8 +5,10 @@
 
 The data: the Free Spoken Digit Dataset as a folder, `train/` and `test/` with a folder for each
 digit; docs/README.md has the lines that make it, and what Opus and mp3 make of it. No paper has a
-figure for this. The codebooks are averages: DAC's, compared by direction alone (`projected`), let
-the latents' lengths run away in so short a run at such a rate.
+figure for this. Measured: SI-SDR 8.5 dB on the training's held-out crops after 48 minutes of one
+core. Crops are shorter than most words: silence that fills them up would rule the logarithms in the
+loss. The codebooks are averages: DAC's, compared by direction alone (`projected`), let the latents'
+lengths run away at such a rate of learning.
 """
 
 from configs import common
