@@ -27,7 +27,7 @@ from vqjax.errors import UserError
 
 def main(argv: Sequence[str]) -> None:
   from vqjax import build
-  from vqjax.api.prior import condition_fields, scheme_options
+  from vqjax.api.levels import condition_fields, scheme_options
 
   parser = cli.parser(__doc__)
   parser.add_argument("--workdir", required=True, type=files.path, help="a trained prior")

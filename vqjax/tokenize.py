@@ -100,7 +100,7 @@ def _codes(model: Any, dataset: Any, split: str, batch_size: int) -> Iterator[di
   """Fields of the unpadded rows of each batch: ids (ids1, ids2 … for finer levels) or latents, and
   what a prior may be conditioned on, where the data has it.
   """
-  from vqjax.api.prior import condition_fields
+  from vqjax.api.levels import condition_fields
   from vqjax.tasks import need
 
   for batch, mask in dataset.batches(batch_size, split=split, texts="all"):

@@ -11,14 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import build, checkpoint, checks, config as configuration
+from vqjax import checkpoint, checks, config as configuration
 from vqjax.api._loaded import Loaded, open_run
 from vqjax.api.codec import Codec
+from vqjax.api.levels import Levels
 from vqjax.api.ranker import Ranker
 from vqjax.api.tokenizer import Tokenizer
 from vqjax.codec import digest
-from vqjax.errors import UserError, near_miss
-from vqjax.sampler import COMMON, Given, Sampler
+from vqjax.errors import UserError
+from vqjax.sampler import Given, Sampler
 from vqjax.schemes._options import check_whole, is_whole
 from vqjax.tasks import need
 from vqjax.tasks._first_stage import cached, joined
@@ -42,6 +43,12 @@ class Prior:
     self.tokenizer = Tokenizer(stage.workdir, stage.config, stage.task, frozen, mesh, stage.latents)
     self.info = self.tokenizer.info
     self.sampler = Sampler(self.modules, loaded.weights, mesh)
+
+  @functools.cached_property
+  def levels(self) -> Levels:
+    """Its level and those above it. Raises UserError where the prior of one of them is missing."""
+    above = self._coarser.levels.samplers if self.modules.level else ()
+    return Levels((*above, self.sampler))
 
   def encode(self, values: Any) -> Any:
     """As Tokenizer.encode."""
@@ -73,7 +80,7 @@ class Prior:
     Raises UserError where the prior of another level of a hierarchy is missing.
     """
     self._check_finest()
-    known = dict(priors=self._chain, identity=digest(*self._identities))
+    known = dict(priors=self.levels.samplers, identity=digest(*self._identities))
     return Codec(self.tokenizer, self.tokenizer.codec.source._replace(**known))
 
   def sample(
@@ -105,13 +112,11 @@ class Prior:
     check_whole("num", num, 1)
     check_whole("batch_size", batch_size, 1)
     _check_seed(seed)
-    conditions, options = self._split(given, num)
+    conditions, options = self.levels.split(given, num)
     whole = Given(num, conditions)
     parts = [(start, whole.rows(start, batch_size)) for start in range(0, num, batch_size)]
     if height is None and width is None:
-      draw = lambda first, rows: self._stage.merge(
-        self._levels(self._chain, rows, seed, first, options)
-      )
+      draw = lambda first, rows: self._stage.merge(self.levels.draw(rows, seed, first, options))
     else:
       grid = self._grid(height, width)
       draw = lambda first, rows: self.sampler.draw_window(rows, seed, grid, first, **options)
@@ -148,9 +153,9 @@ class Prior:
     self._check_finest()
     _check_seed(seed)
     levels = self._checked(ids)
-    conditions, options = self._split(given, len(levels[0]))
+    conditions, options = self.levels.split(given, len(levels[0]))
     known = Given(len(levels[0]), conditions, levels, _share(keep, mask), mask)
-    return self.decode(self._stage.merge(self._levels(self._chain, known, seed, 0, options)))
+    return self.decode(self._stage.merge(self.levels.draw(known, seed, 0, options)))
 
   def frames(
     self,
@@ -174,11 +179,11 @@ class Prior:
     levels = () if ids is None else self._checked(ids)
     if levels and len(levels[0]) != num:
       raise UserError(f"ids: of {len(levels[0])} example(s), but num={num}; give as many.")
-    conditions, options = self._split(given, num)
+    conditions, options = self.levels.split(given, num)
     known = Given(num, conditions, levels, _share(keep, mask), mask)
-    coarser = self._levels(self._chain[:-1], known, seed, 0, options)
+    coarser = self.levels.draw(known, seed, 0, options, stop=-1)
     request = self.sampler.request(known, coarser)
-    told = self._told(self.sampler, options)
+    told = self.levels.told(self.sampler, options)
     _, steps = self.sampler.draw(request, seed, trajectory=True, **told)
     return np.stack([self._frame(coarser, flat) for flat in steps])
 
@@ -207,23 +212,12 @@ class Prior:
     if not hasattr(self.modules.scheme, "bound"):
       raise UserError(f"{self.workdir}: the scheme {self.config.scheme.name!r} has no likelihood.")
     check_whole("draws", draws, 1)
-    conditions, options = self._split(given, len(levels[0]))
+    conditions, options = self.levels.split(given, len(levels[0]))
     if options:
       raise UserError(f"{next(iter(options))}: a likelihood depends on conditions alone.")
     known = Given(len(levels[0]), conditions, levels)
     nats = self.sampler.nats(self.sampler.request(known, levels[: self.modules.level]), draws)
     return -np.asarray(nats if per_code else nats.sum(-1))
-
-  def nats_of_all(self, levels: tuple[np.ndarray, ...]) -> np.ndarray:
-    """-log p of the codes of all levels of examples of which nothing else is told, float32 `[B]`.
-
-    Exact for autoregressive priors.
-    """
-    total = np.zeros(len(levels[0]), np.float32)
-    for sampler in self._chain:
-      request = sampler.request(Given(len(levels[0]), levels=levels), levels[: sampler.prior.level])
-      total += np.asarray(sampler.nats(request, 16).sum(-1))
-    return total
 
   def held_out(self, num: int) -> tuple[Any, dict[str, np.ndarray]]:
     """(codes of `num` held-out examples of the prior's data; their values of its conditions)."""
@@ -236,17 +230,7 @@ class Prior:
 
   def condition(self, name: str) -> Any:
     """The condition that callers give by this name. Raises UserError where there is none."""
-    fields = self._fields
-    if name in fields:
-      return fields[name].condition
-    if name in condition_fields():
-      raise UserError(
-        f"{name}: this prior was trained without one (config.condition.{name} is not set)."
-      )
-    raise UserError(
-      f"{name}: this prior has no such condition or "
-      f"option.{near_miss(name, {*fields, *self._options})}"
-    )
+    return self.levels.condition(name).condition
 
   def rank(self, images: Any, text: str | Sequence[str], by: str) -> tuple[np.ndarray, np.ndarray]:
     """(order, scores) of images by how well they fit a caption, see vqjax.api.Ranker.rank.
@@ -260,8 +244,8 @@ class Prior:
 
   def captions(self, num: int, given: Mapping[str, Any]) -> list[str]:
     """What of the conditions of `num` examples can be read, to stand below them; [] if nothing."""
-    conditions, _ = self._split(given, num)
-    leads = ((self._fields[name].lead, value) for name, value in conditions.items())
+    conditions, _ = self.levels.split(given, num)
+    leads = ((self.levels.fields[name].lead, value) for name, value in conditions.items())
     several = [lead.captions(value) for lead, value in leads if lead.captions]
     return [", ".join(texts) for texts in zip(*several)]
 
@@ -280,20 +264,6 @@ class Prior:
   def _checked(self, ids: Any) -> tuple[Any, ...]:
     """Codes on the grids of training, as levels. Raises UserError for what is no such code."""
     return self._stage.split(joined(self.tokenizer.checked(ids, whole=True)))
-
-  @property
-  def _fields(self) -> dict[str, Any]:
-    """The conditions of all levels that callers can give."""
-    return {name: bound for s in self._chain for name, bound in s.fields.items()}
-
-  @property
-  def _options(self) -> set[str]:
-    return {name for sampler in self._chain for name in sampler.options}
-
-  @functools.cached_property
-  def _chain(self) -> tuple[Sampler, ...]:
-    """The samplers of all levels down to this prior's, coarse first. Raises as `_coarser`."""
-    return (*(self._coarser._chain if self.modules.level else ()), self.sampler)
 
   @functools.cached_property
   def _identities(self) -> tuple[bytes, ...]:
@@ -326,38 +296,6 @@ class Prior:
       )
     return coarse
 
-  def _levels(
-    self, chain: tuple, given: Given, seed: int, first: int, options: dict[str, Any]
-  ) -> tuple:
-    """Codes of the levels of `chain`, each drawn given the coarser ones."""
-    drawn = ()
-    elsewhere = {name for sampler in self._chain for name in sampler.fields}
-    for sampler in chain:
-      request = sampler.request(given, drawn, ignore=elsewhere - sampler.fields.keys())
-      drawn += (sampler.draw(request, seed, first, **self._told(sampler, options)),)
-    return drawn
-
-  def _told(self, sampler: Sampler, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that concern this level: its scheme's, and those that no level knows, for it to
-    complain of.
-    """
-    known = {name for other in self._chain for name in other.options}
-    return {k: v for k, v in options.items() if k in sampler.options or k not in known}
-
-  def _split(
-    self, given: Mapping[str, Any], num: int
-  ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(conditions, options) of what a caller names; None leaves either out."""
-    options = self._options
-    named = {name: value for name, value in given.items() if value is not None}
-    conditions = {}
-    # Options of other schemes go on to the sampler, which says whose they are not.
-    elsewhere = scheme_options().keys()
-    for name in named.keys() - options - elsewhere:
-      self.condition(name)
-      conditions[name] = self._fields[name].lead.given(named[name], num)
-    return conditions, {k: v for k, v in named.items() if k not in conditions}
-
   def _check_finest(self) -> None:
     level, total = self.modules.level, len(self._stage.levels)
     if level < total - 1:
@@ -386,20 +324,6 @@ class Prior:
         f"height, width: {size[0]} x {size[1]} is too large; a grid has fewer than 2^31 codes."
       )
     return grid
-
-
-@functools.cache
-def condition_fields() -> dict[str, Any]:
-  """{name by which callers give it: the class} of all conditions that can be given."""
-  classes = [build.member("conditions", name) for name in build.names("conditions")]
-  return {cls.field: cls for cls in classes if cls.given}
-
-
-@functools.cache
-def scheme_options() -> dict[str, type]:
-  """{name: type} of what all schemes let callers choose when they sample."""
-  schemes = [build.member("schemes", name) for name in build.names("schemes")]
-  return COMMON | {k: kind for scheme in schemes for k, kind in scheme.options.items()}
 
 
 def _hidden(hidden_BL: np.ndarray, latent: Any, info: Any) -> np.ndarray:

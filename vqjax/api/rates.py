@@ -98,7 +98,7 @@ def _bound(model: Any, examples: Sequence[Example], mode: str) -> float:
     return model.codec.bits(examples, mode)
   parts = [examples[start : start + 64] for start in range(0, len(examples), 64)]
   levels = [tuple(map(np.stack, zip(*part))) for part in parts]
-  return sum(float(model.nats_of_all(ids).sum()) for ids in levels) / math.log(2)
+  return sum(float(model.levels.nats(ids).sum()) for ids in levels) / math.log(2)
 
 
 def _huffman_bits(example: Example, lengths: Any, levels: Any) -> int:
