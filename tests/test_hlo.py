@@ -183,6 +183,22 @@ def test_what_a_fusion_hands_on_to_another_is_read():
   assert totals(through) == totals(slow)
 
 
+@pytest.mark.parametrize(
+  "text, size",
+  [
+    ("bf16[8,256,64]{2,0,1:T(8,128)(2,1)}", 2 * 8 * 256 * 128),  # 64 channels fill half a lane
+    ("bf16[8,256,3]{0,2,1:T(4,128)(2,1)S(1)}", 2 * 128 * 256 * 4),
+    ("f32[1000]{0:T(1024)}", 4 * 1024),
+    ("f32[10,3]{1,0}", 4 * 30),
+    ("pred[]{:T(512)}", 1),
+    ("s4[7]", 4),
+  ],
+)
+def test_arrays_fill_whole_tiles(text, size):
+  (shape,) = hlo._shapes(text)
+  assert shape.bytes == size
+
+
 def test_without_loops_flops_are_xlas():
   fn = lambda x, w: (x @ w) @ w.T
   program = compiled(fn, (64, 32), (32, 48))

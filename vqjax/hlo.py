@@ -24,18 +24,33 @@ _BITS = {"pred": 8, "token": 0, "opaque": 0}
 
 
 class Shape(NamedTuple):
-  """One array: its type's name, its lengths, whether it lies in on-chip memory."""
+  """One array: its type's name, its lengths, its layout as the program spells it."""
 
   type: str
   dims: tuple[int, ...]
-  fast: bool
+  layout: str
+
+  @property
+  def fast(self) -> bool:
+    """Whether it lies in on-chip memory."""
+    return "S(1)" in self.layout
 
   @property
   def bytes(self) -> int:
-    if self.type in _BITS:
-      return math.prod(self.dims) * _BITS[self.type] // 8
+    """What it takes in memory: a TPU fills up the innermost axes to whole tiles."""
     bits = re.search(r"\d+", self.type)  # bf16, s4, f8e4m3fn
-    return -(-math.prod(self.dims) * int(bits[0] if bits else 0) // 8)
+    each = _BITS[self.type] if self.type in _BITS else int(bits[0] if bits else 0)
+    return -(-math.prod(self._padded()) * each // 8)
+
+  def _padded(self) -> tuple[int, ...]:
+    order, _, tiling = self.layout.strip("{}").partition(":")
+    tile = re.match(r"T\(([\d,]+)\)", tiling)
+    if not tile:
+      return self.dims
+    dims = [self.dims[int(axis)] for axis in order.split(",") if axis]  # innermost first
+    sides = [int(side) for side in tile[1].split(",")][::-1]
+    sides += [1] * (len(dims) - len(sides))
+    return tuple(-(-n // side) * side for n, side in zip(dims, sides))
 
   def __str__(self) -> str:
     return f"{self.type}[{','.join(map(str, self.dims))}]"
@@ -263,7 +278,7 @@ _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](\{[^}]*\})?")
 
 def _shapes(text: str) -> tuple[Shape, ...]:
   return tuple(
-    Shape(kind, tuple(int(n.strip("<=")) for n in dims.split(",") if n), "S(1)" in (layout or ""))
+    Shape(kind, tuple(int(n.strip("<=")) for n in dims.split(",") if n), layout or "")
     for kind, dims, layout in _ARRAY.findall(text)
   )
 
