@@ -199,6 +199,16 @@ def test_arrays_fill_whole_tiles(text, size):
   assert shape.bytes == size
 
 
+def test_a_kernel_says_its_own_flops():
+  kernel = """
+ENTRY %main (x: bf16[64,128]) -> bf16[64,128] {
+  %x = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %k = bf16[64,128]{1,0:T(8,128)(2,1)} custom-call(%x), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{"flops":"1234","transcendentals":"5","bytes_accessed":"9"}}}
+}
+"""  # noqa: E501
+  assert totals(kernel) == (1234, 2 * 2 * 64 * 128)
+
+
 def test_without_loops_flops_are_xlas():
   fn = lambda x, w: (x @ w) @ w.T
   program = compiled(fn, (64, 32), (32, 48))

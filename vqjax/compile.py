@@ -5,7 +5,8 @@ Compiles the very same step that training runs for a described TPU topology (nee
 libtpu`, no TPU) and prints, for each chip: memory and whether it fits, FLOPs, bytes moved to and
 from memory, collectives, the time that each of the three takes at the peak of every TPU, the
 compiler's own estimate, and the fusions and arrays that take most of it, by the module they come
-from. Loops count by their trips. FLOPs are those of matrix products and convolutions.
+from. Loops count by their trips. FLOPs are those of matrix products and convolutions. Of our own
+kernels the compiler estimates nothing, and the peak stands in.
 
 A prior whose tokenizer is not trained yet compiles from the tokenizer's config: runs/NAME stands
 for NAME.py beside the prior's config, and --config.tokenizer=FILE.py names another. With --cached
@@ -197,8 +198,11 @@ def _sums(
   if sent:
     rows.append(("sent between slices", f"{len(sent)}, {_size(sum(sent))}"))
   if chip is not None and (cycles := sum(w.op.cycles * w.times for w in work)):
-    seconds = cycles / chip.clock
+    kernels = sum(w.seconds(chip) for w in work if w.op.code == "custom-call" and w.flops)
+    seconds = cycles / chip.clock + kernels
     rows.append(("compiler's estimate", _time(seconds)))
+    if kernels:
+      rows.append(("of which kernels, at the peak", _time(kernels)))
     rows.append(("share of the peak in it", f"{flops / chip.flops / seconds:.0%}"))
   return rows
 

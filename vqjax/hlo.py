@@ -169,7 +169,11 @@ class Module:
     return self._computations.get(op.attribute("calls") or "", {})
 
   def flops(self, op: Op, ops: dict[str, Op]) -> float:
-    """Two for each multiplication of a matrix product or convolution, inside a fusion too."""
+    """Two for each multiplication of a matrix product or convolution, inside a fusion too; of a
+    kernel what it says of itself.
+    """
+    if told := re.search(r'"cost_estimate":\{"flops":"(\d+)"', op.text):
+      return float(told[1])
     if op.code == "dot":
       left = ops[op.operands[0]].shapes[0].dims
       axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", op.text)

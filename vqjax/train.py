@@ -88,7 +88,7 @@ class Run:
     )
     self.init = jax.jit(self._init, out_shardings=places, compiler_options=options)
     split = sharding.batch_sharding(self.mesh)
-    self._split = split if self.mesh.shape["fsdp"] > 1 else None
+    self._split = target.Split(split, params=self.mesh.shape["fsdp"] > 1)
     program = functools.partial(
       jax.jit,
       donate_argnums=0,

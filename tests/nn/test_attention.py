@@ -112,7 +112,8 @@ def test_layouts_in_memory():
 
 @pytest.mark.parametrize("backend, dtype, head_width, expected", [
     ("gpu", "bfloat16", 64, "cudnn"), ("gpu", "float16", 8, "cudnn"), ("gpu", "float32", 64, "xla"),
-    ("gpu", "bfloat16", 36, "xla"), ("gpu", "bfloat16", 256, "xla"), ("tpu", "bfloat16", 64, "xla"),
+    ("gpu", "bfloat16", 36, "xla"), ("gpu", "bfloat16", 256, "xla"),
+    ("tpu", "bfloat16", 64, "kernels"), ("tpu", "float32", 64, "xla"),
     ("cpu", "bfloat16", 64, "xla"),
 ])  # yapf: disable
 def test_kernel_by_backend(monkeypatch, backend, dtype, head_width, expected):

@@ -50,13 +50,26 @@ MASKS = {
 def test_masks_written_out(kind):
   lines = MASKS[kind].split("\n")[1:]
   expected = [[int(x) for x in line.replace(" ", "")] for line in lines]
-  np.testing.assert_array_equal(sparse.mask(kind, 2, (3, 3), 3).astype(int), expected)
+  masks = sparse.Masks(("row", kind), 2, 3, 3, 11)
+  np.testing.assert_array_equal(masks.arrays[1].astype(int), expected)
 
 
 def test_a_window_leaves_out_what_lies_between():
   """On a grid of 5 columns, 3 x 3: code 12 sees itself, the one before and 6, 7, 8 above."""
-  seen = np.flatnonzero(sparse.mask("convolution", 0, (3, 5), 3)[12])
+  seen = np.flatnonzero(sparse.Masks(("convolution",), 0, 5, 3, 15).arrays[0, 12])
   assert seen.tolist() == [6, 7, 8, 11, 12]
+
+
+@pytest.mark.parametrize("width, kernel", [(4, 3), (5, 3), (5, 5), (8, 11)])
+def test_windows_are_sets_of_offsets(width, kernel):
+  """On grids whose sides are powers of two and others, and under windows wider than the grid."""
+  reach, places = kernel // 2, np.arange(4 * width)
+  offsets = [r * width + c for r in range(reach + 1) for c in range(-reach, reach + 1)]
+  behind = places[:, None] - places[None]
+  expected = np.isin(behind, offsets) & (behind >= 0)
+  masks = sparse.Masks(("convolution", "column"), 0, width, kernel, 4 * width)
+  np.testing.assert_array_equal(masks.arrays[0], expected)
+  np.testing.assert_array_equal(masks.arrays[1], (behind % width == 0) & (behind >= 0))
 
 
 def test_the_pattern_of_the_paper():

@@ -27,7 +27,7 @@ def test_the_batch_is_never_gathered(remat):
     return model.apply(params, ids, train=False)[..., 0].mean()
 
   def step(params, ids):
-    with target.splitting(batch):
+    with target.splitting(target.Split(batch, params=True)):
       return jax.value_and_grad(loss)(params, ids)
 
   program = jax.jit(step, in_shardings=(places, batch), out_shardings=(None, places))

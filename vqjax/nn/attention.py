@@ -5,7 +5,8 @@ backend.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import einops
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vqjax.nn import target
+from vqjax.nn import sparse, target
 
 Layout = Literal["fused", "heads", "keys_last"]
 
@@ -26,19 +27,20 @@ _AXES = {
 }
 
 
-def implementation(dtype: jnp.dtype, head_width: int) -> Literal["cudnn", "xla"]:
-  """The kernel for `jax.nn.dot_product_attention`: cuDNN's on GPUs where it takes such heads, XLA's
-  elsewhere.
-  """
-  fits = jnp.dtype(dtype).itemsize == 2 and head_width % 8 == 0 and head_width <= 128
-  return "cudnn" if target.platform() == "gpu" and fits else "xla"
+def implementation(dtype: jnp.dtype, head_width: int) -> Literal["cudnn", "kernels", "xla"]:
+  """cuDNN on GPUs where it takes such heads, our kernels on TPUs, else XLA's products."""
+  half = jnp.dtype(dtype).itemsize == 2
+  fits = {"gpu": head_width % 8 == 0 and head_width <= 128, "tpu": True}
+  name = {"gpu": "cudnn", "tpu": "kernels"}.get(target.platform(), "xla")
+  return name if half and fits.get(target.platform()) else "xla"
 
 
 def attend(
   q_BLNH: jax.Array,
   k_BSNH: jax.Array,
   v_BSNH: jax.Array,
-  mask: Literal["causal", "full"] | jax.Array = "full",
+  mask: Literal["causal", "full"] | sparse.Masks | jax.Array = "full",
+  kind: jax.Array | int = 0,
 ) -> jax.Array:
   """Scaled dot-product attention (arXiv 1706.03762, eq. 1), `[B, L, N, H]`; the softmax is float32.
 
@@ -46,16 +48,40 @@ def attend(
     q_BLNH: queries.
     k_BSNH: keys.
     v_BSNH: values.
-    mask: "full"; "causal" (query i sees keys 0 .. i); or bool, true where a query sees a key: `[L,
-      S]` or `[B, L, S]`.
+    mask: "full"; "causal" (query i sees keys 0 .. i); masks of several kinds; or bool, true where a
+      query sees a key: `[L, S]` or `[B, L, S]`.
+    kind: which of several masks, may be traced.
   """
-  options = dict(implementation=implementation(q_BLNH.dtype, q_BLNH.shape[-1]))
+  chosen = implementation(q_BLNH.dtype, q_BLNH.shape[-1])
+  if chosen == "kernels":
+    if fused := _on_each_device(q_BLNH, k_BSNH, mask):
+      return fused(jnp.asarray(kind), q_BLNH, k_BSNH, v_BSNH)
+    chosen = "xla"
+  if isinstance(mask, sparse.Masks):
+    mask = jnp.asarray(mask.arrays)[kind]
   if isinstance(mask, str):
-    return jax.nn.dot_product_attention(
-      q_BLNH, k_BSNH, v_BSNH, is_causal=mask == "causal", **options
-    )
-  mask_BNLS = mask[None, None] if mask.ndim == 2 else mask[:, None]
-  return jax.nn.dot_product_attention(q_BLNH, k_BSNH, v_BSNH, mask=mask_BNLS, **options)
+    options = dict(is_causal=mask == "causal")
+  else:
+    options = dict(mask=mask[None, None] if mask.ndim == 2 else mask[:, None])
+  return jax.nn.dot_product_attention(q_BLNH, k_BSNH, v_BSNH, implementation=chosen, **options)
+
+
+def _on_each_device(
+  q_BLNH: jax.Array, k_BSNH: jax.Array, mask: Any
+) -> Callable[..., jax.Array] | None:
+  """`kernels.attend` on what each device has, as fn(kind, q, k, v); None where that is not for it:
+  outside of training, where prefixes of a cache and single queries are read, too.
+  """
+  from vqjax.nn import kernels  # Pallas takes a while to import, and other platforms never ask
+
+  batch, length, heads = q_BLNH.shape[:3]
+  spread = target.on_each_device(heads, batch)
+  known = isinstance(mask, (str, sparse.Masks))
+  if spread is None or not known or length != k_BSNH.shape[1] or not kernels.takes(length):
+    return None
+  sees = {"full": (), "causal": (lambda query, key: key <= query,)}
+  sees = mask.sees if isinstance(mask, sparse.Masks) else sees[mask]
+  return spread(lambda kind, q, k, v: kernels.attend(q, k, v, sees, kind))
 
 
 def rotary_table(grid: tuple[int, ...], head_width: int, base: float = 10_000.0) -> np.ndarray:

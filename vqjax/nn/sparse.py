@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,9 +18,9 @@ def pattern(layers: int) -> tuple[Kind, ...]:
   return (*kinds, "convolution")
 
 
-@functools.lru_cache(maxsize=16)
-def mask(kind: Kind, lead: int, grid: tuple[int, int], kernel: int) -> np.ndarray:
-  """Who sees whom, bool `[T, T]`, T = lead + height * width: true where a query (row) sees a key.
+@dataclasses.dataclass(frozen=True)
+class Masks:
+  """Who sees whom among `lead` positions and the codes of a grid after them, cut off at `length`.
 
   The first `lead` positions see themselves and those before; codes see all of these, and of the
   codes up to their own:
@@ -27,18 +29,40 @@ def mask(kind: Kind, lead: int, grid: tuple[int, int], kernel: int) -> np.ndarra
     column: those above in their column
     convolution: those under a window of `kernel` x `kernel` around them; as in a row, what leaves
       the grid at one side comes in at the other
+
+  Attributes:
+    kinds: those that layers name by their index.
+    width: of the grid.
   """
-  height, width = grid
-  behind = np.arange(height * width)[:, None] - np.arange(height * width)[None]
-  if kind == "row":
-    seen = behind <= width
-  elif kind == "column":
-    seen = behind % width == 0
-  else:
-    reach = kernel // 2
-    window = [r * width + c for r in range(reach + 1) for c in range(-reach, reach + 1)]
-    seen = np.isin(behind, window)
-  total = np.tri(lead + height * width, dtype=bool)
-  total[lead:, lead:] &= seen
-  total.setflags(write=False)
-  return total
+
+  kinds: tuple[Kind, ...]
+  lead: int
+  width: int
+  kernel: int
+  length: int
+
+  @property
+  def sees(self) -> tuple[Callable[[Any, Any], Any], ...]:
+    """For each kind (query, key) -> bool, of int32 positions as arrays of NumPy or JAX."""
+    return tuple(functools.partial(self._sees, kind) for kind in self.kinds)
+
+  def _sees(self, kind: Kind, query: Any, key: Any) -> Any:
+    behind, reach = query - key, self.kernel // 2
+    if kind == "row":
+      near = behind <= self.width
+    elif kind == "column":
+      near = self._column(behind) == 0
+    else:
+      near = (self._column(behind + reach) <= 2 * reach) & (behind <= reach * (self.width + 1))
+    return (behind >= 0) & ((key < self.lead) | near)
+
+  def _column(self, place: Any) -> Any:
+    # Division is slow on a TPU's vectors.
+    even = self.width & (self.width - 1) == 0
+    return place & (self.width - 1) if even else place % self.width
+
+  @functools.cached_property
+  def arrays(self) -> np.ndarray:
+    """bool `[kinds, length, length]`, true where a query (row) sees a key."""
+    places = np.arange(self.length, dtype=np.int32)
+    return np.stack([sees(places[:, None], places[None]) for sees in self.sees])

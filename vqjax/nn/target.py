@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -16,17 +18,26 @@ _devices: contextvars.ContextVar[Sequence[jax.Device] | None] = contextvars.Cont
 )
 
 
-_batch: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextVar("batch", default=None)
+class Split(NamedTuple):
+  """How a training step splits its arrays: `batch` by example, over the mesh axes that it names,
+  and `params`, whether parameters too.
+  """
+
+  batch: NamedSharding
+  params: bool
+
+
+_split: contextvars.ContextVar[Split | None] = contextvars.ContextVar("split", default=None)
 
 
 @contextlib.contextmanager
-def splitting(batch: NamedSharding | None) -> Iterator[None]:
-  """What is traced in this context computes on batches of this sharding, see `by_example`."""
-  token = _batch.set(batch)
+def splitting(split: Split) -> Iterator[None]:
+  """What is traced in this context is a training step that splits its arrays like this."""
+  token = _split.set(split)
   try:
     yield
   finally:
-    _batch.reset(token)
+    _split.reset(token)
 
 
 def by_example(x: jax.Array) -> jax.Array:
@@ -34,13 +45,40 @@ def by_example(x: jax.Array) -> jax.Array:
 
   XLA else follows the split of the parameters, and gathers the activations of the whole batch.
   """
-  batch = _batch.get()
-  if batch is None or x.shape[0] % batch.mesh.size:
+  split = _split.get()
+  if split is None or not split.params or x.shape[0] % split.batch.mesh.size:
     return x
   free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+  batch = split.batch
   return jax.lax.with_sharding_constraint(
     x, NamedSharding(batch.mesh, PartitionSpec(*batch.spec, *free))
   )
+
+
+def on_each_device(
+  heads: int, batch: int
+) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]] | None:
+  """What makes fn(kind, *arrays [B, L, N, H]) run on each device's examples and heads, for programs
+  that XLA cannot split; None outside of a training step, and where devices do not divide a batch.
+  """
+  split = _split.get()
+  if split is None:
+    return None
+  mesh, names = split.batch.mesh, split.batch.spec[0]
+  ways = lambda axes: math.prod(mesh.shape[axis] for axis in axes)
+  rest = tuple(axis for axis in mesh.axis_names if axis not in names)
+  if batch % ways(names):
+    return None
+  place = PartitionSpec(names, None, rest if heads % ways(rest) == 0 else None)
+
+  def spread(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    # All places are stated: nothing is left to check, and a kernel could not say.
+    return jax.shard_map(
+      fn, mesh=mesh, in_specs=(PartitionSpec(), place, place, place), out_specs=place,
+      check_vma=False,
+    )  # fmt: skip
+
+  return spread
 
 
 @contextlib.contextmanager

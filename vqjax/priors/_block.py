@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vqjax.nn import attention, target
+from vqjax.nn import attention, sparse, target
 
 
 def norm(kind: str, bias: bool, dtype: jnp.dtype, name: str | None = None) -> nn.Module:
@@ -49,7 +49,7 @@ class Block(nn.Module):
     cond_BC: jax.Array | None,
     angles_LF: jax.Array | None,
     train: bool,
-    masks_KLL: jax.Array | None = None,
+    masks: sparse.Masks | None = None,
     kind: jax.Array | int = 0,
     cache: attention.Cache | None = None,
     index: jax.Array | None = None,
@@ -57,8 +57,9 @@ class Block(nn.Module):
     """Returns the next activations and the cache.
 
     Without `index` the sequence starts at 0, and a cache is filled from there; with it, x is the
-    one position `index`, which attends to what the cache holds. `masks_KLL[kind]` says who sees
-    whom, over all positions of the cache if there is one; None is plain causal or full attention.
+    one position `index`, which attends to what the cache holds. `masks` says of every `kind` who
+    sees whom, over all positions of the cache if there is one; None is plain causal or full
+    attention.
     """
     b, length, width = x_BLC.shape
     # Two axes: XLA's CPU matmul is a third slower on three.
@@ -89,10 +90,9 @@ class Block(nn.Module):
     if cache is not None:
       cache = attention.update_cache(cache, k, v, 0 if index is None else index)
     if index is None:
-      plain = "causal" if self.causal else "full"
-      h = attention.attend(q, k, v, plain if masks_KLL is None else masks_KLL[kind])
+      h = attention.attend(q, k, v, masks or ("causal" if self.causal else "full"), kind)
     else:
-      seen = None if masks_KLL is None else masks_KLL[kind][index]
+      seen = None if masks is None else jnp.asarray(masks.arrays)[kind][index]
       h = attention.attend_cache(q[:, 0], cache, index + 1, seen)[:, None]
     h = drop(out(name="proj")(einops.rearrange(h, "b l n h -> (b l) (n h)")))
     x = x + (gate_1 * h if self.modulation == "adaln" else h)

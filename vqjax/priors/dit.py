@@ -162,7 +162,7 @@ class Model(nn.Module):
 
   def _blocks(self) -> nn.Module:
     block = (
-      nn.remat(Block, prevent_cse=False, static_argnums=(4,)) if self.remat == "block" else Block
+      nn.remat(Block, prevent_cse=False, static_argnums=(4, 5)) if self.remat == "block" else Block
     )
     # As in the transformer: on a CPU the loop costs more than it saves.
     unroll = self.layers if target.platform() == "cpu" and self.layers <= 8 else 1

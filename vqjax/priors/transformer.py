@@ -111,7 +111,7 @@ class Model(nn.Module):
       self.time_in, self.time_out = (nn.Dense(self.width, dtype=self._dtype) for _ in range(2))
       self.modulate = nn.Dense(2 * self.width, dtype=self._dtype, kernel_init=nn.initializers.zeros)
     block = (
-      nn.remat(Block, prevent_cse=False, static_argnums=(4,)) if self.remat == "block" else Block
+      nn.remat(Block, prevent_cse=False, static_argnums=(4, 5)) if self.remat == "block" else Block
     )
     # On a CPU a loop stacks and copies what the backward pass needs; without it a step takes about
     # two thirds of the time.
@@ -166,8 +166,8 @@ class Model(nn.Module):
     steps, x = x.shape[1], x[:, :-1] if self.causal else x
     x, angles = self._inputs(x, prefix_BP)
     x = self.drop(x, deterministic=not train)
-    masks_KTT, kinds = self._masks(prefix_BP.shape[1], x.shape[1])
-    x = self.blocks(x, cond_BC, angles, train, masks_KTT, kinds)[0]
+    masks, kinds = self._masks(prefix_BP.shape[1], x.shape[1])
+    x = self.blocks(x, cond_BC, angles, train, masks, kinds)[0]
     return x, x.shape[1] - steps
 
   def init_cache(self, batch: int, prefix_length: int) -> Caches:
@@ -260,15 +260,14 @@ class Model(nn.Module):
     codes_LC = at.reshape(-1, self.width)[: self.latent.steps - self.causal]
     return jnp.concatenate([self.position_table, codes_LC])
 
-  def _masks(self, prefix: int, length: int) -> tuple[jax.Array | None, np.ndarray]:
-    """(masks of every kind `[K, length, length]` or None, each layer's kind)."""
+  def _masks(self, prefix: int, length: int) -> tuple[sparse.Masks | None, np.ndarray]:
+    """(masks of every kind, or None, and each layer's kind)."""
     if self.attention == "dense":
       return None, np.zeros(self.layers, np.int32)
     kinds = sparse.pattern(self.layers)
-    known = sorted(set(kinds))
-    made = [sparse.mask(k, self._lead(prefix), self.latent.step_grid, self.window) for k in known]
-    cut = jnp.asarray(np.stack(made)[:, :length, :length])
-    return cut, np.array([known.index(kind) for kind in kinds], np.int32)
+    known, width = tuple(sorted(set(kinds))), self.latent.step_grid[1]
+    masks = sparse.Masks(known, self._lead(prefix), width, self.window, length)
+    return masks, np.array([known.index(kind) for kind in kinds], np.int32)
 
   def _time(self, time_B: jax.Array | None) -> jax.Array | None:
     if self.modulation == "none":
