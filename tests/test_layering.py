@@ -12,14 +12,18 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "vqjax").rglob("*.py"))
 
 # What a folder (or, at the top, a file) may import from vqjax. Leaves may be imported by all.
-LEAVES = {"checks", "errors", "fields", "files", "pictures", "sounds", "videos"}
+LEAVES = {
+  "checks", "errors", "fields", "files", "packed", "pictures", "sounds", "tensors", "videos",
+}  # fmt: skip
 ALLOWED = {
   "checks": set(),
   "errors": set(),
   "fields": set(),
   "files": set(),
+  "packed": set(),
   "pictures": set(),
   "sounds": set(),
+  "tensors": set(),
   "videos": set(),
   "build": set(),
   "nn": {"nn"},

@@ -156,7 +156,7 @@ def test_places_are_found_by_their_marks_and_buckets_stay():
     data=dict(name="folder", path="~/pictures"),
   )
   config = configuration.complete(prior)
-  found = {p.field: (p.value, p.needed) for p in configuration._places(config)}
+  found = {p.field: (p.value, p.needed) for p in configuration.places_of(config)}
   assert found == {
     "tokenizer": ("gs://b/runs/t", True),
     "condition.layout_codes.tokenizer": ("maps", True),

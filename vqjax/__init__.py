@@ -11,7 +11,9 @@ __version__ = "0.1.0"
 
 
 def load(workdir: str) -> Any:
-  """Opens a trained or converted run: a vqjax.api.Tokenizer or a vqjax.api.Prior."""
+  """Opens a trained or converted run, in its workdir or in one file (python -m vqjax.export): a
+  vqjax.api.Tokenizer, a vqjax.api.Prior or a vqjax.api.Ranker.
+  """
   from vqjax import api
 
   return api.load(workdir)

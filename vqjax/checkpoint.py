@@ -30,6 +30,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from vqjax import files, sharding
 from vqjax.errors import UserError
+from vqjax.tensors import is_float
 
 log = logging.getLogger("vqjax")
 
@@ -396,7 +397,7 @@ class Checkpoints:
 
 def restore_params(workdir: str | os.PathLike[str], abstract: Mapping[str, Any]) -> dict[str, Any]:
   """The part of a run's newest readable state that `abstract` names, e.g. {"params": …, "stats":
-  …}; nothing else is read.
+  …}; nothing else is read. An exported run has one state, in which averages stand for parameters.
 
   A step that is cut short, or whose fingerprint does not match, is reported and passed over; it
   stays where it is. The run may be training: where a step is removed while it is read, a newer one
@@ -406,6 +407,8 @@ def restore_params(workdir: str | os.PathLike[str], abstract: Mapping[str, Any])
     UserError: no checkpoint, none that can be read, or one that lacks a part or has it in another
       shape.
   """
+  if files.is_packed(packed := files.path(workdir)):
+    return _unpacked(packed, dict(abstract))
   directory = _absolute(workdir) / "checkpoints"
   if not directory.is_dir():
     raise UserError(f"--workdir={workdir}: holds no checkpoint.")
@@ -448,6 +451,19 @@ def _read_part(directory: files.Path, step: int, target: dict[str, Any]) -> dict
     restored = manager.restore(step, args=items)
   _check_contents(restored["state"], restored["check"])
   return restored["state"]
+
+
+def _unpacked(workdir: files.Path, abstract: Any) -> dict[str, Any]:
+  """`restore_params` of an exported run; narrower floats become those that are asked for."""
+  told = lambda path: path.replace("ema/", "params/model/", 1) if path.startswith("ema/") else path
+  wanted = _leaves(abstract)
+  found = workdir.weights(map(told, wanted))
+  as_wanted = lambda x, leaf: x.astype(leaf.dtype) if is_float(x.dtype) else x
+  found = {p: as_wanted(found[told(p)], leaf) for p, leaf in wanted.items() if told(p) in found}
+  _check_shapes(found, wanted, f"{workdir}", whole=False)
+  put = lambda x, leaf: x if leaf.sharding is None else jax.device_put(x, leaf.sharding)
+  leaves = [put(found[path], leaf) for path, leaf in wanted.items()]
+  return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
 def _absolute(workdir: str | os.PathLike[str]) -> files.Path:

@@ -231,15 +231,15 @@ def _plain(value: Any) -> Any:
   return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
-def _places(config: Mapping[str, Any]) -> list[places.Place]:
+def places_of(config: Mapping[str, Any]) -> list[places.Place]:
   """The places that a config names."""
   return list(places.listed(_fields_of(config.get("task", Common.task)), config))
 
 
-def _relocated(config: ConfigDict, move: Callable[[places.Place], str]) -> ConfigDict:
+def relocated(config: ConfigDict, move: Callable[[places.Place], str]) -> ConfigDict:
   """A copy of the config with `move(place)` for each place."""
   config = config.copy_and_resolve_references()
-  for place in _places(config):
+  for place in places_of(config):
     *parents, leaf = place.field.split(".")
     functools.reduce(lambda node, key: node[key], parents, config)[leaf] = move(place)
   return config
@@ -249,7 +249,7 @@ def save(config: ConfigDict, workdir: files.Path) -> None:
   """Writes the config into `workdir`, with the places that it names absolute, and says where the
   workdir is, which tells how far from it they lie.
   """
-  config = _relocated(config, lambda place: places.absolute(place.value))
+  config = relocated(config, lambda place: places.absolute(place.value))
   own = {"workdir": places.absolute(str(workdir))}
   files.write_json(workdir / "config.json", own | _plain(config))
 
@@ -266,7 +266,7 @@ def of_run(workdir: files.Path, option: str = "--workdir") -> ConfigDict:
       f"{option}={workdir}: holds no run (no config.json). Train one with python -m vqjax.main."
     )
   config, begun_in = _saved(workdir)
-  return _relocated(config, lambda place: places.found(place.value, begun_in, workdir))
+  return relocated(config, lambda place: places.found(place.value, begun_in, workdir))
 
 
 def _saved(workdir: files.Path) -> tuple[ConfigDict, str | None]:
@@ -285,7 +285,7 @@ def located(config: ConfigDict, workdir: files.Path) -> ConfigDict:
   """
   known = {}
   if (workdir / "config.json").exists():
-    known = {place.field: place.value for place in _places(of_run(workdir))}
+    known = {place.field: place.value for place in places_of(of_run(workdir))}
 
   def move(place: places.Place) -> str:
     here, then = places.absolute(place.value), known.get(place.field)
@@ -293,8 +293,8 @@ def located(config: ConfigDict, workdir: files.Path) -> ConfigDict:
       return then
     return here
 
-  config = _relocated(config, move)
-  for place in _places(config):
+  config = relocated(config, move)
+  for place in places_of(config):
     if place.needed and not places.exists(place.value, run=True):
       raise _missing(place, workdir)
   return config
@@ -302,7 +302,7 @@ def located(config: ConfigDict, workdir: files.Path) -> ConfigDict:
 
 def check_there(config: ConfigDict, workdir: files.Path, within: str) -> None:
   """Raises UserError where a place of config.<within> is not there."""
-  for place in _places(config):
+  for place in places_of(config):
     if f"{place.field}.".startswith(f"{within}.") and not places.exists(place.value):
       raise _missing(place, workdir)
 
@@ -311,7 +311,7 @@ def _missing(place: places.Place, workdir: files.Path) -> UserError:
   tried = (place.value,)
   if (workdir / "config.json").exists():
     config, begun_in = _saved(workdir)
-    then = {p.field: p.value for p in _places(config)}.get(place.field)
+    then = {p.field: p.value for p in places_of(config)}.get(place.field)
     if then == place.value:
       tried = places.candidates(then, begun_in, workdir)
   return places.missing(place, tried, workdir)
@@ -360,7 +360,7 @@ def check_same(saved: ConfigDict, new: ConfigDict, within: Sequence[str] = ("",)
   `within` holds the beginnings of the paths that matter. Places may differ: what lies there is
   compared, by vqjax.lineage.
   """
-  free = (*_FREE, *(place.field for config in (saved, new) for place in _places(config)))
+  free = (*_FREE, *(place.field for config in (saved, new) for place in places_of(config)))
   old, now = flatten(complete(saved)), flatten(complete(new))
   # Outer fields and names first: another model differs in all the rest.
   for path in sorted(

@@ -2,8 +2,7 @@
 --workdir=OUT [--option NAME=VALUE …], and back: --target=FORMAT --workdir=RUN --checkpoint=FILE
 
 Sizes are read from the tensors; what a file does not hold is given as options. OUT is a workdir
-like any other. Nothing that a file contains is executed. PyTorch files need `pip install torch
-safetensors`.
+like any other. Nothing that a file contains is executed. PyTorch files need `pip install torch`.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ def _export(args: argparse.Namespace, formats: Mapping[str, types.ModuleType]) -
 
   from vqjax import api
 
-  run = api.open_run(workdir)
+  run = api.open_run(workdir, whole=True)
   params, stats, _ = jax.device_get(run.weights)
   member = formats[args.target]
   if hasattr(member, "write_folder") and not file.suffix:

@@ -2,9 +2,10 @@
 [--batch_size=N]
 
 Goes over the whole held-out split of the run's data (or of --data), prints a table and writes
-evaluation.json into the workdir, with the protocol that makes the figures comparable. For a prior
-also positions.png (nats per position: black where it is sure, white where it is not) and
-nearest.png (samples above the training images nearest to them, to see memorising).
+evaluation.json into the workdir (of an exported run F.safetensors into the folder F), with the
+protocol that makes the figures comparable. For a prior also positions.png (nats per position: black
+where it is sure, white where it is not) and nearest.png (samples above the training images nearest
+to them, to see memorising).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
       raise UserError(f"--{name}={value}: give 1 or more, or leave it out.")
   import jax
 
-  from vqjax import api, data, lineage, measure, writers
+  from vqjax import api, data, lineage, measure, packed, writers
   from vqjax.api import rates as api_rates
 
   loaded = api.open_run(args.workdir)
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
   counting = args.data is None and args.limit is None
   rates = _rates(loaded, dataset, min(count, args.limit or count, args.coded), counting)
   result["rates"] = {name: rate._asdict() for name, rate in rates.items()}
-  file = args.workdir / "evaluation.json"
+  file = packed.results(args.workdir) / "evaluation.json"
   files.write_json(file, result)
   plain = [[k, f"{v:.5g}"] for k, v in figures.items() if "/" not in k]
   print(writers.table(["measure", "value"], plain))
@@ -112,9 +113,9 @@ def _pictures(
   model: Any, dataset: Any, figures: dict[str, float], num: int = 8, of: int = 2048
 ) -> None:
   """Draws where a prior is unsure, and which training examples its samples are nearest to."""
-  from vqjax import pictures
+  from vqjax import packed, pictures
 
-  modules, workdir = model.modules, model.workdir
+  modules, workdir = model.modules, packed.results(model.workdir)
   nats = np.array([v for k, v in figures.items() if k.startswith("nats_at/")])
   if nats.size:
     heat, low, high = heat_map(plane(nats, modules.latent.shape))

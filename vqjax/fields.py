@@ -38,6 +38,11 @@ def workdir(default: Any = MISSING) -> Any:
   return _field(default, place="needed")
 
 
+def part(default: Any = MISSING) -> Any:
+  """A file, or another run's workdir, that only some predictions need: an export takes it along."""
+  return _field(default, place="part")
+
+
 def place(default: Any = MISSING) -> Any:
   """A file or folder (or workdir) that only some commands need."""
   return _field(default, place="at times")

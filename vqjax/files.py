@@ -2,7 +2,9 @@
 write that fails.
 
 Local paths are pathlib's, paths with a scheme etils.epath's (gs://, s3://); both answer to the same
-methods. An object in a bucket appears whole, and can neither grow nor be renamed with a folder.
+methods. An object in a bucket appears whole, and can neither grow nor be renamed with a folder. A
+path to an exported run, which is one file, or into it is vqjax.packed's, and answers to those that
+read.
 """
 
 from __future__ import annotations
@@ -24,16 +26,47 @@ from vqjax.errors import UserError
 if TYPE_CHECKING:
   from etils import epath
 
-  Path = pathlib.Path | epath.Path
+  from vqjax.packed import Packed
+
+  Path = pathlib.Path | epath.Path | Packed
 
 _SCHEME = re.compile(r"([a-z][a-z0-9]+):/+(?=.)")  # pathlib makes gs:/ of gs://
 _DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UPLOAD_SECONDS = 60.0
 
+EXPORTED = ".safetensors"  # how the name of an exported run ends
+
 
 def path(text: str | os.PathLike[str]) -> Path:
-  """A local path, or one of etils.epath where `text` begins with a scheme such as gs://."""
+  """A local path; one of etils.epath where `text` begins with a scheme such as gs://; one of
+  vqjax.packed where it names an exported run, or something within.
+  """
+  file, inner = split_export(str(text))
+  if not file or not (found := plain(file)).is_file():
+    return plain(text)
+  from vqjax.packed import Packed
+
+  return Packed(str(found), inner)
+
+
+def split_export(text: str) -> tuple[str, str]:
+  """(the part of a path that ends as the name of an exported run, what stands within it); "" and ""
+  where no part does.
+  """
+  found = re.match(rf"(.*?{re.escape(EXPORTED)})(?:/(.*))?$", text, re.DOTALL)
+  return (found[1], (found[2] or "").strip("/")) if found else ("", "")
+
+
+def is_packed(file: Path) -> bool:
+  """Whether `file` is an exported run, or lies within one."""
+  from vqjax.packed import Packed
+
+  return isinstance(file, Packed)
+
+
+def plain(text: str | os.PathLike[str]) -> Path:
+  """As `path`, of a file or folder that is none of vqjax.packed."""
   if not (scheme := _SCHEME.match(str(text))):
     return pathlib.Path(text)
   if scheme[1] in _DRIVERS and importlib.util.find_spec(_DRIVERS[scheme[1]]):

@@ -17,15 +17,18 @@ from typing import Any, NamedTuple
 from vqjax import build, files
 from vqjax.errors import UserError
 
+EXPORT = "."  # the workdir in an exported run's config
+
 
 class Place(NamedTuple):
   """A field of a config that names a place: its dotted path, its value, whether the run is never
-  opened without it.
+  opened without it, and whether predictions may ask for it.
   """
 
   field: str
   value: str
   needed: bool
+  part: bool
 
 
 def listed(cls: Any, config: Mapping[str, Any], prefix: str = "") -> Iterator[Place]:
@@ -35,7 +38,8 @@ def listed(cls: Any, config: Mapping[str, Any], prefix: str = "") -> Iterator[Pl
   for field in dataclasses.fields(cls):
     value, path = config.get(field.name), f"{prefix}{field.name}"
     if isinstance(value, str) and value and "place" in field.metadata:
-      yield Place(path, value, field.metadata["place"] == "needed")
+      kind = field.metadata["place"]
+      yield Place(path, value, kind == "needed", kind in ("needed", "part"))
     elif hasattr(value, "items"):
       for inner, values, name in _described(field.metadata, value):
         yield from listed(inner, values, f"{path}.{name}")
@@ -63,8 +67,11 @@ def absolute(place: str) -> str:
 
 def candidates(place: str, begun_in: str | None, workdir: files.Path) -> tuple[str, ...]:
   """Where `place` may lie for a run that named it when its workdir was `begun_in`: as far from
-  `workdir` as it was from there, then as it was named.
+  `workdir` as it was from there, then as it was named. An exported run, which began in `EXPORT`,
+  tells it from itself where it is in the same file.
   """
+  if begun_in == EXPORT:
+    return (os.path.normpath(os.path.join(workdir, place)) if place.startswith(".") else place,)
   if begun_in is None or any(map(files.is_remote, (place, begun_in, workdir))):
     return (place,)
   beside = os.path.relpath(place, begun_in)
@@ -73,7 +80,7 @@ def candidates(place: str, begun_in: str | None, workdir: files.Path) -> tuple[s
 
 def exists(place: str, run: bool = False) -> bool:
   """Whether something lies there, with `run` a run; what is in a bucket is believed."""
-  file = pathlib.Path(place).expanduser()
+  file = files.path(os.path.expanduser(place))
   return files.is_remote(place) or (file / ("config.json" if run else "")).exists()
 
 
@@ -92,6 +99,11 @@ def same_spelling(typed: str, known: str) -> bool:
 def missing(place: Place, tried: tuple[str, ...], workdir: files.Path) -> UserError:
   """What is said of a place where nothing lies."""
   what = "no run" if place.needed else "nothing"
+  if files.is_packed(workdir):
+    return UserError(
+      f"config.{place.field}: {what} lies at {' or at '.join(tried)}; an exported run comes "
+      "without its data: give others (--data=PATH), or an example to start from."
+    )
   return UserError(
     f"config.{place.field}: {what} lies at {' or at '.join(tried)}; say where it is now: python -m "
     f"vqjax.main --workdir={workdir} --config.{place.field}=PATH."

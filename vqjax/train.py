@@ -328,9 +328,10 @@ def _start(run: Run, source: str | os.PathLike[str] | None) -> State:
   """
   parts = {}
   if source:
-    # A discriminator comes along where both runs have the same one; else it starts afresh, with
-    # what belongs to it.
-    same = configuration.of_run(source, "config.init_from").get("disc") == run.config.get("disc")
+    # A discriminator comes along where both runs have the same one, and no export left it out; else
+    # it starts afresh, with what belongs to it.
+    before = configuration.of_run(source, "config.init_from").get("disc")
+    same = before == run.config.get("disc") and not files.is_packed(files.path(source))
     wanted = lambda tree: dict(tree) if same else {"model": tree["model"]}
     abstract = {"params": wanted(run.abstract.params), "stats": wanted(run.abstract.stats)}
     parts = checkpoint.restore_params(source, abstract)

@@ -11,7 +11,6 @@ from vqjax.errors import UserError
 from vqjax.importers import _torch_file, autoencoder_kl, complete
 
 pytest.importorskip("torch")
-pytest.importorskip("safetensors")
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

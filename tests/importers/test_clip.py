@@ -14,8 +14,6 @@ from vqjax.data import captions
 from vqjax.errors import UserError
 from vqjax.importers import _torch_file, clip
 
-pytest.importorskip("safetensors")
-
 OPTIONS = dict(bpe="", image_heads=4, text_heads=4, activation="quick_gelu")
 
 

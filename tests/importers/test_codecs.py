@@ -21,8 +21,6 @@ MEMBERS = {"dac": dac, "encodec": encodec}
 def case(request, golden):
   """(name, tensors, expected values, run, (model, variables))."""
   name = request.param
-  if name == "encodec":
-    pytest.importorskip("safetensors")
   file = golden / FILES[name]
   state, member = _torch_file.load(file), MEMBERS[name]
   options = member.OPTIONS | member.described(_torch_file.settings(file))
@@ -184,7 +182,6 @@ def test_convert_and_load(golden, tmp_path):
   import vqjax
 
   expected = np.load(golden / "encodec.npz")
-  pytest.importorskip("safetensors")
   file = golden / FILES["encodec"]
   convert.main(["--source=encodec", f"--checkpoint={file}", f"--workdir={tmp_path / 'run'}"])
   model = vqjax.load(tmp_path / "run")

@@ -11,7 +11,6 @@ from vqjax.importers import _torch_file, complete, dit
 from vqjax.schemes import Guidance
 
 pytest.importorskip("torch")
-pytest.importorskip("safetensors")
 
 NULL = 10
 

@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 
+from vqjax import tensors
 from vqjax.errors import UserError
 from vqjax.importers import _torch_file as torch_file
 
@@ -51,9 +52,12 @@ def test_format_before_zip_files(tmp_path):
 def test_numpy_and_safetensors(tmp_path):
   np.savez(tmp_path / "file.npz", w=WEIGHT.numpy())
   np.testing.assert_array_equal(torch_file.load(tmp_path / "file.npz")["w"], WEIGHT)
-  safetensors = pytest.importorskip("safetensors.numpy")
-  safetensors.save_file({"w": WEIGHT.numpy()}, tmp_path / "file.safetensors")
+  torch_file.save(tmp_path / "file.safetensors", {"state_dict": {"w": WEIGHT.numpy()}})
   np.testing.assert_array_equal(torch_file.load(tmp_path / "file.safetensors")["w"], WEIGHT)
+  half = tensors.content({"w": WEIGHT.numpy().astype("bfloat16"), "n": np.arange(2)})
+  (tmp_path / "half.safetensors").write_bytes(half)
+  found = torch_file.load(tmp_path / "half.safetensors")
+  assert found["w"].dtype == np.float32 and found["n"].dtype == np.int64
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""A trained run as Python functions: load(workdir) is a Tokenizer, which encodes and decodes, a
-Prior, which samples, completes and tells how probable codes are, or a Ranker, which embeds images
-and captions.
+"""A trained run as Python functions: load(workdir), or load of an exported file, is a Tokenizer,
+which encodes and decodes, a Prior, which samples, completes and tells how probable codes are, or a
+Ranker, which embeds images and captions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Loaded", "Prior", "Ranker", "Tokenizer", "load", "open_run"]
 
 
 def load(workdir: str | os.PathLike[str]) -> Tokenizer | Prior | Ranker:
-  """Opens the run in `workdir`, trained or converted."""
+  """Opens the run in `workdir`, trained or converted, or the exported run of that name."""
   loaded = open_run(workdir)
   kinds = {"autoencode": Tokenizer.of, "prior": Prior, "contrast": Ranker}
   return kinds[loaded.config.task](loaded)

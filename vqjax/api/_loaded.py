@@ -35,9 +35,12 @@ class Opened:
     """The config's measures, or the task's own."""
     return measure.of_run(self.config, self.task, self.mesh)
 
-  def weights(self, workdir: files.Path, spec: Mapping[str, Any]) -> Weights:
-    """The newest ones saved in `workdir`, on the devices; `spec` is a batch of one row."""
-    params, stats = jax.eval_shape(self.task.init, jax.random.key(0), dict(spec))
+  def weights(self, workdir: files.Path, spec: Mapping[str, Any], whole: bool = False) -> Weights:
+    """The newest ones saved in `workdir`, on the devices: the model's, which predictions read, or
+    the `whole` of them; `spec` is a batch of one row.
+    """
+    players = jax.eval_shape(self.task.init, jax.random.key(0), dict(spec))
+    params, stats = players if whole else ({"model": tree["model"]} for tree in players)
     wanted = {"params": dict(params), "stats": stats}
     if self.config.ema_decay:  # instead of the model's own parameters
       wanted["ema"] = wanted["params"].pop("model")
@@ -45,7 +48,8 @@ class Opened:
     places = sharding.shardings(self.config.sharding, self.mesh, wanted)
     parts = checkpoint.restore_params(workdir, checkpoint.with_sharding(wanted, places))
     params = parts.get("params", {}) | ({"model": parts["ema"]} if "ema" in parts else {})
-    frozen = jax.device_put(self.task.frozen.load(), sharding.replicated(self.mesh))
+    frozen = self.task.frozen.load() if self.task.frozen.predicted else {}
+    frozen = jax.device_put(frozen, sharding.replicated(self.mesh))
     return Weights(params, parts.get("stats", stats), frozen)
 
 
@@ -63,8 +67,9 @@ class Loaded(NamedTuple):
     return Dataset(self.config.data, self.config.ops)
 
 
-def open_run(workdir: str | os.PathLike[str]) -> Loaded:
-  """Reads the run in `workdir`.
+def open_run(workdir: str | os.PathLike[str], whole: bool = False) -> Loaded:
+  """Reads the run in `workdir`, a folder or an exported run; the `whole` of its weights, its
+  adversary's too, which no prediction reads.
 
   Raises UserError where there is none, or nothing of it was saved.
   """
@@ -74,7 +79,7 @@ def open_run(workdir: str | os.PathLike[str]) -> Loaded:
   if spec is None:
     raise UserError(f"--workdir={workdir}: holds no batch.json; the run has not started yet.")
   run = Opened(config, build.module("tasks", config.task).make(config, spec), _mesh(config.mesh))
-  weights = run.weights(workdir, spec)
+  weights = run.weights(workdir, spec, whole)
   lineage.check_frozen(run.task.frozen.identity(weights.frozen), config, workdir)
   return Loaded(workdir, config, run, weights)
 

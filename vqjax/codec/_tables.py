@@ -28,17 +28,24 @@ def count(batches: Iterable[tuple[np.ndarray, ...]], levels: tuple[Any, ...]) ->
 
 def save(workdir: files.Path, tables: Tables, identity: str) -> None:
   """Writes the tables of the tokenizer with this identity. Raises UserError as files do."""
+  files.write_bytes(workdir / FILE, content(tables, identity), workdir)
+
+
+def content(tables: Tables, identity: str) -> bytes:
+  """The same as a file's bytes."""
   named = {f"{i}.{j}": own for i, level in enumerate(tables) for j, own in enumerate(level)}
-  content = io.BytesIO()
-  np.savez(content, tokenizer=np.array(identity), **named)
-  files.write_bytes(workdir / FILE, content.getvalue(), workdir)
+  made = io.BytesIO()
+  np.savez(made, tokenizer=np.array(identity), **named)
+  return made.getvalue()
 
 
 def keep(
   workdir: files.Path, levels: tuple[Any, ...], identity: str, batches: Iterable[tuple]
 ) -> None:
-  """Counts and saves, unless the tables of this tokenizer are there: files were written by them."""
-  if load(workdir, levels, identity) is None:
+  """Counts and saves, unless the tables of this tokenizer are there, by which files were written,
+  or the run is an exported one, to which nothing is added.
+  """
+  if not files.is_packed(workdir) and load(workdir, levels, identity) is None:
     save(workdir, count(batches, levels), identity)
 
 

@@ -20,7 +20,7 @@ class Condition:
     prior: workdir of the prior of the next coarser level, from which sampling starts.
   """
 
-  prior: str | None = fields.place(None)
+  prior: str | None = fields.part(None)
 
   field: ClassVar[str] = "coarser"
   given: ClassVar[bool] = False

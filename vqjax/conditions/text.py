@@ -37,7 +37,7 @@ class Condition:
       are a caption's tokens and the padding that ends it. 0: the text is given and not learned.
   """
 
-  bpe: str | None = fields.place(None)
+  bpe: str | None = fields.part(None)
   size: int = 16_384
   length: int = 256
   lower: bool = True

@@ -31,7 +31,7 @@ class Text:
     lower: whether captions are lower-cased.
   """
 
-  bpe: str | None = fields.place(None)
+  bpe: str | None = fields.part(None)
   size: int = 4_096
   length: int = 64
   lower: bool = False

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vqjax import files, tensors
 from vqjax.errors import UserError
 
 
@@ -34,7 +35,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     path = _within(path)
   if not path.is_file():
     raise UserError(f"checkpoint: no file {str(path)!r}.")
-  if path.suffix == ".safetensors":
+  if path.suffix == tensors.SUFFIX:
     return _safetensors(path)
   if path.suffix == ".npz":
     with np.load(path, allow_pickle=False) as file:
@@ -50,7 +51,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def _within(folder: pathlib.Path) -> pathlib.Path:
   """The file of tensors in a folder. Raises UserError where there is none, or several."""
-  for suffixes in ((".safetensors",), (".bin", ".pt", ".pth", ".ckpt")):
+  for suffixes in ((tensors.SUFFIX,), (".bin", ".pt", ".pth", ".ckpt")):
     found = sorted(file for file in folder.iterdir() if file.suffix in suffixes)
     if len(found) == 1:
       return found[0]
@@ -77,7 +78,7 @@ def settings(path: str | os.PathLike[str]) -> dict[str, Any]:
       if not isinstance(found, dict):
         raise UserError(f"{file}: holds no JSON object; mend or remove it.")
       return found
-  if path.suffix in (".safetensors", ".npz") or not path.is_file():
+  if path.suffix in (tensors.SUFFIX, ".npz") or not path.is_file():
     return {}
   content = _unpickle(path)
   said = content.get("metadata") if isinstance(content, Mapping) else None
@@ -124,13 +125,12 @@ def _unpickle(path: pathlib.Path) -> Any:
 
 def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
-    from safetensors.numpy import load_file
-  except ImportError:
-    raise UserError("checkpoint: reading it needs safetensors: pip install safetensors.") from None
-  try:
-    return load_file(path)
-  except Exception as e:  # its own exception class has moved between versions
-    raise UserError(f"checkpoint: cannot read {str(path)!r}: {e}.") from None
+    found = tensors.Tensors(path)
+    return {
+      k: x.astype(np.float32) if tensors.is_float(x.dtype) else x for k, x in found.read(found)
+    }
+  except UserError as e:
+    raise UserError(f"checkpoint: cannot read {e}") from None
 
 
 def _module_state(module: _Inert, prefix: str = "") -> dict[str, Any]:
@@ -146,33 +146,26 @@ def _module_state(module: _Inert, prefix: str = "") -> dict[str, Any]:
 
 
 def _arrays(state: Mapping[str, Any], path: pathlib.Path) -> dict[str, np.ndarray]:
-  tensors = {name: x.detach() for name, x in state.items() if hasattr(x, "detach")}
-  if not tensors:
+  found = {name: x.detach() for name, x in state.items() if hasattr(x, "detach")}
+  if not found:
     raise UserError(f"checkpoint: {str(path)!r} holds no tensors by name; give a state dict.")
-  return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in tensors.items()}
+  return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in found.items()}
 
 
 def save(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-  """Writes nested dicts of arrays as a file of `torch.save`; a flat one also as .safetensors.
+  """Writes nested dicts of arrays as a file of `torch.save`; flat ones also as .safetensors.
 
-  Raises UserError where PyTorch or safetensors is missing.
+  Raises UserError where it cannot be written, or where PyTorch is missing.
   """
-  if pathlib.Path(path).suffix == ".safetensors":
-    try:
-      from safetensors.numpy import save_file
-    except ImportError:
-      raise UserError(
-        "checkpoint: writing it needs safetensors: pip install safetensors."
-      ) from None
-    flat = content.get("state_dict", content)
-    return save_file({k: np.ascontiguousarray(v) for k, v in flat.items()}, path)
+  if (file := pathlib.Path(path)).suffix == tensors.SUFFIX:
+    return files.write_bytes(file, tensors.content(content.get("state_dict", content)))
   try:
     import torch
   except ImportError:
     raise UserError("checkpoint: writing it needs PyTorch: pip install torch.") from None
-  tensors = lambda x: (
-    {k: tensors(v) for k, v in x.items()}
+  in_torch = lambda x: (
+    {k: in_torch(v) for k, v in x.items()}
     if isinstance(x, Mapping)
     else torch.from_numpy(np.array(x))
   )
-  torch.save(tensors(content), path)
+  torch.save(in_torch(content), path)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vqjax import files
 from vqjax.build import build
 from vqjax.errors import UserError
 from vqjax.importers import Imported, _reader
@@ -208,7 +209,7 @@ def _tokenizer(workdir: str, side: int, channels: int) -> tuple[str, int, int]:
   """(its absolute path, side and channels of its images). Raises UserError for one whose latents
   are others than `side` x `side` x `channels`.
   """
-  size, image_channels, grid, width = _latents(pathlib.Path(workdir), "--option tokenizer")
+  size, image_channels, grid, width = _latents(files.path(workdir), "--option tokenizer")
   if (grid, width) != ((side, side), channels):
     found = " x ".join(map(str, (*grid, width)))
     wanted = side * size // grid[0]
@@ -216,16 +217,16 @@ def _tokenizer(workdir: str, side: int, channels: int) -> tuple[str, int, int]:
       f"--option tokenizer: {workdir} has latents of {found}, the checkpoint is over "
       f"{side} x {side} x {channels}; convert one with --option resolution={wanted}."
     )
-  return str(pathlib.Path(workdir).absolute()), size, image_channels
+  return str(files.path(workdir).absolute()), size, image_channels
 
 
 def _grid(config: Mapping[str, Any]) -> tuple[int, ...]:
   """Of the patches of a prior."""
-  _, _, grid, _ = _latents(pathlib.Path(config["tokenizer"]), "config.tokenizer")
+  _, _, grid, _ = _latents(files.path(config["tokenizer"]), "config.tokenizer")
   return tuple(n // config["model"]["patch"] for n in grid)
 
 
-def _latents(workdir: pathlib.Path, option: str) -> tuple[int, int, tuple[int, ...], int]:
+def _latents(workdir: files.Path, option: str) -> tuple[int, int, tuple[int, ...], int]:
   """(side and channels of a tokenizer's images, grid and channels of its latents)."""
   file = workdir / "config.json"
   if not file.is_file():

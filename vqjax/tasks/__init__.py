@@ -53,11 +53,13 @@ class Frozen(NamedTuple):
   load() -> pytree on the host.
   shapes() -> the same as ShapeDtypeStructs, without reading a file.
   identity(frozen) -> {field of the config: hash} of those that may not change while the run lives.
+  predicted: whether predictions read them too.
   """
 
   load: Callable[[], Any] = dict
   shapes: Callable[[], Any] = dict
   identity: Callable[[Any], dict[str, str]] = lambda frozen: {}
+  predicted: bool = True
 
 
 class Info(NamedTuple):

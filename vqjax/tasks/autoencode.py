@@ -105,7 +105,7 @@ def make(config: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
       pictures=run.pictures,
       modules=run,
     ),
-    frozen=Frozen(run.frozen, run.frozen_shapes),
+    frozen=Frozen(run.frozen, run.frozen_shapes, predicted=False),
     early=((weights.adversarial_start, functools.partial(run.loss, early=True)) if disc else None),
     restart=lambda average, *step: book.restart(average, *(tree["model"] for tree in step)),
   )
