@@ -6,6 +6,7 @@ Their lengths and edges are those of EnCodec (arXiv 2210.13438) and DAC (arXiv 2
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import jax
@@ -140,7 +141,21 @@ class Snake(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     alpha = self.param("alpha", nn.initializers.ones, x.shape[-1:]).astype(x.dtype)[None, None]
-    return x + jnp.square(jnp.sin(alpha * x)) / (alpha + 1e-9)
+    return x + sine_squared(alpha * x) / (alpha + 1e-9)
+
+
+def sine_squared(x: jax.Array) -> jax.Array:
+  """sin²(x) to 3e-7 for |x| up to 10,000, in x's dtype.
+
+  As its series about the nearest multiple of π: XLA's sine is good for any argument, and takes
+  thirteen times as long on CPUs as one that need not be.
+  """
+  x32 = x.astype(jnp.float32)
+  turns = jnp.round(x32 / math.pi)
+  # π in two parts, the first with so few bits that its product with `turns` is exact.
+  square = jnp.square((x32 - turns * 3.140625) - turns * (math.pi - 3.140625))
+  terms = [(-1) ** (n + 1) * 2 ** (2 * n - 1) / math.factorial(2 * n) for n in range(1, 10)]
+  return (square * jnp.polyval(jnp.float32(terms[::-1]), square)).astype(x.dtype)
 
 
 class Lstm(nn.Module):
