@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from vqjax.nn import layers
+from vqjax.nn import layers, target
 
 
 @pytest.mark.parametrize("mean", [0.0, 1000.0])
@@ -176,6 +176,32 @@ def test_convolutions_equal_flax_with_their_gradients(name, axes):
 
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
   jax.tree.map(close, *run(variables, x))
+
+
+@pytest.mark.parametrize(
+  "grid, stride, time, dilated",
+  [
+    ((3, 4), 2, "same", (2, 2)),
+    ((3, 2, 3), (2, 1, 2), "same", (2, 1, 2)),
+    ((3, 2, 3), 2, "causal", (1, 2, 2)),
+  ],
+)
+def test_upsampling_of_accelerators_is_that_of_cpus(grid, stride, time, dilated, monkeypatch):
+  """One transposed convolution against repeated positions, with its gradients."""
+  layer = layers.Upsample(stride=stride, time=time)
+  x = jax.random.normal(jax.random.key(0), (2, *grid, 3))
+  variables = layer.init(jax.random.key(1), x)
+  variables["params"]["conv"]["bias"] = jnp.arange(3.0)
+
+  def run(variables, x):
+    y, pull = jax.vjp(layer.apply, variables, x)
+    return y, pull(jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+  expected = run(variables, x)
+  monkeypatch.setattr(target, "platform", lambda: "tpu")
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  jax.tree.map(close, jax.jit(run)(variables, x), expected)
+  assert f"lhs_dilation={dilated}" in str(jax.make_jaxpr(layer.apply)(variables, x))
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])

@@ -88,6 +88,27 @@ def test_gradients_equal_those_of_the_plain_loss():
         )
 
 
+def test_without_an_adaptive_weight_one_pass_back_serves_all_terms():
+  task = make(loss=dict(feature_weight=0.5, adversarial_weight=0.3, adaptive="none"))
+  params, stats, batch = setup(task)
+  run, x = task.info.modules, task.info.modules.input(batch)
+  recon = 0.5 * x[::-1]
+
+  def plain(recon):
+    judge = lambda image: run.judge(params["disc"], stats["disc"], image)[0]
+    (logits, features), (_, real) = judge(recon), judge(x)
+    matching = losses.feature_matching(real, features)
+    return jnp.square(recon - x).mean() + 0.5 * matching - 0.3 * logits.mean()
+
+  @jax.jit
+  def both(recon):
+    ours = run._generator(params, stats, {}, recon, {}, x, jnp.int32(0))
+    return ours[:2], jax.value_and_grad(plain)(recon)
+
+  ours, theirs = both(recon)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), ours, theirs)
+
+
 @pytest.mark.parametrize(
   "model, reconstruction", [("vqvae", "l2"), ("vit", "l2"), ("vqvae", "logit_laplace")]
 )

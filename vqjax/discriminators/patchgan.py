@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 
 from vqjax import checks, fields
 from vqjax.errors import UserError
+from vqjax.nn import layers
 
 
 class Model(nn.Module):
@@ -79,7 +79,7 @@ class Model(nn.Module):
       x = self._conv(self.channels * min(2**i, 8), strides, use_bias, position)(x)
       if normed:
         position += 1
-        x = self._norm(position, x.shape[-1], train)(x)
+        x = self._norm(position, train)(x)
       x = nn.leaky_relu(x, 0.2)
       features.append(x)
       position += 2
@@ -100,11 +100,11 @@ class Model(nn.Module):
       name=f"main_{position}",
     )
 
-  def _norm(self, position: int, width: int, train: bool) -> nn.Module:
-    dtype, name = jnp.dtype(self.dtype), f"main_{position}"
+  def _norm(self, position: int, train: bool) -> nn.Module:
+    name = f"main_{position}"
     if self.norm == "batch":
       return BatchNorm(train=train, dtype=self.dtype, name=name)
-    return nn.GroupNorm(math.gcd(32, width), epsilon=1e-5, dtype=dtype, name=name)
+    return layers.GroupNorm(eps=1e-5, dtype=self.dtype, name=name)
 
 
 class BatchNorm(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import einops
@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from vqjax import checks
 from vqjax.errors import UserError
-from vqjax.nn import causal, patches
+from vqjax.nn import causal, patches, target
 from vqjax.nn.attention import attend
 from vqjax.nn.causal import layout
 
@@ -128,11 +128,16 @@ class Conv(nn.Module):
 
 
 def _parameters(
-  layer: Conv | ConvTranspose, x: jax.Array, sizes: tuple[int, ...]
+  layer: Conv | ConvTranspose | _ConvOfRepeated,
+  x: jax.Array,
+  sizes: tuple[int, ...],
+  changed: Callable[[jax.Array], jax.Array] = lambda kernel: kernel,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """What to compute with: the input [B, ..., C], kernel [*sizes, C, D] and bias [1, ..., D]."""
+  """What to compute with: the input [B, ..., C], what `changed` makes of the float32 kernel
+  [*sizes, C, D], and the bias [1, ..., D].
+  """
   shape = (*sizes, x.shape[-1], layer.features)
-  kernel = layer.param("kernel", nn.initializers.lecun_normal(), shape)
+  kernel = changed(layer.param("kernel", nn.initializers.lecun_normal(), shape))
   bias = layer.param("bias", nn.initializers.zeros, shape[-1:])
   x, kernel, bias = (a.astype(layer.dtype) for a in (x, kernel, bias))
   return x, kernel, jnp.expand_dims(bias, range(x.ndim - 1))
@@ -234,8 +239,43 @@ class Upsample(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     strides = causal.each(self.stride, x.ndim - 2)
-    h = patches.repeat(x, strides)[:, strides[0] - causal.first_steps(strides[0], self.time) :]
-    return Conv(x.shape[-1], time=self.time, dtype=self.dtype, name="conv")(h)
+    fields = dict(time=self.time, dtype=self.dtype, name="conv")
+    if target.platform() == "cpu":
+      return Conv(x.shape[-1], **fields)(_repeat(x, strides, self.time))
+    if self.time == "causal":
+      x, strides = _repeat(x, (strides[0], *(1 for _ in strides[1:])), "causal"), (1, *strides[1:])
+    return _ConvOfRepeated(x.shape[-1], strides, **fields)(x)
+
+
+def _repeat(x: jax.Array, strides: tuple[int, ...], time: causal.Time) -> jax.Array:
+  return patches.repeat(x, strides)[:, strides[0] - causal.first_steps(strides[0], time) :]
+
+
+class _ConvOfRepeated(nn.Module):
+  """`Conv` of size 3 after every position is repeated `strides` times, without the repeated array:
+  one transposed convolution, whose kernel is the sum of those taps that meet one position. Of
+  causal time the stride is 1. Where every side is doubled it has 4 products for every 9.
+  """
+
+  features: int
+  strides: tuple[int, ...]
+  time: causal.Time
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    sizes = (3,) * len(self.strides)
+    x, kernel, bias = _parameters(self, x, sizes, functools.partial(_merged, strides=self.strides))
+    pads = causal.transposed_pads(kernel.shape[:-2], self.strides, self.time)
+    return causal.transposed(x, kernel, self.strides, pads) + bias
+
+
+def _merged(kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
+  """A kernel [3, ..., C, D] convolved with ones of `strides`: [2 + stride, ..., C, D]."""
+  for axis, stride in enumerate(strides):
+    pad = lambda i: [(i, stride - 1 - i) if a == axis else (0, 0) for a in range(kernel.ndim)]
+    kernel = sum(jnp.pad(kernel, pad(i)) for i in range(stride))
+  return kernel
 
 
 class ResnetBlock(nn.Module):

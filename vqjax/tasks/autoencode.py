@@ -278,8 +278,7 @@ class Autoencode:
     x: jax.Array,
     step: jax.Array,
   ) -> Any:
-    """Value of the model's terms and their gradient at the reconstruction, each term's backward
-    pass run once.
+    """Value of the model's terms and their gradient at the reconstruction.
 
     Returns (value, cotangent like recon, pieces, metrics). Nothing here is differentiated again:
     everything comes detached.
@@ -288,30 +287,35 @@ class Autoencode:
     recon, disc_params, disc_stats = jax.lax.stop_gradient((recon, params["disc"], stats["disc"]))
     (_, features_real), after_real = self.judge(disc_params, disc_stats, x)
 
-    def both(recon: jax.Array) -> tuple[jax.Array, jax.Array]:
-      (logits, features), _ = self.judge(disc_params, after_real, self.judged(recon))
-      return losses.generator_loss(w.adversarial, logits), losses.feature_matching(
-        features_real, features
-      )
+    def judge(recon: jax.Array) -> tuple[Any, Any]:
+      return self.judge(disc_params, after_real, self.judged(recon))[0]
 
-    distortion, pull, pieces = jax.vjp(lambda r: self.distortion(r, x, frozen), recon, has_aux=True)
-    (cotangent,) = pull(jnp.ones_like(distortion))
-    (gan, matching), pull = jax.vjp(both, recon)
-    if w.feature_weight:
-      cotangent += pull((jnp.zeros_like(gan), on * w.feature_weight * jnp.ones_like(matching)))[0]
-      pieces["features"] = (matching, on * w.feature_weight)
-    (push,) = pull((jnp.ones_like(gan), jnp.zeros_like(matching)))
-    scale = (
-      self._adaptive_weight(params, intermediates, cotangent, push)
-      if w.adaptive == "last_layer"
-      else jnp.ones(())
-    )
-    scale = scale * on * w.adversarial_weight
-    pieces["adversarial"] = (gan, scale)
-    value = sum(v * s for v, s in pieces.values())
-    return jax.lax.stop_gradient(
-      (value, cotangent + scale * push, pieces, {"adversarial/scale": scale})
-    )
+    def nll(recon: jax.Array, features: Any) -> tuple[jax.Array, dict]:
+      value, pieces = self.distortion(recon, x, frozen)
+      if w.feature_weight:
+        matching, weight = losses.feature_matching(features_real, features), on * w.feature_weight
+        value, pieces = value + matching * weight, pieces | {"features": (matching, weight)}
+      return value, pieces
+
+    def gan(logits: Any) -> jax.Array:
+      return losses.generator_loss(w.adversarial, logits)
+
+    def all_terms(recon: jax.Array) -> tuple[jax.Array, Any]:
+      logits, features = judge(recon)
+      (value, pieces), adversarial = nll(recon, features), gan(logits)
+      return value + adversarial * scale, pieces | {"adversarial": (adversarial, scale)}
+
+    scale = on * w.adversarial_weight
+    if w.adaptive == "last_layer":
+      both = jax.value_and_grad(lambda r: nll(r, judge(r)[1]), has_aux=True)
+      (value, pieces), cotangent = both(recon)
+      adversarial, push = jax.value_and_grad(lambda r: gan(judge(r)[0]))(recon)
+      scale *= self._adaptive_weight(params, intermediates, cotangent, push)
+      value, cotangent = value + adversarial * scale, cotangent + scale * push
+      pieces |= {"adversarial": (adversarial, scale)}
+    else:  # one pass back through the discriminator is enough
+      (value, pieces), cotangent = jax.value_and_grad(all_terms, has_aux=True)(recon)
+    return jax.lax.stop_gradient((value, cotangent, pieces, {"adversarial/scale": scale}))
 
   def _adaptive_weight(
     self, params: Any, intermediates: Any, nll: jax.Array, gan: jax.Array
