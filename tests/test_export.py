@@ -165,6 +165,8 @@ def test_a_tokenizer_s_file_stands_for_its_run(tokenizer, prior, tmp_path):
   file = exported(tokenizer, tmp_path / "t.safetensors")
   assert type(vqjax.load(file)) is api.Tokenizer
   assert vqjax.load(file).identity == vqjax.load(tokenizer).identity
+  players = [api.open_run(run, whole=True).weights.params.keys() for run in (file, tokenizer)]
+  assert players == [{"model"}, {"model", "disc"}]
   again = made(tmp_path / "prior", PRIOR, tokenizer=str(file))
   hashes = [api.open_run(run).run.task.frozen for run in (prior, again)]
   one, other = (frozen.identity(frozen.load()) for frozen in hashes)

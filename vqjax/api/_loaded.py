@@ -36,10 +36,11 @@ class Opened:
     return measure.of_run(self.config, self.task, self.mesh)
 
   def weights(self, workdir: files.Path, spec: Mapping[str, Any], whole: bool = False) -> Weights:
-    """The newest ones saved in `workdir`, on the devices: the model's, which predictions read, or
-    the `whole` of them; `spec` is a batch of one row.
+    """The newest ones saved in `workdir`, on the devices: the model's, which predictions read and
+    an export holds, or the `whole` of them; `spec` is a batch of one row.
     """
     players = jax.eval_shape(self.task.init, jax.random.key(0), dict(spec))
+    whole = whole and not files.is_packed(workdir)
     params, stats = players if whole else ({"model": tree["model"]} for tree in players)
     wanted = {"params": dict(params), "stats": stats}
     if self.config.ema_decay:  # instead of the model's own parameters
