@@ -240,7 +240,7 @@ def test_a_hierarchy_has_its_priors_and_one_tokenizer(tmp_path):
   folders = {name.rpartition("/")[0] for name in named(file).texts if name.endswith("config.json")}
   assert folders == {"", "tokenizer", "coarser"}
   prior = vqjax.load(file)
-  assert [sampler.prior.level for sampler in prior._chain] == [0, 1]
+  assert [sampler.prior.level for sampler in prior.levels.samplers] == [0, 1]
   assert str(prior._coarser.tokenizer.workdir) == f"{file}/tokenizer"
 
 
