@@ -28,7 +28,7 @@ def test_the_grid_follows_the_size_that_the_prior_reads(tmp_path):
   assert large.info.shape == (32, 32, 3) and large.shapes() == small.shapes()
 
 
-@pytest.mark.parametrize("size", [(18,), (32, 1)])
+@pytest.mark.parametrize("size", [(18,), (32, 1), (4 * 10**29,)])
 def test_a_size_that_its_weights_do_not_take(tmp_path, size):
   with pytest.raises(UserError, match="cannot take; it was trained on .* set config.ops.size=16"):
     stage(tmp_path, *size)

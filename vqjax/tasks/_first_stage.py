@@ -107,7 +107,7 @@ class FirstStage:
     Raises UserError where the model cannot take it, or its weights would be others.
     """
     found = tuple(spec[self.field].shape[1:])
-    with contextlib.suppress(UserError):
+    with contextlib.suppress(UserError, OverflowError):  # the latter of sides that no array has
       task = autoencode.make(self.config, spec)
       if jax.eval_shape(_init(task), spec) == self.shapes():
         return task, spec
