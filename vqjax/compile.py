@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
   except Exception as e:
     reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
     raise UserError(
-      f"--topology={args.topology} --slices={args.slices}: cannot be described ({reason}); pip "
+      f"--topology={args.topology}: cannot be described, {args.slices} of it ({reason}); pip "
       "install libtpu, and name e.g. v5e:4x4."
     ) from None
   config = configuration.load(args.config)
