@@ -226,60 +226,53 @@ def test_what_the_type_cannot_hold_is_named():
   assert export._Packing("bfloat16")._narrowed(tree)["params"]["bias"].dtype == np.float32
 
 
-def test_a_hierarchy_has_its_priors_and_one_tokenizer(tmp_path):
+@pytest.fixture
+def vocabulary(tmp_path):
+  """A file of it, and what a config says of that."""
+  bpe = Bpe.train(["a red circle", "a blue square"] * 3, 270, lower=True)
+  bpe.write(tmp_path / "texts/bpe.json")
+  return bpe, dict(bpe=str(tmp_path / "texts/bpe.json"), size=270, length=12)
+
+
+def test_all_that_a_prior_depends_on_is_within(tmp_path, vocabulary):
+  """A hierarchy's other prior, the one tokenizer of both, that of maps, captions' vocabulary."""
+  bpe, words = vocabulary
   model = dict(TOKENIZER["model"], name="vqvae2", quantizer=dict(name="vq", codebook_size=8, dim=4))
   del model["downsamples"]
   tokenizer = made(tmp_path / "tokenizer", DATA | dict(model=model))
+  signal = dict(signal=dict(name="layout", classes=3), loss=dict(reconstruction="cross_entropy"))
+  maps = made(tmp_path / "maps", DATA | dict(model=TOKENIZER["model"]) | signal)
   config = PRIOR | dict(tokenizer=str(tokenizer))
   top = made(tmp_path / "top", config)
-  coarser = dict(label=dict(classes=8), coarser=dict(prior=str(top)))
-  bottom = made(tmp_path / "bottom", config, level=1, condition=coarser)
+  condition = dict(text=words, layout_codes=dict(tokenizer=str(maps)), coarser=dict(prior=str(top)))
+  bottom = made(tmp_path / "bottom", config, level=1, condition=condition)
   file = exported(bottom, tmp_path / "elsewhere/bottom.safetensors")
-  for run in (tokenizer, top, bottom):
+  for run in (tokenizer, maps, top, bottom, tmp_path / "texts"):
     shutil.rmtree(run)
-  folders = {name.rpartition("/")[0] for name in named(file).texts if name.endswith("config.json")}
-  assert folders == {"", "tokenizer", "coarser"}
+  found = named(file).texts
+  folders = {name.rpartition("/")[0] for name in found if name.endswith("config.json")}
+  assert folders == {"", "tokenizer", "coarser", "layout_codes"}
+  fields = {"tokenizer", "condition.layout_codes.tokenizer", "condition.text.bpe"}
+  assert json.loads(found["frozen.json"]).keys() == fields
   prior = vqjax.load(file)
-  assert [sampler.prior.level for sampler in prior.levels.samplers] == [0, 1]
+  assert (prior._coarser.modules.level, prior.modules.level) == (0, 1)
   assert str(prior._coarser.tokenizer.workdir) == f"{file}/tokenizer"
+  beside = prior.modules.prefix.tokenizers
+  assert beside["layout_codes"].info.signal.field == "layout"
+  assert beside["text"].bpe.identity == bpe.identity
 
 
-def test_maps_have_the_tokenizer_that_reads_them(tokenizer, tmp_path):
-  model = dict(TOKENIZER["model"])
-  maps = made(
-    tmp_path / "maps",
-    DATA | dict(signal=dict(name="layout", classes=3), model=model),
-    loss=dict(reconstruction="cross_entropy"),
-  )
-  condition = dict(layout_codes=dict(tokenizer=str(maps)))
-  prior = made(tmp_path / "prior", PRIOR, tokenizer=str(tokenizer), condition=condition)
-  file = exported(prior, tmp_path / "prior.safetensors")
-  config = json.loads(named(file).texts["config.json"])
-  assert config["condition"]["layout_codes"]["tokenizer"] == "./layout_codes"
-  hashes = json.loads(named(file).texts["frozen.json"])
-  assert hashes.keys() == {"tokenizer", "condition.layout_codes.tokenizer"}
-  shutil.rmtree(maps)
-  assert vqjax.load(file).modules.prefix.tokenizers["layout_codes"].info.signal.field == "layout"
-
-
-def test_captions_have_their_vocabulary(tokenizer, tmp_path):
-  bpe = Bpe.train(["a red circle", "a blue square"] * 3, 270, lower=True)
-  bpe.write(tmp_path / "runs/bpe.json")
-  vocabulary = dict(bpe=str(tmp_path / "runs/bpe.json"), size=270, length=12)
-  prior = made(tmp_path / "prior", PRIOR, tokenizer=str(tokenizer), condition=dict(text=vocabulary))
+def test_a_ranker(tmp_path, vocabulary):
   tower = dict(width=8, depth=1, heads=2, mlp_width=8)
   towers = dict(image=dict(name="vit", patch=8, **tower), text=dict(name="transformer", **tower))
-  contrast = DATA | dict(task="contrast", model=dict(features=4, **towers), text=vocabulary)
-  ranker = made(tmp_path / "ranker", contrast)
-  before = vqjax.load(ranker)
-  copies = [exported(run, tmp_path / f"{run.name}.safetensors") for run in (prior, ranker)]
-  shutil.rmtree(tmp_path / "runs")
-  prior, copy = map(vqjax.load, copies)
-  assert prior.modules.prefix.tokenizers["text"].bpe.identity == bpe.identity
+  config = DATA | dict(task="contrast", model=dict(features=4, **towers), text=vocabulary[1])
+  run = vqjax.load(made(tmp_path / "ranker", config))
+  copy = vqjax.load(exported(run.workdir, tmp_path / "ranker.safetensors"))
+  shutil.rmtree(tmp_path / "texts")
   assert type(copy) is api.Ranker
   text = ["a red circle", "a circle"]
-  np.testing.assert_array_equal(copy.embed(text=text), before.embed(text=text))
-  jax.tree.map(np.testing.assert_array_equal, copy.weights.params, before.weights.params)
+  np.testing.assert_array_equal(copy.embed(text=text), run.embed(text=text))
+  jax.tree.map(np.testing.assert_array_equal, copy.weights.params, run.weights.params)
 
 
 def test_statistics_of_floats_come_along(tmp_path):
