@@ -33,6 +33,22 @@ def test_adversarial_losses_match_taming(golden):
   np.testing.assert_allclose(losses.generator_loss("hinge", fake), values["g_loss"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_log_prob_is_that_of_log_softmax_and_keeps_the_logits_alone(rng, dtype):
+  logits = jnp.asarray(3 * rng.normal(size=(2, 5, 64)), dtype)
+  ids, weights = jnp.asarray(rng.integers(64, size=(2, 5))), jnp.asarray(rng.normal(size=(2, 5)))
+  plain = lambda x: jnp.take_along_axis(
+    jax.nn.log_softmax(x.astype(jnp.float32)), ids[..., None], -1
+  )[..., 0]
+  ours = lambda x: losses.log_prob(x, ids)
+  of = lambda f: jax.jit(lambda x: (f(x), jax.grad(lambda x: (weights * f(x)).sum())(x)))(logits)
+  for a, b in zip(of(ours), of(plain)):
+    assert a.dtype == b.dtype
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-2 if dtype == "bfloat16" else 1e-5)
+  kept = jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(ours, x)[1], logits))
+  assert [x.dtype for x in kept if x.size >= logits.size] == [logits.dtype]
+
+
 def test_non_saturating_is_cross_entropy(rng):
   real, fake = rng.normal(size=(2, 3, 4, 4, 1)).astype(np.float32) * 3
   sigmoid = lambda v: 1 / (1 + np.exp(-v.astype(np.float64)))

@@ -68,6 +68,37 @@ def cross_entropy(logits: jax.Array, x: jax.Array) -> jax.Array:
   return -(x.astype(jnp.float32) * log_p).sum(-1).mean()
 
 
+@jax.custom_vjp
+def log_prob(logits: jax.Array, ids: jax.Array) -> jax.Array:
+  """Log-probability in nats of the codes `ids`, float32 [...], under logits [..., V].
+
+  Nothing as large as the logits is kept beside them, and no gradient is scattered.
+  """
+  return _log_prob_fwd(logits, ids)[0]
+
+
+def _log_prob_fwd(logits, ids):
+  total = jax.nn.logsumexp(logits.astype(jnp.float32), -1)
+  taken = jnp.where(is_code(ids, logits), logits.astype(jnp.float32), 0).sum(-1)
+  return taken - total, (logits, ids, total)
+
+
+def _log_prob_bwd(saved, g):
+  logits, ids, total = saved
+  p = jnp.exp(logits.astype(jnp.float32) - total[..., None])
+  grad = g[..., None] * (is_code(ids, logits) - p)
+  return grad.astype(logits.dtype), None
+
+
+def is_code(ids: jax.Array, logits: jax.Array) -> jax.Array:
+  """Whether an entry [..., V] is that of the code `ids`; none is where this is no code of V."""
+  entries = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+  return entries == ids[..., None]
+
+
+log_prob.defvjp(_log_prob_fwd, _log_prob_bwd)
+
+
 def map_pixels(x01: jax.Array) -> jax.Array:
   """[0, 1] -> [0.1, 0.9], DALL-E's pixels for the logit-Laplace likelihood."""
   return (1 - 2 * _PIXEL_MARGIN) * x01 + _PIXEL_MARGIN

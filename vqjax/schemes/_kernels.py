@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax.schemes import _sampling
+from vqjax.nn import losses
 
 Kernel = Literal["uniform", "absorbing", "mask_and_replace"]
 Schedule = Literal["linear", "cosine"]
@@ -171,7 +171,7 @@ def _spread(
   logits_BLK: jax.Array, ids_BL: jax.Array, own_BL: jax.Array, other_BL: jax.Array
 ) -> jax.Array:
   """[B, L, K]: `own` at the code `ids`, `other` at the rest."""
-  is_own = _sampling.is_code(ids_BL, logits_BLK)
+  is_own = losses.is_code(ids_BL, logits_BLK)
   return jnp.where(is_own, own_BL[..., None], other_BL[..., None])
 
 
@@ -185,7 +185,7 @@ def _sums(
 ) -> tuple[jax.Array, jax.Array]:
   """(log of the sum of exp(logits), log of sum r), [B, L]."""
   own_BL, other_BL = _log_chances(ids_BL, transition_B.late, logits_BLK.shape[-1])
-  is_own = _sampling.is_code(ids_BL, logits_BLK)
+  is_own = losses.is_code(ids_BL, logits_BLK)
   # x_t's own apart: the others may be as good as certain, or what is left of one less almost one.
   here_BL = jnp.max(jnp.where(is_own, logits_BLK, -jnp.inf), -1)
   rest_BL = jax.nn.logsumexp(jnp.where(is_own, -jnp.inf, logits_BLK), -1)

@@ -1,10 +1,11 @@
-"""What schemes over codes share: keys per example, Gumbel-max draws, log-probabilities."""
+"""What schemes over codes share: keys per example, Gumbel-max draws, the cross entropy."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from vqjax.nn import losses
 from vqjax.schemes._records import Corrupted, Loss
 
 
@@ -50,40 +51,9 @@ def draw(keys_B: jax.Array, logits: jax.Array) -> jax.Array:
   return jnp.argmax(logits + gumbel(keys_B, logits.shape[1:]), -1).astype(jnp.int32)
 
 
-@jax.custom_vjp
-def log_prob(logits_BLV: jax.Array, ids_BL: jax.Array) -> jax.Array:
-  """Log-probability in nats of each code, float32 [B, L].
-
-  Nothing as large as the logits is kept beside them, and no gradient is scattered.
-  """
-  return _log_prob_fwd(logits_BLV, ids_BL)[0]
-
-
-def _log_prob_fwd(logits_BLV, ids_BL):
-  total_BL = jax.nn.logsumexp(logits_BLV.astype(jnp.float32), -1)
-  taken_BL = jnp.where(is_code(ids_BL, logits_BLV), logits_BLV.astype(jnp.float32), 0).sum(-1)
-  return taken_BL - total_BL, (logits_BLV, ids_BL, total_BL)
-
-
-def _log_prob_bwd(saved, g_BL):
-  logits_BLV, ids_BL, total_BL = saved
-  p_BLV = jnp.exp(logits_BLV.astype(jnp.float32) - total_BL[..., None])
-  grad_BLV = g_BL[..., None] * (is_code(ids_BL, logits_BLV) - p_BLV)
-  return grad_BLV.astype(logits_BLV.dtype), None
-
-
-def is_code(ids_BL: jax.Array, logits_BLV: jax.Array) -> jax.Array:
-  """Whether an entry [B, L, V] is that of the code `ids`; none is where this is no code of V."""
-  entries = jax.lax.broadcasted_iota(jnp.int32, logits_BLV.shape, logits_BLV.ndim - 1)
-  return entries == ids_BL[..., None]
-
-
-log_prob.defvjp(_log_prob_fwd, _log_prob_bwd)
-
-
 def cross_entropy(logits_BLV: jax.Array, corrupted: Corrupted) -> Loss:
   """Of the targets, in nats."""
-  nats_BL = -log_prob(logits_BLV, corrupted.targets)
+  nats_BL = -losses.log_prob(logits_BLV, corrupted.targets)
   return Loss(nats_BL, corrupted.weights, accuracy(logits_BLV, corrupted.targets))
 
 

@@ -17,6 +17,7 @@ from jax import lax
 from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes
+from vqjax.nn import losses
 from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _sampling
 
 
@@ -79,7 +80,7 @@ class Scheme:
   def bound(self, key: jax.Array, network: Network, latent_BL: jax.Array) -> jax.Array:
     """-log p of each code given the steps before, in nats [B, L]; exact, and `key` is not used."""
     del key
-    return -_sampling.log_prob(network.full(latent_BL, None)[..., : self.latent.size], latent_BL)
+    return -losses.log_prob(network.full(latent_BL, None)[..., : self.latent.size], latent_BL)
 
   def plan(self, known_BL: np.ndarray) -> dict[str, Any]:
     """{"prompt": how many leading steps are known in every example}."""

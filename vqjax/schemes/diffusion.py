@@ -16,6 +16,7 @@ from jax import lax
 from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes
+from vqjax.nn import losses
 from vqjax.schemes import Corrupted, Draw, Loss, Network, _kernels, _options, _sampling
 
 
@@ -86,7 +87,7 @@ class Scheme:
     counts.
     """
     logits_BLK = prediction[..., : self.latent.size]
-    cross_entropy = -_sampling.log_prob(logits_BLK, corrupted.targets)
+    cross_entropy = -losses.log_prob(logits_BLK, corrupted.targets)
     return Loss(
       self.timesteps * self._term(logits_BLK, corrupted) + self.auxiliary * cross_entropy,
       corrupted.weights,

@@ -16,6 +16,7 @@ from jax import lax
 from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes
+from vqjax.nn import losses
 from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _sampling
 
 # Share of codes that is hidden, by the share of the way gone: 1 at 0, 0 at 1 (§3.3; concave ones
@@ -70,7 +71,7 @@ class Scheme:
   def loss(self, prediction: jax.Array, corrupted: Corrupted) -> Loss:
     """Cross entropy with label smoothing in nats; what was hidden counts."""
     logits_BLV = prediction[..., : self.latent.size].astype(jnp.float32)
-    nats = -_sampling.log_prob(logits_BLV, corrupted.targets)
+    nats = -losses.log_prob(logits_BLV, corrupted.targets)
     uniform_nats = -jnp.mean(jax.nn.log_softmax(logits_BLV), -1)
     nats = (1 - self.label_smoothing) * nats + self.label_smoothing * uniform_nats
     return Loss(nats, corrupted.weights, _sampling.accuracy(logits_BLV, corrupted.targets))
@@ -88,7 +89,7 @@ class Scheme:
     count_B = 1 + jnp.floor((shift % 1) * length).astype(jnp.int32)
     hidden_BL = _hide(jax.random.uniform(place_key, (batch, length)), count_B)
     logits_BLV = network.full(jnp.where(hidden_BL, self._mask, latent_BL), None)
-    nats_BL = -_sampling.log_prob(logits_BLV[..., : self.latent.size], latent_BL)
+    nats_BL = -losses.log_prob(logits_BLV[..., : self.latent.size], latent_BL)
     return jnp.where(hidden_BL, nats_BL * (length / count_B)[:, None], 0.0)
 
   plan = _options.no_plan
@@ -136,7 +137,7 @@ class Scheme:
       draw_keys, choice_keys = _sampling.fold(keys_B, 2 * i), _sampling.fold(keys_B, 2 * i + 1)
       logits_BLV = network.full(ids_BL, None, done_B)[..., : self.latent.size]
       drawn_BL = _sampling.draw(draw_keys, draw.filter(logits_BLV))
-      confidence = _sampling.log_prob(logits_BLV, drawn_BL)
+      confidence = losses.log_prob(logits_BLV, drawn_BL)
       noise = _sampling.gumbel(choice_keys, confidence.shape[1:])
       if math.isinf(choice_temperature):
         confidence = noise

@@ -15,6 +15,7 @@ import numpy as np
 from vqjax.build import make as make_record, member, names
 from vqjax.conditions import Context, Lead
 from vqjax.errors import UserError
+from vqjax.nn import losses
 from vqjax.tasks import need
 
 
@@ -168,9 +169,8 @@ class Prefix:
         end = start + math.prod(part.grid)
         ids.append(tokens_BP[:, start:end] - offset)
         first = offset - self._first
-        own = jax.nn.log_softmax(logits_BPR[:, start:end, first : first + part.rows])
-        at = jnp.maximum(ids[-1], 0)[..., None]
-        nats.append(-jnp.take_along_axis(own, at, axis=-1)[..., 0])
+        own = logits_BPR[:, start:end, first : first + part.rows]
+        nats.append(-losses.log_prob(own, jnp.maximum(ids[-1], 0)))
         start = end
       if lead.predicted:
         ids_BP = jnp.concatenate(ids, axis=1)
