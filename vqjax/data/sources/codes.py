@@ -71,6 +71,12 @@ class Shards:
   def __init__(self, folder: pathlib.Path, shards: list[dict[str, Any]]):
     self._folder, self._shards = folder, shards
     self._ends = list(np.cumsum([shard["examples"] for shard in shards]))
+    # All of them here, not in the threads that read: numpy parses a header as Python, and the
+    # parser of CPython 3.11 fails now and then where two threads use it.
+    self._arrays = [
+      {k: np.load(file, mmap_mode="r") for k, file in self._files(number, ".npy").items()}
+      for number in range(len(shards))
+    ]
 
   def __len__(self) -> int:
     return int(self._ends[-1]) if self._ends else 0
@@ -80,7 +86,7 @@ class Shards:
     row = index - (self._ends[number - 1] if number else 0)
     fields = {
       k: np.asarray(v[row], np.int32 if k.startswith("ids") else v.dtype)
-      for k, v in self._open(number).items()
+      for k, v in self._arrays[number].items()
     }
     texts = {k: v[row] for k, v in self._texts(number).items()}
     return fields | texts | {"name": f"codes {index}"}
@@ -92,12 +98,6 @@ class Shards:
     return [text for shard in shards for text in shard.get("text", ())] or None
 
   @functools.cache  # noqa: B019  as many entries as shards, as long as the split lives
-  def _open(self, number: int) -> dict[str, np.ndarray]:
-    return {
-      field: np.load(file, mmap_mode="r") for field, file in self._files(number, ".npy").items()
-    }
-
-  @functools.cache  # noqa: B019  likewise
   def _texts(self, number: int) -> dict[str, list[str | list[str]]]:
     return {
       field: json.loads(file.read_text(encoding="utf-8"))
