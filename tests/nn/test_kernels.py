@@ -38,7 +38,7 @@ def on_tpu(monkeypatch):
   return lambda: monkeypatch.setattr(attention, "implementation", choose)
 
 
-@pytest.mark.parametrize("heads, width", [(2, 64), (3, 64), (5, 32), (2, 40), (1, 128)])
+@pytest.mark.parametrize("heads, width", [(2, 64), (3, 64), (5, 32), (4, 96), (3, 72), (1, 128)])
 @pytest.mark.parametrize("causal", [True, False])
 def test_heads_of_any_width(heads, width, causal):
   given = arrays(2, 12, heads, width)
@@ -46,6 +46,15 @@ def test_heads_of_any_width(heads, width, causal):
   ours = jax.jit(lambda *x: with_gradients(lambda *y: kernels.attend(*y, sees, interpret=True), *x))
   plain = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
   same(ours(*given), with_gradients(plain, *given))
+
+
+def test_heads_too_many_to_lie_beside_each_other_are_padded(monkeypatch):
+  monkeypatch.setattr(kernels, "_HELD", 12 * 128)
+  given = arrays(2, 12, 3, 72)
+  shapes = str(jax.make_jaxpr(lambda *x: kernels.attend(*x, interpret=True))(*given[:3]))
+  assert "f32[2,12,384]" in shapes
+  ours = jax.jit(lambda *x: with_gradients(lambda *y: kernels.attend(*y, interpret=True), *x))
+  same(ours(*given), with_gradients(jax.nn.dot_product_attention, *given))
 
 
 @pytest.mark.parametrize("length", [256, 200])

@@ -2,14 +2,16 @@
 
 A program holds a block of queries and all keys, so that rows of scores are whole: the softmax needs
 no running sums (as in FlashAttention, arXiv 2205.14135), and the backward pass makes them again
-from queries and keys alone. Heads lie beside each other as the linear layers leave them, several
-narrow ones in the 128 lanes of one program; the others' lanes are zero where one is multiplied.
+from queries and keys alone. Heads lie beside each other as the linear layers leave them, as many to
+a program as fill whole registers of 128 lanes. One is multiplied within the registers that hold it,
+where the others' lanes are zero.
 Blocks depend on the shapes alone, so that a run computes the same whenever it continues.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -23,6 +25,7 @@ _LANES = 128
 _SCORES = 2**18  # that a program makes of one head: a megabyte of float32
 _NEVER = -0.7 * float(jnp.finfo(jnp.float32).max)
 _LONGEST = 2048  # of what a program holds of all keys
+_HELD = 5 * 2**16  # of one array of keys, so that all fit in 16 megabytes
 
 
 def attend(
@@ -44,8 +47,7 @@ def attend(
     interpret: run on any backend, slowly, for tests.
   """
   length, heads, width = q_BLNH.shape[1:]
-  wide = width if _LANES % width == 0 else _LANES * -(-width // _LANES)
-  group = min(heads, max(1, _LANES // wide))
+  wide, group = _layout(length, heads, width)
   more = -length % _LANES if length * length > _SCORES else 0
   pad = [(0, 0), (0, more), (0, -heads % group), (0, wide - width)]
   flat = lambda x: jnp.pad(x, pad).reshape(len(x), length + more, -1)
@@ -61,6 +63,16 @@ def attend(
 def takes(length: int) -> bool:
   """Whether all keys and values fit in a program."""
   return length <= _LONGEST
+
+
+def _layout(length: int, heads: int, width: int) -> tuple[int, int]:
+  """(lanes of a head, heads of a program)."""
+  group = _LANES // math.gcd(width, _LANES)
+  group = heads if heads % group else group
+  if length * group * width <= _HELD:
+    return width, group
+  wide = width if _LANES % width == 0 else _LANES * -(-width // _LANES)
+  return wide, max(1, _LANES // wide)
 
 
 def _rows(length: int) -> int:
@@ -94,7 +106,8 @@ def _call(kernel, shape, kind_1, q_BLX, k_BLX, v_BLX, *g):
   some = pl.BlockSpec((None, rows, lanes), lambda b, n, i, _: (b, i, n))
   every = pl.BlockSpec((None, length, lanes), lambda b, n, i, _: (b, 0, n))
   back = kernel is _backward
-  products = 2 if not back else 5
+  products = 5 if back else 2
+  multiplied = total // lanes * sum(w.stop - w.start for _, w in _windows(lanes, wide))
   return pl.pallas_call(
     functools.partial(kernel, sees=sees, wide=wide, scale=scale),
     grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -107,7 +120,7 @@ def _call(kernel, shape, kind_1, q_BLX, k_BLX, v_BLX, *g):
     out_shape=[jax.ShapeDtypeStruct(q_BLX.shape, q_BLX.dtype)] * (3 if back else 1),
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
     cost_estimate=pl.CostEstimate(
-      flops=2 * products * batch * length * length * total,
+      flops=2 * products * batch * length * length * multiplied,
       transcendentals=batch * length * length * total // wide,
       bytes_accessed=(7 if back else 4) * q_BLX.nbytes,
     ),
@@ -120,12 +133,17 @@ def _dot(a, b, axes=((1,), (0,))):
   return jax.lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=jnp.float32)
 
 
-def _heads(x_RX, wide):
-  """For each head x with the other heads' lanes zero, and its lanes."""
-  lane = jax.lax.broadcasted_iota(jnp.int32, (1, x_RX.shape[1]), 1)
-  for first in range(0, x_RX.shape[1], wide):
-    own_1X = (lane >= first) & (lane < first + wide)
-    yield jnp.where(own_1X, x_RX, 0), own_1X
+def _windows(lanes, wide):
+  """(a head's first lane, the registers that hold it), for each head."""
+  for first in range(0, lanes, wide):
+    start, end = first // _LANES * _LANES, -(-(first + wide) // _LANES) * _LANES
+    yield first, slice(start, min(end, lanes))
+
+
+def _own(first, window, wide):
+  """Which lanes of a window are the head's own."""
+  lane = window.start + jax.lax.broadcasted_iota(jnp.int32, (1, window.stop - window.start), 1)
+  return (lane >= first) & (lane < first + wide)
 
 
 def _probabilities(q_RX, k_LX, bias_RL, scale):
@@ -145,13 +163,14 @@ def _bias(kind_ref, sees, shape):
 
 
 def _forward(kind_ref, q_ref, k_ref, v_ref, o_ref, *, sees, wide, scale):
-  q_RX, k_LX, v_LX = q_ref[...], k_ref[...], v_ref[...]
-  bias_RL = _bias(kind_ref, sees, (len(q_RX), len(k_LX)))
-  out_RX = jnp.zeros(q_RX.shape, jnp.float32)
-  for own_RX, lanes_1X in _heads(q_RX, wide):
-    p_RL = _probabilities(own_RX, k_LX, bias_RL, scale).astype(v_LX.dtype)
-    out_RX = jnp.where(lanes_1X, _dot(p_RL, v_LX), out_RX)
-  o_ref[...] = out_RX.astype(o_ref.dtype)
+  (rows, lanes), length = q_ref.shape, len(k_ref)
+  bias_RL = _bias(kind_ref, sees, (rows, length))
+  for first, window in _windows(lanes, wide):
+    own_1X = _own(first, window, wide)
+    q_RX = jnp.where(own_1X, q_ref[:, window], 0)
+    p_RL = _probabilities(q_RX, k_ref[:, window], bias_RL, scale).astype(v_ref.dtype)
+    out_RX = _dot(p_RL, v_ref[:, window]).astype(o_ref.dtype)
+    o_ref[:, window] = jnp.where(own_1X, out_RX, o_ref[:, window])
 
 
 def _backward(
@@ -162,18 +181,19 @@ def _backward(
     dk_sum[...] = jnp.zeros_like(dk_sum)
     dv_sum[...] = jnp.zeros_like(dv_sum)
 
-  q_RX, k_LX, v_LX, g_RX = q_ref[...], k_ref[...], v_ref[...], g_ref[...]
-  bias_RL = _bias(kind_ref, sees, (len(q_RX), len(k_LX)))
-  dq_RX = jnp.zeros(q_RX.shape, jnp.float32)
-  for (own_RX, lanes_1X), (own_g_RX, _) in zip(_heads(q_RX, wide), _heads(g_RX, wide)):
-    p_RL = _probabilities(own_RX, k_LX, bias_RL, scale)
-    dv_sum[...] += _dot(p_RL.astype(g_RX.dtype), own_g_RX, ((0,), (0,)))
-    dp_RL = _dot(own_g_RX, v_LX, ((1,), (1,)))
+  (rows, lanes), length = q_ref.shape, len(k_ref)
+  bias_RL = _bias(kind_ref, sees, (rows, length))
+  for first, window in _windows(lanes, wide):
+    own_1X = _own(first, window, wide)
+    q_RX, g_RX = (jnp.where(own_1X, ref[:, window], 0) for ref in (q_ref, g_ref))
+    p_RL = _probabilities(q_RX, k_ref[:, window], bias_RL, scale)
+    dv_sum[:, window] += _dot(p_RL.astype(g_RX.dtype), g_RX, ((0,), (0,)))
+    dp_RL = _dot(g_RX, v_ref[:, window], ((1,), (1,)))
     ds_RL = p_RL * (dp_RL - jnp.sum(p_RL * dp_RL, axis=1, keepdims=True)) * scale
     ds_RL = ds_RL.astype(q_RX.dtype)
-    dq_RX = jnp.where(lanes_1X, _dot(ds_RL, k_LX), dq_RX)
-    dk_sum[...] += _dot(ds_RL, own_RX, ((0,), (0,)))
-  dq_ref[...] = dq_RX.astype(dq_ref.dtype)
+    dq_RX = _dot(ds_RL, k_ref[:, window]).astype(dq_ref.dtype)
+    dq_ref[:, window] = jnp.where(own_1X, dq_RX, dq_ref[:, window])
+    dk_sum[:, window] += _dot(ds_RL, q_RX, ((0,), (0,)))
 
   @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
   def _():
