@@ -20,8 +20,20 @@ def norm(kind: str, bias: bool, dtype: jnp.dtype, name: str | None = None) -> nn
   return nn.LayerNorm(epsilon=1e-5, use_bias=bias, dtype=dtype, name=name)
 
 
-def modulate(x_TC: jax.Array, shift_TC: jax.Array, scale_TC: jax.Array) -> jax.Array:
-  return x_TC * (1 + scale_TC) + shift_TC
+def modulate(x: jax.Array, shift_BC: jax.Array, scale_BC: jax.Array) -> jax.Array:
+  """One shift and scale for all positions of an example; x [B, L, C] or [B L, C].
+
+  Broadcast: spread over the positions first, they and their gradients would take the room of six
+  activations.
+  """
+  x_BLC = x.reshape(len(scale_BC), -1, x.shape[-1])
+  return (x_BLC * (1 + scale_BC[:, None]) + shift_BC[:, None]).reshape(x.shape)
+
+
+def gate(x: jax.Array, gate_BC: jax.Array) -> jax.Array:
+  """As `modulate`, of what a branch adds."""
+  x_BLC = x.reshape(len(gate_BC), -1, x.shape[-1])
+  return (x_BLC * gate_BC[:, None]).reshape(x.shape)
 
 
 class Block(nn.Module):
@@ -61,7 +73,7 @@ class Block(nn.Module):
     sees whom, over all positions of the cache if there is one; None is plain causal or full
     attention.
     """
-    b, length, width = x_BLC.shape
+    b, _, width = x_BLC.shape
     # Two axes: XLA's CPU matmul is a third slower on three.
     x = einops.rearrange(target.by_example(x_BLC), "b l c -> (b l) c")
     dense = functools.partial(
@@ -73,8 +85,7 @@ class Block(nn.Module):
       m = nn.Dense(6 * width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulate")(
         cond_BC
       )
-      m = jnp.split(einops.repeat(m, "b c -> (b l) c", l=length), 6, axis=-1)
-      shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = m
+      shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(m, 6, axis=-1)
 
     h = norm(self.norm, self.bias, self.dtype, "norm_1")(x)
     h = modulate(h, shift_1, scale_1) if self.modulation == "adaln" else h
@@ -95,7 +106,7 @@ class Block(nn.Module):
       seen = None if masks is None else jnp.asarray(masks.arrays)[kind][index]
       h = attention.attend_cache(q[:, 0], cache, index + 1, seen)[:, None]
     h = drop(out(name="proj")(einops.rearrange(h, "b l n h -> (b l) (n h)")))
-    x = x + (gate_1 * h if self.modulation == "adaln" else h)
+    x = x + (gate(h, gate_1) if self.modulation == "adaln" else h)
 
     h = norm(self.norm, self.bias, self.dtype, "norm_2")(x)
     h = modulate(h, shift_2, scale_2) if self.modulation == "adaln" else h
@@ -104,5 +115,5 @@ class Block(nn.Module):
     else:
       h = nn.gelu(dense(self.hidden, name="up")(h), approximate=self.mlp == "gelu_tanh")
     h = drop(out(name="down")(h))
-    x = x + (gate_2 * h if self.modulation == "adaln" else h)
+    x = x + (gate(h, gate_2) if self.modulation == "adaln" else h)
     return target.by_example(einops.rearrange(x, "(b l) c -> b l c", b=b)), cache

@@ -125,7 +125,7 @@ class Model(nn.Module):
     x = norm("plain", False, self.dtype)(x[:, x.shape[1] - math.prod(self.grid) :])
     zeros = nn.initializers.zeros
     moved = nn.Dense(2 * self.width, dtype=self.dtype, kernel_init=zeros, name="modulate")(cond_BC)
-    x = modulate(x, *jnp.split(moved[:, None], 2, axis=-1))
+    x = modulate(x, *jnp.split(moved, 2, axis=-1))
     features = self.latent.size if codes else self.outputs
     head = tokens.head(math.prod(self.sides) * features, self.dtype, kernel_init=zeros, name="head")
     x = patches.join(head(x).reshape(batch, *self.grid, -1), self.sides)

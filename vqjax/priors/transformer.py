@@ -281,8 +281,7 @@ class Model(nn.Module):
     """What the heads read."""
     x = self.norm_out(x_BLC)
     if self.modulation == "adaln":
-      shift, scale = jnp.split(self.modulate(cond_BC)[:, None], 2, axis=-1)
-      x = modulate(x, shift, scale)
+      x = modulate(x, *jnp.split(self.modulate(cond_BC), 2, axis=-1))
     return x
 
   def _angles(self) -> Any:
