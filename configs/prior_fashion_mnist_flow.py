@@ -20,7 +20,7 @@ def get_config():
       name="dit", layers=4, width=128, heads=4, patch=1, mlp="swiglu", hidden=320,
       qk_norm="rmsnorm"),
     scheme=dict(name="flow", likelihood_steps=8),
-    batch_size=64,
+    batch_size=16,
     eval_examples=256,
     optim=dict(lr=2e-3, warmup=100, b2=0.99, clip=1.0),
     debug=common.debug(

@@ -68,6 +68,17 @@ def test_queries_in_blocks_and_lengths_that_do_not_divide(monkeypatch, length, c
   same(ours(*given), with_gradients(plain, *given))
 
 
+@pytest.mark.parametrize("length, heads, width", [(256, 2, 64), (12, 16, 40), (12, 3, 72)])
+def test_rotary_positions(monkeypatch, length, heads, width):
+  """In blocks of queries, in heads that lie across registers, in some that fill no whole ones."""
+  monkeypatch.setattr(kernels, "_SCORES", 128 * 256)
+  given, angles = arrays(1, length, heads, width), attention.rotary_table((length,), width)
+  fused = lambda q, k, v: kernels.attend(q, k, v, (), 0, jnp.asarray(angles), interpret=True)
+  plain = lambda q, k, v: attention.attend(q, k, v, "full", 0, angles)
+  ours = jax.jit(lambda *x: with_gradients(fused, *x))(*given)
+  same(ours, with_gradients(plain, *given), atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", range(3))
 def test_masks_of_several_kinds(kind):
   given = arrays(1, 19, 2, 64)
@@ -91,7 +102,7 @@ def test_a_transformer_trains_the_same_on_a_mesh(on_tpu, mesh):
   """Through layers, masks by name and recomputation; examples and heads on their own devices."""
   latent, mesh = Codes((4, 4), 16), sharding.make_mesh(**mesh)
   shape = dict(layers=3, width=16, heads=2, remat="block", attention="dalle", window=3)
-  model = transformer.Model(latent, 20, positions="row_column", max_prefix=2, **shape)
+  model = transformer.Model(latent, 20, positions="rotary", max_prefix=2, **shape)
   ids = jax.random.randint(jax.random.key(0), (4, 16), 0, 16)
   prefix = jnp.array([[16, 17], [18, 19], [16, -1], [-1, -1]])
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, prefix, train=False))

@@ -41,6 +41,7 @@ def attend(
   v_BSNH: jax.Array,
   mask: Literal["causal", "full"] | sparse.Masks | jax.Array = "full",
   kind: jax.Array | int = 0,
+  angles_LF: jax.Array | None = None,
 ) -> jax.Array:
   """Scaled dot-product attention (arXiv 1706.03762, eq. 1), `[B, L, N, H]`; the softmax is float32.
 
@@ -51,12 +52,15 @@ def attend(
     mask: "full"; "causal" (query i sees keys 0 .. i); masks of several kinds; or bool, true where a
       query sees a key: `[L, S]` or `[B, L, S]`.
     kind: which of several masks, may be traced.
+    angles_LF: by which queries and keys are turned first, see `rotate`; of one length then.
   """
   chosen = implementation(q_BLNH.dtype, q_BLNH.shape[-1])
   if chosen == "kernels":
     if fused := _on_each_device(q_BLNH, k_BSNH, mask):
-      return fused(jnp.asarray(kind), q_BLNH, k_BSNH, v_BSNH)
+      return fused((jnp.asarray(kind), angles_LF), q_BLNH, k_BSNH, v_BSNH)
     chosen = "xla"
+  if angles_LF is not None:
+    q_BLNH, k_BSNH = rotate(q_BLNH, angles_LF), rotate(k_BSNH, angles_LF)
   if isinstance(mask, sparse.Masks):
     mask = jnp.asarray(mask.arrays)[kind]
   if isinstance(mask, str):
@@ -69,8 +73,8 @@ def attend(
 def _on_each_device(
   q_BLNH: jax.Array, k_BSNH: jax.Array, mask: Any
 ) -> Callable[..., jax.Array] | None:
-  """`kernels.attend` on what each device has, as fn(kind, q, k, v); None where that is not for it:
-  outside of training, where prefixes of a cache and single queries are read, too.
+  """`kernels.attend` on what each device has, as fn((kind, angles), q, k, v); None where that
+  is not for it: outside of training, where prefixes of a cache and single queries are read, too.
   """
   from vqjax.nn import kernels  # Pallas takes a while to import, and other platforms never ask
 
@@ -81,7 +85,7 @@ def _on_each_device(
     return None
   sees = {"full": (), "causal": (lambda query, key: key <= query,)}
   sees = mask.sees if isinstance(mask, sparse.Masks) else sees[mask]
-  return spread(lambda kind, q, k, v: kernels.attend(q, k, v, sees, kind))
+  return spread(lambda alike, q, k, v: kernels.attend(q, k, v, sees, *alike))
 
 
 def rotary_table(grid: tuple[int, ...], head_width: int, base: float = 10_000.0) -> np.ndarray:

@@ -58,8 +58,9 @@ def by_example(x: jax.Array) -> jax.Array:
 def on_each_device(
   heads: int, batch: int
 ) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]] | None:
-  """What makes fn(kind, *arrays [B, L, N, H]) run on each device's examples and heads, for programs
-  that XLA cannot split; None outside of a training step, and where devices do not divide a batch.
+  """What makes fn(alike, *arrays [B, L, N, H]) run on each device's examples and heads, and all of
+  `alike`, for programs that XLA cannot split; None outside of a training step, and where devices do
+  not divide a batch.
   """
   split = _split.get()
   if split is None:

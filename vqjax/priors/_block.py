@@ -96,12 +96,12 @@ class Block(nn.Module):
     if self.qk_norm == "rmsnorm":
       q = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype, name="query_norm")(q)
       k = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype, name="key_norm")(k)
-    if angles_LF is not None:
-      q, k = attention.rotate(q, angles_LF), attention.rotate(k, angles_LF)
     if cache is not None:
+      if angles_LF is not None:
+        q, k, angles_LF = attention.rotate(q, angles_LF), attention.rotate(k, angles_LF), None
       cache = attention.update_cache(cache, k, v, 0 if index is None else index)
     if index is None:
-      h = attention.attend(q, k, v, masks or ("causal" if self.causal else "full"), kind)
+      h = attention.attend(q, k, v, masks or ("causal" if self.causal else "full"), kind, angles_LF)
     else:
       seen = None if masks is None else jnp.asarray(masks.arrays)[kind][index]
       h = attention.attend_cache(q[:, 0], cache, index + 1, seen)[:, None]
