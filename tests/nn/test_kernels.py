@@ -49,7 +49,7 @@ def test_heads_of_any_width(heads, width, causal):
 
 
 def test_heads_too_many_to_lie_beside_each_other_are_padded(monkeypatch):
-  monkeypatch.setattr(kernels, "_HELD", 12 * 128)
+  monkeypatch.setattr(kernels, "_HELD_AT_MOST", 12 * 128)
   given = arrays(2, 12, 3, 72)
   shapes = str(jax.make_jaxpr(lambda *x: kernels.attend(*x, interpret=True))(*given[:3]))
   assert "f32[2,12,384]" in shapes

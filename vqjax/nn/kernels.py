@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from vqjax.nn import attention
+from vqjax.nn import attention, target
 
 Sees = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -29,7 +29,9 @@ _LANES = 128
 _SCORES = 2**18  # that a program makes of one head: a megabyte of float32
 _NEVER = -0.7 * float(jnp.finfo(jnp.float32).max)
 _LONGEST = 2048  # of what a program holds of all keys
-_HELD = 5 * 2**16  # of one array of keys, so that all fit in 16 megabytes
+_HELD = 5 * 2**16  # of one array of keys, so that all fit in the 16 megabytes that XLA allows
+_HELD_AT_MOST = 15 * 2**16  # where 48 may be asked for
+_OLD = ("TPU v2", "TPU v3", "TPU v4", "TPU v4 lite")  # chips without them
 
 
 def attend(
@@ -98,7 +100,8 @@ def _layout(length: int, heads: int, width: int) -> tuple[int, int]:
   """(lanes of a head, heads of a program)."""
   group = _LANES // math.gcd(width, _LANES)
   group = heads if heads % group else group
-  if length * group * width <= _HELD:
+  held = _HELD if target.kind() in _OLD else _HELD_AT_MOST
+  if length * group * width <= held:
     return width, group
   wide = width if _LANES % width == 0 else _LANES * -(-width // _LANES)
   return wide, max(1, _LANES // wide)
@@ -149,7 +152,10 @@ def _call(kernel, shape, alike, q_BLX, k_BLX, v_BLX, *g):
       scratch_shapes=[pltpu.VMEM((length, lanes), jnp.float32)] * (2 * back),
     ),
     out_shape=[jax.ShapeDtypeStruct(q_BLX.shape, q_BLX.dtype)] * (3 if back else 1),
-    compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=("parallel", "parallel", "arbitrary"),
+      vmem_limit_bytes=48 * 2**20 if length * lanes > _HELD else None,
+    ),
     cost_estimate=pl.CostEstimate(
       flops=2 * products * batch * length * length * multiplied,
       transcendentals=batch * length * length * total // wide,

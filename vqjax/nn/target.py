@@ -101,6 +101,11 @@ def platform() -> str:
   return jax.default_backend() if devices is None else devices[0].platform
 
 
+def kind() -> str:
+  """The devices' model, e.g. "TPU v5 lite"."""
+  return (_devices.get() or jax.devices())[0].device_kind
+
+
 def device_count() -> int:
   devices = _devices.get()
   return jax.device_count() if devices is None else len(devices)
