@@ -145,6 +145,14 @@ def test_unreadable_examples_are_replaced_in_training_and_masked_in_evaluation()
   np.testing.assert_array_equal(mask, [0, 1, 1, 0, 1, 1, 0, 1, 1, 0])
 
 
+def test_one_example_costs_the_same_whatever_the_size_of_the_split():
+  class Many(Holes):
+    def __len__(self):
+      return 10**15  # no list of its indices fits anywhere
+
+  assert memory.Loader(Many(), ops.Ops()).read(6)[1] == 7
+
+
 def test_examples_without_an_image_pass_the_ops():
   class Numbers(Holes):
     def __getitem__(self, index):

@@ -124,7 +124,7 @@ class Loader:
     Raises UserError where there is none.
     """
     num = len(self.examples)
-    for i in (*range(index, num), *range(index)):
+    for i in itertools.chain(range(index, num), range(index)):
       if (example := self.examples[i]) is not None:
         return example, i
     raise UserError(
