@@ -60,6 +60,7 @@ ALLOWED = {
   "lineage": {"places"},
   "goodput": set(),
   "trace": set(),
+  "costs": {"chips", "hlo", "writers"},
   "hlo": set(),
   "chips": set(),
   "train": {

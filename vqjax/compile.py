@@ -15,16 +15,15 @@ it reads codes (or floats) as `tokenize` writes them.
 
 from __future__ import annotations
 
-import collections
 import os
 import pathlib
 import re
 import tempfile
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from vqjax import build, chips, cli, config as configuration, hlo, writers
+from vqjax import build, cli, config as configuration, costs
 from vqjax.errors import UserError
 
 
@@ -39,28 +38,33 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--cached", action="store_true", help="the data are codes, not the signal")
   parser.add_argument("--top", type=int, default=10, help="fusions and arrays that are listed")
   args = parser.parse_args(argv)
+  devices = describe(args.topology, args.slices)
+  config = configuration.load(args.config)
+  configuration.override(config, overrides)
+  config = configuration.complete(config)
+  with tempfile.TemporaryDirectory() as folder:
+    with_tokenizers(config, pathlib.Path(args.config.partition(":")[0]).parent, folder)
+    step = compiled(config, batch_of(config, args.cached), devices, args.topology)
+  costs.report(step, devices, args.top)
+
+
+def describe(topology: str, slices: int = 1) -> Any:
+  """Devices of a TPU topology, which need not be there. Raises UserError where it is unknown."""
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   # What was compiled for chips that are not here cannot be read from the cache, and JAX says so.
   warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
   from jax.experimental import topologies
 
   try:
-    devices = topologies.get_topology_desc(
-      platform="tpu", topology_name=args.topology, num_slices=args.slices
+    return topologies.get_topology_desc(
+      platform="tpu", topology_name=topology, num_slices=slices
     ).devices
   except Exception as e:
     reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
     raise UserError(
-      f"--topology={args.topology}: cannot be described, {args.slices} of it ({reason}); pip "
-      "install libtpu, and name e.g. v5e:4x4."
+      f"--topology={topology}: cannot be described, {slices} of it ({reason}); pip install libtpu, "
+      "and name e.g. v5e:4x4."
     ) from None
-  config = configuration.load(args.config)
-  configuration.override(config, overrides)
-  config = configuration.complete(config)
-  with tempfile.TemporaryDirectory() as folder:
-    with_tokenizers(config, pathlib.Path(args.config.partition(":")[0]).parent, folder)
-    step = _compiled(config, batch_of(config, args.cached), devices, args.topology)
-  _report(step, devices, args.top)
 
 
 def batch_of(config: Any, cached: bool = False) -> dict[str, Any]:
@@ -115,7 +119,8 @@ def _config_of(tokenizer: str, beside: pathlib.Path) -> str | None:
   return f"{file}:debug" if run.name.endswith("_debug") else str(file)
 
 
-def _compiled(config: Any, spec: dict[str, Any], devices: Any, topology: str) -> Any:
+def compiled(config: Any, spec: dict[str, Any], devices: Any, topology: str) -> Any:
+  """The training step of a batch, compiled. Raises UserError where it does not fit the devices."""
   import jax
 
   from vqjax import sharding, train
@@ -140,139 +145,6 @@ def _compiled(config: Any, spec: dict[str, Any], devices: Any, topology: str) ->
         "take more chips, a smaller config.batch_size, config.mesh.fsdp to share the state, or "
         "config.model.remat."
       ) from None
-
-
-class Work(NamedTuple):
-  """What one instruction does in a step on one chip: `times` it runs, all of them together."""
-
-  op: hlo.Op
-  times: int
-  flops: float
-  bytes: int
-
-  def seconds(self, chip: chips.Chip) -> float:
-    """At the chip's peak, by what takes longer."""
-    return max(self.flops / chip.flops, self.bytes / chip.bandwidth)
-
-
-def _report(step: Any, devices: Any, top: int) -> None:
-  """Prints the tables of a compiled step."""
-  module, chip = hlo.Module(step.as_text()), chips.of(devices[0])
-  work = [
-    Work(op, times, times * module.flops(op, ops), times * module.traffic(op, ops))
-    for op, ops, times in module.steps()
-  ]
-  collectives = module.collectives()
-  rows = [("chips", f"{len(devices)} {devices[0].device_kind}")]
-  sent = module.sent_between_slices()
-  rows += _memory(step.memory_analysis(), chip) + _sums(work, collectives, sent, chip)
-  print(writers.table(["what", "figure"], rows))
-  linked = sum(_over_links(kind, *each) for kind, found in collectives.items() for each in found)
-  limits = [_limits(name, work, linked) for name in chips.TPUS]
-  print(writers.table(["at the peak of", "FLOPs", "bytes", "collectives", "FLOPs' share"], limits))
-  heads = ["what takes longest", "times", "FLOPs", "bytes", "at the peak", "estimate"]
-  print(writers.table(heads, _by_scope(work, chip or chips.CHIPS["v5e"])[:top]))
-  print(writers.table(["largest arrays", "written by", "size"], _largest(work)[:top]))
-
-
-def _memory(memory: Any, chip: chips.Chip | None) -> list[tuple[str, str]]:
-  state, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-  rows = [("state and batch per chip", _size(state)), ("temporaries per chip", _size(temporary))]
-  if chip is not None:
-    share = (state + temporary) / (chip.memory * 2**30)
-    rows.append(("of the chip's memory", f"{share:.0%}"))
-  return rows
-
-
-def _sums(
-  work: list[Work], collectives: Any, sent: Sequence[int], chip: chips.Chip | None
-) -> list[tuple[str, str]]:
-  flops, moved = sum(w.flops for w in work), sum(w.bytes for w in work)
-  rows = [
-    ("FLOPs per chip and step", f"{flops:.3e}"),
-    ("bytes moved per chip and step", f"{moved:.3e}"),
-    ("FLOPs per byte", f"{flops / max(moved, 1):.1f}"),
-  ]
-  for kind, found in collectives.items():
-    rows.append((kind, f"{len(found)}, {_size(sum(size for size, _ in found))}"))
-  if sent:
-    rows.append(("sent between slices", f"{len(sent)}, {_size(sum(sent))}"))
-  if chip is not None and (cycles := sum(w.op.cycles * w.times for w in work)):
-    kernels = sum(w.seconds(chip) for w in work if w.op.code == "custom-call" and w.flops)
-    seconds = cycles / chip.clock + kernels
-    rows.append(("compiler's estimate", _time(seconds)))
-    if kernels:
-      rows.append(("of which kernels, at the peak", _time(kernels)))
-    rows.append(("share of the peak in it", f"{flops / chip.flops / seconds:.0%}"))
-  return rows
-
-
-def _limits(name: str, work: list[Work], linked: float) -> list[str]:
-  """Times at a chip's peaks, and the share of its FLOP/s where the longest of them rules."""
-  chip = chips.CHIPS[name]
-  flops, moved = sum(w.flops for w in work), sum(w.bytes for w in work)
-  each = (flops / chip.flops, moved / chip.bandwidth, linked / chip.links)
-  return [name, *map(_time, each), f"{each[0] / max(*each, 1e-30):.0%}"]
-
-
-def _over_links(kind: str, size: int, group: int) -> float:
-  """Bytes in and out of a chip for one collective of `size` bytes, on a ring."""
-  if kind == "collective-permute":
-    return 2 * size
-  return (4 if kind == "all-reduce" else 2) * size * (group - 1) / group
-
-
-def _by_scope(work: list[Work], chip: chips.Chip) -> list[list[str]]:
-  """Rows of the scopes that take longest, first the longest: by the compiler's estimate, or at the
-  chip's peaks where it makes none.
-  """
-  found = collections.defaultdict(list)
-  for w in work:
-    found[_short(w.op.scope)].append(w)
-  rows = []
-  for scope, own in found.items():
-    peak = sum(w.seconds(chip) for w in own)
-    estimate = sum(w.op.cycles * w.times for w in own) / chip.clock if chip.clock else 0.0
-    flops, moved = sum(w.flops for w in own), sum(w.bytes for w in own)
-    times = sum(w.times for w in own)
-    row = [scope, str(times), f"{flops:.2e}", _size(moved), _time(peak), _time(estimate)]
-    rows.append((max(estimate, peak), row))
-  return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
-
-
-def _largest(work: list[Work]) -> list[list[str]]:
-  """Rows of the arrays that are written to main memory, first the largest."""
-  arrays = {
-    (str(shape), _short(w.op.scope)): shape.bytes
-    for w in work
-    if w.op.code not in hlo.FREE
-    for shape in w.op.shapes
-    if not shape.fast
-  }
-  return [[*named, _size(n)] for named, n in sorted(arrays.items(), key=lambda pair: -pair[1])]
-
-
-def _size(n: float) -> str:
-  unit = max(0, min(3, (int(n).bit_length() - 1) // 10))
-  return f"{n / 2 ** (10 * unit):.3g} {('B', 'KiB', 'MiB', 'GiB')[unit]}"
-
-
-def _time(seconds: float) -> str:
-  return f"{1e3 * seconds:.3g} ms"
-
-
-def _short(scope: str) -> str:
-  """A scope without what every one has, a name without its number."""
-  scope = re.sub(r"(\.\d+|\.clone)+$", "", scope.partition(";")[0])
-  scope = scope.replace("checkpoint/rematted_computation", "again")
-  noise = ("jit(_step)", "body", "closed_call", "while", "checkpoint", "Model")
-  parts = [re.sub(r"^(transpose\()?jvp\((.*?)\)+$", _direction, p) for p in scope.split("/")]
-  kept = [p for p in parts if p not in noise and "._" not in p]
-  return "/".join(kept[:1] + kept[1:][-3:])
-
-
-def _direction(found: re.Match) -> str:
-  return f"{'backward' if found[1] else 'forward'} {found[2]}".strip()
 
 
 if __name__ == "__main__":
