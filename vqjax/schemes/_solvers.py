@@ -53,6 +53,10 @@ class Said(NamedTuple):
   spread: jax.Array | None = None
 
 
+# (prediction, x in the network's scale, index of the grid, which may be traced) -> what it means.
+Reader = Callable[[jax.Array, jax.Array, Any], Said]
+
+
 class Chosen(NamedTuple):
   """Options of sampling, checked; see `check`."""
 
@@ -86,25 +90,24 @@ def check(
   return Chosen(steps, "euler" if solver == "ancestral" else solver, eta, resample)
 
 
-def sample(
+def follow(
   key: jax.Array,
   network: Network,
   latent_BLD: jax.Array,
   known_BL: jax.Array,
   grid: Grid,
-  read: Callable[[jax.Array, jax.Array, Any], Said],
+  read: Reader,
   chosen: Chosen,
   temperature: float,
   trajectory: bool = False,
 ) -> Any:
-  """Draws what is not known by following the grid; `Scheme.sample` of schemes over floats.
+  """Draws what is not known by following the grid.
 
   Known vectors are shown at every noise as the path has them, with noise of their own. With
   `resample` above 1 each step is undone by fresh noise and done again so often, which lets what is
   drawn agree with what is known (arXiv 2201.09865).
 
   Args:
-    read: (prediction, x in the network's scale, index of the grid, which may be traced) -> Said.
     temperature: of all noise.
   """
   batch, keys_B = latent_BLD.shape[0], _sampling.example_keys(key, latent_BLD.shape[0])

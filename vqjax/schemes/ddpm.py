@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -13,13 +12,13 @@ import numpy as np
 from vqjax import checks, fields
 from vqjax.errors import UserError
 from vqjax.latents import Floats
-from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _solvers
+from vqjax.schemes import Corrupted, Loss, _options, _over_floats, _solvers
 
 _VARIANCE = 1e-3  # weight of the bound beside the simple loss (arXiv 2102.09672, eq. 16)
 
 
 @dataclasses.dataclass(frozen=True)
-class Scheme:
+class Scheme(_over_floats.OverFloats):
   """The network sees x_t = √ᾱ_t x_0 + √(1 - ᾱ_t) ε at t of 0 to T - 1, told as t / T.
 
   Fields:
@@ -49,12 +48,7 @@ class Scheme:
   gamma: float = 5.0
   guided_channels: int | None = None
   likelihood_steps: int = 24
-  takes: ClassVar[tuple[str, ...]] = ("floats",)
-  extra_ids: ClassVar[int] = 0
-  causal: ClassVar[bool] = False
-  timed: ClassVar[bool] = True
-  exact: ClassVar[bool] = False
-  options: ClassVar[Mapping[str, type]] = _solvers.OPTIONS
+  usual: ClassVar[tuple[int, str]] = (50, "ancestral")
 
   def __post_init__(self) -> None:
     checks.within(self, "timesteps", at_least=2)
@@ -155,8 +149,21 @@ class Scheme:
       return _solvers.Said(signal * x - spread * mean, spread * x + signal * mean)
     return _solvers.Said(mean, (x - signal * mean) / jnp.maximum(spread, 1e-6))
 
-  def _reader(self, grid: _solvers.Grid) -> Any:
-    """(prediction, x, index) -> Said."""
+  @property
+  def most(self) -> int:
+    return self.timesteps
+
+  def path(self, chosen: _solvers.Chosen) -> tuple[_solvers.Grid, _solvers.Reader]:
+    """Over evenly spaced timesteps."""
+    grid = self._grid(spaced(self.timesteps, chosen.steps), end=True)
+    return grid, self._reader(grid)
+
+  def likelihood_path(self) -> tuple[_solvers.Grid, _solvers.Reader]:
+    steps = min(self.likelihood_steps, self.timesteps - 1)
+    grid = self._grid(spaced(self.timesteps, steps + 1), end=False)
+    return grid, self._reader(grid)
+
+  def _reader(self, grid: _solvers.Grid) -> _solvers.Reader:
     levels = [
       x.astype(np.float32) for x in ((1 - grid.noise) * grid.scale, grid.noise * grid.scale)
     ]
@@ -184,49 +191,6 @@ class Scheme:
     with np.errstate(divide="ignore", invalid="ignore"):
       log = 0.5 * np.log(beta) - np.log(posterior * grid.scale[1:])
     return np.append(np.where(posterior > 0, log, 0.0), 0.0).astype(np.float32)
-
-  def bound(self, key: jax.Array, network: Network, latent_BLD: jax.Array) -> jax.Array:
-    """-log p of the latents before they were normalised, nats [B, L]; see `_solvers.nats`."""
-    steps = min(self.likelihood_steps, self.timesteps - 1)
-    grid = self._grid(spaced(self.timesteps, steps + 1), end=False)
-    return _solvers.nats(key, network, latent_BLD, grid, self._reader(grid), self.latent)
-
-  plan = _options.no_plan
-
-  def sample(
-    self,
-    key: jax.Array,
-    network: Network,
-    latent_BLD: jax.Array,
-    known_BL: jax.Array,
-    draw: Draw = Draw(),
-    *,
-    steps: int = 50,
-    solver: _solvers.Solver = "ancestral",
-    eta: float | None = None,
-    resample: int = 1,
-    trajectory: bool = False,
-  ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Goes back from noise to data over evenly spaced timesteps.
-
-    Args:
-      key: one key, or one per example [B].
-      network: `full` is called with t / T as `time_B`.
-      latent_BLD, known_BL: floats and bool.
-      draw: its temperature is that of the noise; it may not have `top_k` or `top_p`.
-      steps: at most T; Heun's have two calls of the network each.
-      solver: "ancestral" is DDPM's, "euler" DDIM's (arXiv 2010.02502), "dpm" DPM-Solver++ 2M.
-      eta: share of fresh noise in DDIM's steps.
-      resample: see `_solvers.sample`.
-      trajectory: return (latent_BLD, latent_SBLD), x after each step; known vectors stay clean.
-
-    Raises:
-      UserError: an option out of range.
-    """
-    chosen = _solvers.check(draw, steps, self.timesteps, solver, eta, resample)
-    grid = self._grid(spaced(self.timesteps, steps), end=True)
-    read, heat = self._reader(grid), draw.temperature
-    return _solvers.sample(key, network, latent_BLD, known_BL, grid, read, chosen, heat, trajectory)
 
 
 def spaced(timesteps: int, steps: int) -> np.ndarray:

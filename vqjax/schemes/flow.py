@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -13,11 +12,11 @@ import numpy as np
 
 from vqjax import checks, fields
 from vqjax.latents import Floats
-from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _solvers
+from vqjax.schemes import Corrupted, Loss, _over_floats, _solvers
 
 
 @dataclasses.dataclass(frozen=True)
-class Scheme:
+class Scheme(_over_floats.OverFloats):
   """The network sees x_t = (1 - t) x_0 + t ε and predicts the velocity ε - x_0.
 
   Fields:
@@ -38,30 +37,28 @@ class Scheme:
   shift: float = 1.0
   shift_length: int | None = None
   likelihood_steps: int = 24
-  takes: ClassVar[tuple[str, ...]] = ("floats",)
-  extra_ids: ClassVar[int] = 0
-  causal: ClassVar[bool] = False
-  timed: ClassVar[bool] = True
-  exact: ClassVar[bool] = False
-  options: ClassVar[Mapping[str, type]] = _solvers.OPTIONS
+  usual: ClassVar[tuple[int, str]] = (20, "dpm")
 
   def __post_init__(self) -> None:
     checks.within(self, "times_std", "shift", above=0)
     checks.within(self, "times_mean")
     checks.positive(self, "shift_length", "likelihood_steps")
 
-  @property
-  def outputs(self) -> int:
-    return self.latent.width
-
   def _shifted(self, times: Any) -> Any:
     ratio = self.latent.length / self.shift_length if self.shift_length else 1.0
     shift = self.shift * math.sqrt(ratio)
     return shift * times / (1 + (shift - 1) * times)
 
-  def _grid(self, steps: int) -> _solvers.Grid:
+  def path(self, chosen: _solvers.Chosen) -> tuple[_solvers.Grid, _solvers.Reader]:
+    return self._path(chosen.steps)
+
+  def likelihood_path(self) -> tuple[_solvers.Grid, _solvers.Reader]:
+    return self._path(self.likelihood_steps)
+
+  def _path(self, steps: int) -> tuple[_solvers.Grid, _solvers.Reader]:
     times = self._shifted(np.linspace(1, 0, steps + 1))
-    return _solvers.Grid(times, times, np.ones_like(times), 0.0)
+    grid = _solvers.Grid(times, times, np.ones_like(times), 0.0)
+    return grid, reader(grid)
 
   def corrupt(self, key: jax.Array, latent_BLD: jax.Array) -> Corrupted:
     """x_t at a time t of each example, spread evenly over the batch; targets are velocities."""
@@ -78,47 +75,6 @@ class Scheme:
     values = jnp.mean(jnp.square(prediction - corrupted.targets), -1)
     return Loss(values, corrupted.weights, {})
 
-  def bound(self, key: jax.Array, network: Network, latent_BLD: jax.Array) -> jax.Array:
-    """-log p of the latents before they were normalised, nats [B, L]; see `_solvers.nats`."""
-    grid = self._grid(self.likelihood_steps)
-    return _solvers.nats(key, network, latent_BLD, grid, reader(grid), self.latent)
-
-  plan = _options.no_plan
-
-  def sample(
-    self,
-    key: jax.Array,
-    network: Network,
-    latent_BLD: jax.Array,
-    known_BL: jax.Array,
-    draw: Draw = Draw(),
-    *,
-    steps: int = 20,
-    solver: _solvers.Solver = "dpm",
-    eta: float | None = None,
-    resample: int = 1,
-    trajectory: bool = False,
-  ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Follows the velocity from noise to data.
-
-    Args:
-      key: one key, or one per example [B].
-      network: `full` is called with t as `time_B`.
-      latent_BLD, known_BL: floats and bool.
-      draw: its temperature is that of the noise; it may not have `top_k` or `top_p`.
-      steps: from noise to data; Heun's have two calls of the network each.
-      solver: "euler", "heun", "dpm" (DPM-Solver++ 2M), or "ancestral", Euler with fresh noise.
-      eta: share of fresh noise in Euler's steps, as DDIM has it.
-      resample: see `_solvers.sample`.
-      trajectory: return (latent_BLD, latent_SBLD), x after each step; known vectors stay clean.
-
-    Raises:
-      UserError: an option out of range.
-    """
-    chosen, grid = _solvers.check(draw, steps, None, solver, eta, resample), self._grid(steps)
-    read, heat = reader(grid), draw.temperature
-    return _solvers.sample(key, network, latent_BLD, known_BL, grid, read, chosen, heat, trajectory)
-
 
 def spread_times(key: jax.Array, batch: int, normal: tuple[float, float] | None) -> jax.Array:
   """Times in (0, 1) spread evenly over a batch, float32 [B]: uniform, or with a logit that is
@@ -133,7 +89,7 @@ def spread_times(key: jax.Array, batch: int, normal: tuple[float, float] | None)
   return jax.nn.sigmoid(normal[0] + normal[1] * jax.scipy.special.ndtri(inner))
 
 
-def reader(grid: _solvers.Grid) -> Any:
+def reader(grid: _solvers.Grid) -> _solvers.Reader:
   """(velocity, x, index) -> Said."""
   u = jnp.asarray(grid.noise, jnp.float32)
   return lambda v, x, i: _solvers.Said(x - u[i] * v, x + (1 - u[i]) * v)

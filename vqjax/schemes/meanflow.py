@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -13,11 +13,11 @@ import numpy as np
 from vqjax import checks, fields
 from vqjax.errors import UserError
 from vqjax.latents import Floats
-from vqjax.schemes import Draw, Loss, Network, _options, _solvers, flow
+from vqjax.schemes import Loss, Network, _over_floats, _solvers, flow
 
 
 @dataclasses.dataclass(frozen=True)
-class Scheme:
+class Scheme(_over_floats.OverFloats):
   """The network is told two times r <= t and predicts the average velocity of the straight paths
   between them, u(x_t, r, t) = (x_t - x_r) / (t - r) along the flow; at r = t that is the velocity.
 
@@ -38,13 +38,8 @@ class Scheme:
   times_std: float = 1.0
   adaptive: float = 1.0
   likelihood_steps: int = 24
-  takes: ClassVar[tuple[str, ...]] = ("floats",)
   times_told: ClassVar[int] = 2
-  extra_ids: ClassVar[int] = 0
-  causal: ClassVar[bool] = False
-  timed: ClassVar[bool] = True
-  exact: ClassVar[bool] = False
-  options: ClassVar[Mapping[str, type]] = _solvers.OPTIONS
+  usual: ClassVar[tuple[int, str]] = (1, "euler")
 
   def __post_init__(self) -> None:
     checks.share(self, "apart")
@@ -53,15 +48,26 @@ class Scheme:
     checks.within(self, "adaptive", at_least=0)
     checks.positive(self, "likelihood_steps")
 
-  @property
-  def outputs(self) -> int:
-    return self.latent.width
+  def path(self, chosen: _solvers.Chosen) -> tuple[_solvers.Grid, _solvers.Reader]:
+    """Even times; what is told are each stop's and the next one's."""
+    if chosen.solver != "euler":
+      raise UserError(
+        f"solver: {chosen.solver!r} is for velocities, and this prior has their averages; take "
+        "euler."
+      )
+    return self._path(chosen.steps, lambda times: np.append(times[1:], 0.0))
 
-  def _grid(self, steps: int, average: bool) -> _solvers.Grid:
-    """Even times; told with `average` are each stop's and the next one's, else each twice."""
+  def likelihood_path(self) -> tuple[_solvers.Grid, _solvers.Reader]:
+    """Of the velocity: each time is told twice."""
+    return self._path(self.likelihood_steps, lambda times: times)
+
+  def _path(
+    self, steps: int, earlier: Callable[[np.ndarray], np.ndarray]
+  ) -> tuple[_solvers.Grid, _solvers.Reader]:
     times = np.linspace(1, 0, steps + 1)
-    earlier = np.append(times[1:], 0.0) if average else times
-    return _solvers.Grid(times, np.stack([earlier, times], -1), np.ones_like(times), 0.0)
+    told = np.stack([earlier(times), times], -1)
+    grid = _solvers.Grid(times, told, np.ones_like(times), 0.0)
+    return grid, flow.reader(grid)
 
   def objective(self, key: jax.Array, network: Network, latent_BLD: jax.Array) -> Loss:
     """Square error from the identity's target, which is a constant (algorithm 1); "square" is the
@@ -85,39 +91,3 @@ class Scheme:
     scale = jax.lax.stop_gradient((square_B + 1e-3) ** -self.adaptive)
     whole = jnp.broadcast_to(square_B, square_BL.shape)
     return Loss(scale * square_BL, jnp.ones(square_BL.shape, jnp.float32), {"square": whole})
-
-  def bound(self, key: jax.Array, network: Network, latent_BLD: jax.Array) -> jax.Array:
-    """-log p of the latents before they were normalised, nats [B, L]; see `_solvers.nats`."""
-    grid = self._grid(self.likelihood_steps, average=False)
-    return _solvers.nats(key, network, latent_BLD, grid, flow.reader(grid), self.latent)
-
-  plan = _options.no_plan
-
-  def sample(
-    self,
-    key: jax.Array,
-    network: Network,
-    latent_BLD: jax.Array,
-    known_BL: jax.Array,
-    draw: Draw = Draw(),
-    *,
-    steps: int = 1,
-    solver: _solvers.Solver = "euler",
-    eta: float | None = None,
-    resample: int = 1,
-    trajectory: bool = False,
-  ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Follows average velocities from noise to data; as `flow.Scheme.sample`, but for the solvers:
-    "euler", and "ancestral" with fresh noise.
-
-    Raises:
-      UserError: an option out of range.
-    """
-    chosen = _solvers.check(draw, steps, None, solver, eta, resample)
-    if chosen.solver != "euler":
-      raise UserError(
-        f"solver: {solver!r} is for velocities, and this prior has their averages; take euler."
-      )
-    grid = self._grid(steps, average=True)
-    read, heat = flow.reader(grid), draw.temperature
-    return _solvers.sample(key, network, latent_BLD, known_BL, grid, read, chosen, heat, trajectory)
