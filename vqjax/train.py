@@ -94,6 +94,7 @@ class Run:
       donate_argnums=0,
       in_shardings=(places, everywhere, split),
       out_shardings=(places, everywhere),
+      compiler_options=_step_options(self.mesh),
     )
     self.step = program(self._step)
     self.early_steps, early = self.task.early or (0, None)
@@ -153,6 +154,17 @@ class Run:
     decay = jnp.minimum(self.config["ema_decay"], updates / (9.0 + updates))
     decay = jnp.where(steps % accumulate == 0, decay, 1.0)
     return jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params["model"])
+
+
+def _step_options(mesh: Any) -> dict[str, str] | None:
+  """XLA for TPUs would multiply by parameters that many devices share in as many steps, one for
+  what each of them has, which leaves the matrix units a few columns at a time: LlamaGen-L split
+  over 16 chips then takes 2.4 times as long. Gathered whole, a layer ahead, they cost little.
+  """
+  shared = mesh.shape["fsdp"] > 1 and mesh.shape["tensor"] == 1
+  if not shared or mesh.devices.flat[0].platform != "tpu":
+    return None
+  return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
 def _stream(key: jax.Array, name: str) -> jax.Array:
