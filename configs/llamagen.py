@@ -6,7 +6,7 @@ to 3 billion.
 
 Needs runs/llamagen_tokenizer. The paper reports FIDs of 5.46 (B) and 3.80 (L) on 16 x 16 codes as
 here, and of 2.62 (XL), 2.34 (XXL) and 2.18 (3B) on 24 x 24 codes (train tokenizer and prior with
-ops.size=384), with guidance, after 300 epochs. From xxl on the state is split over the devices
+ops.size=384), with guidance, after 300 epochs. From l on the state is split over the devices
 (fsdp). Data: ImageNet through TFDS, see configs/common.py; `python -m vqjax.tokenize` computes
 codes once.
 """
@@ -37,7 +37,7 @@ def get_config(size=None):
       remat="block", dtype="bfloat16"),
     scheme=dict(name="autoregressive"),
     condition=dict(label=dict(classes=1_000), drop=0.1),
-    mesh=dict(data=1, fsdp=-1) if size in ("xxl", "3b") else dict(data=-1),
+    mesh=dict(data=-1) if size == "b" else dict(data=1, fsdp=-1),
     batch_size=256,
     total_steps=1_500_000,
     optim=dict(lr=1e-4, schedule="constant", b1=0.9, b2=0.95, weight_decay=0.05, clip=1.0),

@@ -26,12 +26,14 @@ class Work(NamedTuple):
 
 
 class Sums(NamedTuple):
-  """Of a step on one chip: memory in bytes, FLOPs, bytes moved and over links, and seconds by the
-  compiler's estimate, with our own kernels at the peak; 0.0 where it makes none.
+  """Of a step on one chip: memory in bytes, the most of it at one time, FLOPs, bytes moved and over
+  links, and seconds by the compiler's estimate, with our own kernels at the peak; 0.0 where it
+  makes none.
   """
 
   state: int
   temporary: int
+  peak: int
   flops: float
   moved: float
   linked: float
@@ -47,7 +49,8 @@ def sums(step: Any, work: list[Work], collectives: Any, chip: chips.Chip | None)
     seconds = cycles / chip.clock + kernels
   flops, moved = sum(w.flops for w in work), sum(w.bytes for w in work)
   state, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-  return Sums(state, temporary, flops, moved, linked, seconds, kernels)
+  peak = getattr(memory, "peak_memory_in_bytes", 0) or state + temporary
+  return Sums(state, temporary, peak, flops, moved, linked, seconds, kernels)
 
 
 def read(step: Any) -> tuple[hlo.Module, list[Work]]:
@@ -82,8 +85,8 @@ def _rows(
     ("temporaries per chip", _size(total.temporary)),
   ]
   if chip is not None:
-    share = (total.state + total.temporary) / (chip.memory * 2**30)
-    rows.append(("of the chip's memory", f"{share:.0%}"))
+    share = total.peak / (chip.memory * 2**30)
+    rows.append(("of the chip's memory, at the most", f"{share:.0%}"))
   rows += [
     ("FLOPs per chip and step", f"{total.flops:.3e}"),
     ("bytes moved per chip and step", f"{total.moved:.3e}"),

@@ -25,7 +25,7 @@ def test_every_size_is_a_config_of_its_own(axis, tmp_path):
 
 
 def test_the_power_is_the_slope():
-  sums = lambda seconds: costs.Sums(2**30, 2**30, 1e12, 1e9, 1e6, seconds, 0.0)
+  sums = lambda seconds: costs.Sums(2**30, 2**30, 2**31, 1e12, 1e9, 1e6, seconds, 0.0)
   (first, second, third) = scaling.rows(
     {1: sums(0.1), 2: sums(0.2), 8: sums(0.8 * 4)}, CHIPS["v5e"]
   )

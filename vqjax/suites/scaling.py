@@ -87,7 +87,7 @@ def rows(measured: Mapping[int, costs.Sums], chip: chips.Chip) -> Iterator[tuple
     before = size, found.seconds
     yield (
       f"{size:,}",
-      f"{(found.state + found.temporary) / 2**30:.2f} GiB",
+      f"{found.peak / 2**30:.2f} GiB",
       f"{found.flops:.2e}",
       f"{found.moved:.2e}",
       f"{1e3 * found.linked / chip.links:.1f} ms",
