@@ -35,7 +35,7 @@ def get_config(size=None):
     model=dict(name="dit", **SIZES[size], patch=2, remat="block", dtype="bfloat16"),
     scheme=dict(name="ddpm", variance="learned"),
     condition=dict(label=dict(classes=1_000), drop=0.1),
-    mesh=dict(data=1, fsdp=-1) if size == "xl" else dict(data=-1),
+    mesh=dict(data=1, fsdp=-1) if size in ("l", "xl") else dict(data=-1),
     batch_size=256,
     total_steps=7_000_000,
     optim=dict(lr=1e-4, schedule="constant", warmup=1, b2=0.999, weight_decay=0.0),
