@@ -4,6 +4,7 @@ unsharded.
 
 import math
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-from vqjax.nn import bits, book, codebook
+from vqjax.nn import bits, book, codebook, target
 
 
 def normal(seed, *shape):
@@ -44,6 +45,17 @@ def test_both_ways_to_sum_per_code(sums, monkeypatch):
   np.add.at(expected, ids, x)
   np.testing.assert_allclose(sums(ids, x, size=9), expected, rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(codebook.counts(ids, 9), np.bincount(ids, minlength=9))
+
+
+def test_on_tpus_sums_of_bfloat16_are_one_product(monkeypatch):
+  monkeypatch.setattr(target, "platform", lambda: "tpu")
+  monkeypatch.setattr(codebook, "TILE_ELEMENTS", 64)
+  ids, x = jax.random.randint(jax.random.key(0), (101,), 0, 7), normal(1, 101, 3)
+  sums = partial(codebook._sums_by_matmul, size=9)
+  traced = lambda dtype: str(jax.make_jaxpr(sums)(ids, x.astype(dtype)))
+  assert "scan" in traced("float32") and "scan" not in traced("bfloat16")
+  expected = sums(ids, x.astype(jnp.bfloat16).astype(jnp.float32))
+  np.testing.assert_allclose(sums(ids, x.astype(jnp.bfloat16)), expected, rtol=1e-6)
 
 
 def test_gradient_of_lookup_is_that_of_indexing():

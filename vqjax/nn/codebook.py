@@ -132,7 +132,12 @@ def _sums_by_scatter(ids_N: jax.Array, x_ND: jax.Array, *, size: int) -> jax.Arr
 def _sums_by_matmul(ids_N: jax.Array, x_ND: jax.Array, *, size: int) -> jax.Array:
   # Zeros and ones times bfloat16 are exact in one pass of the unit, float32 takes six.
   product = partial(jnp.einsum, preferred_element_type=jnp.float32)
-  product = product if x_ND.dtype == jnp.bfloat16 else dot
+  half = x_ND.dtype == jnp.bfloat16
+  product = product if half else dot
+  if half and target.platform() == "tpu":
+    # Whole: XLA compares as it multiplies and stores no ones, and sums that are carried from tile
+    # to tile are read and written once for each.
+    return product("nk,nd->kd", jax.nn.one_hot(ids_N, size, dtype=x_ND.dtype), x_ND)
 
   def body(sums_KD, valid_T, ids_T, x_TD):
     one_hot_TK = jax.nn.one_hot(ids_T, size, dtype=x_TD.dtype)
