@@ -6,7 +6,7 @@ from queries and keys alone. Heads lie beside each other as the linear layers le
 a program as fill whole registers of 128 lanes. One is multiplied within the registers that hold it,
 where the others' lanes are zero. Rotary positions are turned here too: outside, the halves of a
 head would be cut and joined in memory, three times with a recomputation.
-Blocks depend on the shapes alone, so that a run computes the same whenever it continues.
+Blocks depend on shapes and chips alone, so that a run computes the same whenever it continues.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _LANES = 128
 _SCORES = 2**18  # that a program makes of one head: a megabyte of float32
 _NEVER = -0.7 * float(jnp.finfo(jnp.float32).max)
 _LONGEST = 2048  # of what a program holds of all keys
-_HELD = 5 * 2**16  # of one array of keys, so that all fit in the 16 megabytes that XLA allows
-_HELD_AT_MOST = 15 * 2**16  # where 48 may be asked for
-_OLD = ("TPU v2", "TPU v3", "TPU v4", "TPU v4 lite")  # chips without them
+_HELD = 3 * 2**16  # of one array of keys, so that all fit in the 16 megabytes that XLA allows
+_HELD_AT_MOST = 13 * 2**16  # where 48 may be asked for
+_OLD = ("TPU v2", "TPU v3", "TPU v4", "TPU v4 lite")  # chips that do not have them
 
 
 def attend(
@@ -100,8 +100,7 @@ def _layout(length: int, heads: int, width: int) -> tuple[int, int]:
   """(lanes of a head, heads of a program)."""
   group = _LANES // math.gcd(width, _LANES)
   group = heads if heads % group else group
-  held = _HELD if target.kind() in _OLD else _HELD_AT_MOST
-  if length * group * width <= held:
+  if length * group * width <= (_HELD if target.kind() in _OLD else _HELD_AT_MOST):
     return width, group
   wide = width if _LANES % width == 0 else _LANES * -(-width // _LANES)
   return wide, max(1, _LANES // wide)
@@ -154,7 +153,7 @@ def _call(kernel, shape, alike, q_BLX, k_BLX, v_BLX, *g):
     out_shape=[jax.ShapeDtypeStruct(q_BLX.shape, q_BLX.dtype)] * (3 if back else 1),
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel", "arbitrary"),
-      vmem_limit_bytes=48 * 2**20 if length * lanes > _HELD else None,
+      vmem_limit_bytes=None if length * lanes <= _HELD or target.kind() in _OLD else 48 * 2**20,
     ),
     cost_estimate=pl.CostEstimate(
       flops=2 * products * batch * length * length * multiplied,
