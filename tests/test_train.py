@@ -478,3 +478,18 @@ def test_a_cut_off_file_is_named(tmp_path, name, read):
   (tmp_path / name).write_text('{"seed": ')
   with pytest.raises(UserError, match=f"{name}: is damaged .* remove it"):
     read(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "platform, shape, asked",
+  [
+    ("tpu", dict(fsdp=4, tensor=1), True),
+    ("tpu", dict(fsdp=1, tensor=1), False),
+    ("tpu", dict(fsdp=4, tensor=2), False),
+    ("cpu", dict(fsdp=4, tensor=1), False),
+  ],
+)
+def test_products_are_not_cut_where_parameters_are_shared(platform, shape, asked):
+  device = types.SimpleNamespace(platform=platform)
+  mesh = types.SimpleNamespace(shape=shape, devices=np.array([device]))
+  assert bool(train._step_options(mesh)) == asked

@@ -11,7 +11,7 @@ import pytest
 
 from vqjax.errors import UserError
 from vqjax.latents import Codes
-from vqjax.priors import transformer
+from vqjax.priors import _block, transformer
 
 SMALL = functools.partial(
   transformer.Model, latent=Codes((3, 4), 8), rows=12, layers=2, width=16, heads=2
@@ -220,3 +220,15 @@ def test_refuses_in_one_line(fields, call, message):
   with pytest.raises(UserError, match=message) as e:
     jax.eval_shape(lambda: SMALL(**fields).init(jax.random.key(0), IDS, **call, train=False))
   assert "\n" not in str(e.value)
+
+
+def test_modulation_is_broadcast_over_the_positions_of_each_example():
+  rng = np.random.default_rng(0)
+  x, shift, scale = (rng.normal(size=size).astype(np.float32) for size in ((6, 4), (2, 4), (2, 4)))
+  spread = lambda a: np.repeat(a, 3, axis=0)
+  expected = x * (1 + spread(scale)) + spread(shift)
+  np.testing.assert_allclose(_block.modulate(x, shift, scale), expected, rtol=1e-6)
+  np.testing.assert_allclose(
+    _block.modulate(x.reshape(2, 3, 4), shift, scale), expected.reshape(2, 3, 4), rtol=1e-6
+  )
+  np.testing.assert_allclose(_block.gate(x, scale), x * spread(scale), rtol=1e-6)
