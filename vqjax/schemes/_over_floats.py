@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from vqjax.schemes._draw import Draw
 from vqjax.schemes._records import Network
 
 
-class OverFloats:
+class OverFloats(abc.ABC):
   """A scheme that goes from noise to floats; each adds `latent`, `likelihood_steps`, its training
   and its paths.
 
@@ -37,13 +38,13 @@ class OverFloats:
   def most(self) -> int | None:
     return None
 
+  @abc.abstractmethod
   def path(self, chosen: _solvers.Chosen) -> tuple[_solvers.Grid, _solvers.Reader]:
     """To the data, and what a prediction on it means. Raises UserError for options not its own."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def likelihood_path(self) -> tuple[_solvers.Grid, _solvers.Reader]:
     """As `path`, of `likelihood_steps` steps."""
-    raise NotImplementedError
 
   def bound(self, key: jax.Array, network: Network, latent_BLD: jax.Array) -> jax.Array:
     """-log p of the latents before they were normalised, nats [B, L]; see `_solvers.nats`."""
