@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqjax.nn import attention, codebook, target
+from vqjax.nn import attention, codebook, sparse, target
 
 LAYOUTS = ["fused", "heads", "keys_last"]
 
@@ -42,6 +42,41 @@ def written_out(q, k, v, mask):
 def test_masks(mask, seen):
   q, k, v = arrays(0, *[(2, 3, 2, 4)] * 3)
   np.testing.assert_allclose(attention.attend(q, k, v, mask), written_out(q, k, v, seen), atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", ["full", "causal", "sparse", "per example"])
+def test_blocks_of_queries_are_what_they_are_together(mask):
+  """Also where the last block is short, and their gradients."""
+  length = 150
+  q, k, v, g = arrays(0, *[(2, length, 2, 4)] * 4)
+  seen = {"causal": np.tri(length, dtype=bool), "full": np.ones((length, length), bool)}
+  kind = 0
+  if mask == "sparse":
+    mask, kind = sparse.Masks(("row", "column"), 6, 12, 3, length), 1
+    seen = np.array(mask.arrays)[kind]
+  elif mask == "per example":
+    mask = seen = np.random.default_rng(1).random((2, length, length)) < 0.5
+    seen[1, 3], g[1, 3] = False, 0  # who sees nothing has the mean of all, not NaN
+  else:
+    seen = seen[mask]
+  seen = np.broadcast_to(seen, (2, length, length))[:, None]
+
+  def plain(q, k, v):
+    scores = np.where(seen, 0.0, -1e30) + jnp.einsum("blnh,bsnh->bnls", q, k) / 2
+    return jnp.einsum("bnls,bsnh->blnh", jax.nn.softmax(scores), v)
+
+  out, to_in = jax.vjp(lambda *qkv: attention.attend(*qkv, mask, kind), q, k, v)
+  expected, expected_to_in = jax.vjp(plain, q, k, v)
+  np.testing.assert_allclose(out, expected, atol=1e-5)
+  for mine, other in zip(to_in(g), expected_to_in(g), strict=True):
+    np.testing.assert_allclose(mine, other, atol=1e-5)
+
+
+def test_causal_blocks_leave_out_the_keys_behind_them():
+  q = jnp.zeros((1, 512, 1, 8))
+  flops = lambda mask: jax.jit(attention.attend, static_argnums=3).lower(q, q, q, mask)
+  full, causal = (flops(m).cost_analysis()["flops"] for m in ("full", "causal"))
+  assert causal < 0.65 * full
 
 
 def test_softmax_is_float32_in_bfloat16():

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from vqjax import checks
 from vqjax.errors import UserError
+from vqjax.nn import layers
 from vqjax.nn.attention import attend
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -18,7 +19,7 @@ Activation = Literal["quick_gelu", "gelu"]
 _ACTIVATIONS = {
   # Faster than the exact one; published weights are made with it (github.com/openai/CLIP).
   "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-  "gelu": lambda x: nn.gelu(x, approximate=False),
+  "gelu": layers.gelu,
 }
 
 

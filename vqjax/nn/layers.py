@@ -44,6 +44,14 @@ def check_size(
     )
 
 
+def gelu(x: jax.Array) -> jax.Array:
+  """x times the normal distribution's probability of less than x (arXiv 1606.08415, eq. 2).
+
+  By erf: `jax.nn.gelu` has erfc, whose tails beside 0 nobody needs here, at four times its price.
+  """
+  return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout(2))
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vqjax.nn import attention, sparse, target
+from vqjax.nn import attention, layers, sparse, target
 
 
 def norm(kind: str, bias: bool, dtype: jnp.dtype, name: str | None = None) -> nn.Module:
@@ -113,7 +113,8 @@ class Block(nn.Module):
     if self.mlp == "swiglu":  # arXiv 2002.05202
       h = nn.silu(dense(self.hidden, name="gate")(h)) * dense(self.hidden, name="up")(h)
     else:
-      h = nn.gelu(dense(self.hidden, name="up")(h), approximate=self.mlp == "gelu_tanh")
+      curve = nn.gelu if self.mlp == "gelu_tanh" else layers.gelu
+      h = curve(dense(self.hidden, name="up")(h))
     h = drop(out(name="down")(h))
     x = x + (gate(h, gate_2) if self.modulation == "adaln" else h)
     return target.by_example(einops.rearrange(x, "(b l) c -> b l c", b=b)), cache
