@@ -79,16 +79,21 @@ class Measure:
     return result
 
 
+def spectrum(x: jax.Array) -> jax.Array:
+  """Power of x [B, H, W, C] by frequency [B, H, W], summed over channels."""
+  height, width = x.shape[1:3]
+  # Without a window the jump between opposite borders would pass for fine detail.
+  window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1]).astype(np.float32)
+  x = (x - x.mean(axis=(1, 2), keepdims=True)) * window[None, :, :, None]
+  return jnp.square(jnp.abs(jnp.fft.fft2(x, axes=(1, 2), norm="ortho"))).sum(axis=-1)
+
+
 def band_energy(x: jax.Array, edges: tuple[float, ...]) -> jax.Array:
   """Energy [B, len(edges) + 1] of x [B, H, W, C] in the radial frequency bands that `edges`
   separate.
   """
   height, width = x.shape[1:3]
-  # Without a window the jump between opposite borders would pass for fine detail.
-  window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1]).astype(np.float32)
-  x = (x - x.mean(axis=(1, 2), keepdims=True)) * window[None, :, :, None]
-  power_BHW = jnp.square(jnp.abs(jnp.fft.fft2(x, axes=(1, 2), norm="ortho"))).sum(axis=-1)
   radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])
   bands = np.digitize(radius, edges)
   members = np.stack([bands == i for i in range(len(edges) + 1)]).astype(np.float32)
-  return jnp.einsum("bhw,khw->bk", power_BHW, members, precision=jax.lax.Precision.HIGHEST)
+  return jnp.einsum("bhw,khw->bk", spectrum(x), members, precision=jax.lax.Precision.HIGHEST)
