@@ -75,8 +75,8 @@ def grids(model, *size):
 
 
 @functools.cache
-def initialised(name, dtype="float32"):
-  model = make(name, dtype=dtype)
+def initialised(name, dtype="float32", **fields):
+  model = make(name, dtype=dtype, **fields)
   size = times(model, 2, 3)
   variables = jax.jit(functools.partial(model.init, train=False))(
     jax.random.key(0), signal(0, *size)
@@ -173,9 +173,12 @@ def test_tokens_round_trip(name):
   )
 
 
-@pytest.mark.parametrize("name", names("autoencoders"))
-def test_gradients_reach_every_parameter(name):
-  model, variables, x = initialised(name)
+@pytest.mark.parametrize(
+  "name, fields",
+  [*((name, {}) for name in names("autoencoders")), ("vqvae", dict(upsample="repeat"))],
+)
+def test_gradients_reach_every_parameter(name, fields):
+  model, variables, x = initialised(name, **fields)
 
   @jax.jit
   def run(params):

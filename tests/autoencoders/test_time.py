@@ -25,8 +25,8 @@ def make(name, **fields):
 
 
 @functools.cache
-def initialised(name, often):
-  model = make(name, time_downsamples=often)
+def initialised(name, often, **fields):
+  model = make(name, time_downsamples=often, **fields)
   x = jax.random.uniform(jax.random.key(1), (1, 1 + 2 * 2**often, 8, 12, 3), minval=-1)
   variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), x)
   return model, variables, x
@@ -45,10 +45,12 @@ def test_sizes(name, often):
       model.grid(4, 8, 8)
 
 
-@pytest.mark.parametrize("name, often", [("vqvae", 0), ("vqvae", 1), ("resnet", 1)])
-def test_frames_know_the_past_alone(name, often):
+@pytest.mark.parametrize("name, often, fields", [
+    ("vqvae", 0, {}), ("vqvae", 1, {}), ("vqvae", 1, dict(upsample="repeat")), ("resnet", 1, {}),
+])  # yapf: disable
+def test_frames_know_the_past_alone(name, often, fields):
   """Latents of the first frames are those of the whole video's first ones, and so are pictures."""
-  model, variables, x = initialised(name, often)
+  model, variables, x = initialised(name, often, **fields)
   encode = jax.jit(lambda x: model.apply(variables, x, method="encode"))
   decode = jax.jit(lambda z: model.apply(variables, z, method="decode"))
   z = encode(x)

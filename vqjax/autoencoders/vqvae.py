@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 import jax
 from flax import linen as nn
@@ -46,6 +47,7 @@ class Decoder(nn.Module):
   time: causal.Time
   out_channels: int
   dtype: str
+  upsample: str
 
   @nn.compact
   def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -53,11 +55,13 @@ class Decoder(nn.Module):
     h = layers.ResidualStack(
       self.residual_blocks, self.residual_hidden, self.dtype, self.time, name="residual"
     )(h)
-    up = functools.partial(layers.ConvTranspose, dtype=self.dtype, time=self.time)
+    kind = layers.Upsample if self.upsample == "repeat" else layers.ConvTranspose
+    up = functools.partial(kind, dtype=self.dtype, time=self.time)
     *strides, last = reversed(self.strides)
     for i, stride in enumerate(strides):
-      h = nn.relu(up(self.hidden, stride=stride, name=f"up_{i}")(h))
-    return up(self.out_channels, stride=last, name="conv_out")(h), h
+      h = nn.relu(up(features=self.hidden, stride=stride, name=f"up_{i}")(h))
+    x = up(features=self.out_channels, stride=last, name="conv_out")(h)
+    return x, layers.repeat(h, last, self.time) if self.upsample == "repeat" else h
 
 
 class Model(nn.Module):
@@ -69,8 +73,10 @@ class Model(nn.Module):
     hidden: width of all convolutions.
     residual_hidden: width inside residual blocks.
     residual_blocks: of encoder and decoder each.
-    downsamples: convolutions of stride 2, at least one; the last layer is the transposed one of
-      them.
+    downsamples: convolutions of stride 2, at least one.
+    upsample: "transpose" undoes them by transposed convolutions; "repeat" repeats pixels and has a
+      convolution of size 3 after that, so that no pixel has weights of its own: an adversary then
+      leaves no grid (distill.pub/2016/deconv-checkerboard).
     time: "causal" lets the first axis, time, see the past alone, see vqjax/nn/causal.py.
     time_downsamples: how many of them halve time too, the coarsest ones; None is all.
     axes: of the grid that it reads: 1, 2 or 3.
@@ -84,14 +90,13 @@ class Model(nn.Module):
   residual_hidden: int = 256
   residual_blocks: int = 2
   downsamples: int = 2
+  upsample: Literal["transpose", "repeat"] = "transpose"
   time: causal.Time = "same"
   time_downsamples: int | None = None
   axes: int = fields.program(2)
   channels: int = fields.program(3)
   out_channels: int | None = fields.program(None)
   dtype: str = "float32"
-
-  last_layer = ("decoder", "conv_out")
 
   def __post_init__(self):
     checks.axes(self, "vqvae", 1, 2, 3)
@@ -100,6 +105,10 @@ class Model(nn.Module):
     checks.at_least(self, 0, "residual_blocks")
     _time.check(self, self.downsamples)
     super().__post_init__()
+
+  @property
+  def last_layer(self) -> tuple[str, ...]:
+    return ("decoder", "conv_out", *(("conv",) if self.upsample == "repeat" else ()))
 
   @property
   def factors(self) -> tuple[int, ...]:
@@ -117,7 +126,7 @@ class Model(nn.Module):
     strides = _time.strides(self, self.downsamples)
     shared = (self.hidden, self.residual_hidden, self.residual_blocks, strides, self.time)
     self.encoder = Encoder(*shared, self.quantizer.input_width, self.dtype)
-    self.decoder = Decoder(*shared, self.out_channels or self.channels, self.dtype)
+    self.decoder = Decoder(*shared, self.out_channels or self.channels, self.dtype, self.upsample)
 
   def encode(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """[B, ..., C] in [-1, 1] -> [B, ..., quantizer.input_width]."""

@@ -237,25 +237,27 @@ class Downsample(nn.Module):
 
 class Upsample(nn.Module):
   """Multiplies every grid axis by its stride, repeating positions (of causal time all but the
-  first), then a convolution of size 3.
+  first), then a convolution of size 3, of as many channels unless `features` says otherwise.
   """
 
   dtype: str = "float32"
   stride: int | tuple[int, ...] = 2
   time: causal.Time = "same"
+  features: int | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     strides = causal.each(self.stride, x.ndim - 2)
-    fields = dict(time=self.time, dtype=self.dtype, name="conv")
+    fields = dict(features=self.features or x.shape[-1], time=self.time, dtype=self.dtype)
     if target.platform() == "cpu":
-      return Conv(x.shape[-1], **fields)(_repeat(x, strides, self.time))
+      return Conv(name="conv", **fields)(repeat(x, strides, self.time))
     if self.time == "causal":
-      x, strides = _repeat(x, (strides[0], *(1 for _ in strides[1:])), "causal"), (1, *strides[1:])
-    return _ConvOfRepeated(x.shape[-1], strides, **fields)(x)
+      x, strides = repeat(x, (strides[0], *(1 for _ in strides[1:])), "causal"), (1, *strides[1:])
+    return _ConvOfRepeated(strides=strides, name="conv", **fields)(x)
 
 
-def _repeat(x: jax.Array, strides: tuple[int, ...], time: causal.Time) -> jax.Array:
+def repeat(x: jax.Array, strides: tuple[int, ...], time: causal.Time = "same") -> jax.Array:
+  """x [B, ..., C] with every position `strides` times; where time is causal, the first once."""
   return patches.repeat(x, strides)[:, strides[0] - causal.first_steps(strides[0], time) :]
 
 
