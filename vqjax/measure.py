@@ -157,11 +157,16 @@ class HeldOut:
 
 
 def evaluate_split(
-  run: Any, dataset: Any, weights: Any, limit: int | None = None, batch_size: int | None = None
+  run: Any,
+  dataset: Any,
+  weights: Any,
+  limit: int | None = None,
+  batch_size: int | None = None,
+  split: str = "eval",
 ) -> dict[str, float]:
-  """The run's measures over the held-out split, or over its first `limit` examples."""
+  """The run's measures over the held-out or another split, or over its first `limit` examples."""
   local = sharding.local_batch_size(batch_size or run.config["batch_size"], run.mesh)
   place = dict(process_index=jax.process_index(), process_count=jax.process_count())
-  batches = dataset.batches(local, limit=limit, **place)
+  batches = dataset.batches(local, split=split, limit=limit, **place)
   prepared = ((run.task.prepare(batch), mask) for batch, mask in batches)
   return run.measurement.over(prepared, weights)

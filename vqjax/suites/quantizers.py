@@ -1,10 +1,11 @@
 """Every quantizer in the same autoencoder: python -m vqjax.bench --suite=quantizers
---workdir=runs/quantizers [--data=PATH] [--steps=N]
+--workdir=runs/quantizers [--data=PATH] [--steps=N] [--bits 10 12 14] [--only vq fsq …]
 
-Same data (32-pixel colour images), same network, same steps and 10 bits per position wherever there
-are codes. Prints a table of held-out PSNR and SSIM, codebook usage and perplexity, bits per image
-and training steps per second. Finished rows are read from the workdir, so a stopped comparison goes
-on where it was.
+Same data (32-pixel colour images), same network, same steps and as many bits per position wherever
+there are codes. Prints a table of held-out PSNR and SSIM, of usage and perplexity of the codebook
+over the training images (held-out ones may be too few to use it all), bits per image and training
+steps per second. Finished rows are read from the workdir, so a stopped comparison goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -18,32 +19,38 @@ from typing import Any
 from vqjax import cli, config as configuration
 
 DIM = 32
-QUANTIZERS: dict[str, dict[str, Any]] = {
-  "identity": dict(dim=DIM),
-  "gaussian": dict(dim=DIM, kl_weight=1e-4),
-  "vq": dict(codebook_size=1024, dim=DIM),
-  "ema": dict(codebook_size=1024, dim=DIM),
-  "simvq": dict(codebook_size=1024, dim=DIM),
-  "ibq": dict(codebook_size=1024, dim=DIM),
-  "gumbel": dict(codebook_size=1024, dim=DIM),
-  "fsq": dict(levels=(8, 5, 5, 5)),
-  "lfq": dict(dim=10),
-  "bsq": dict(dim=10),
-  "residual": dict(depth=2, quantizer=dict(name="ema", codebook_size=32, dim=DIM)),
-  "grouped": dict(groups=2, quantizer=dict(name="ema", codebook_size=32, dim=DIM // 2)),
-}
+# Levels of about 2^bits codes (arXiv 2309.15505, table 1).
+LEVELS = {8: (8, 6, 5), 10: (8, 5, 5, 5), 12: (7, 5, 5, 5, 5), 14: (8, 8, 8, 6, 5)}
 
 
-def config_of(name: str, steps: int, data: dict[str, Any] | None) -> Any:
+def quantizers(bits: int) -> dict[str, dict[str, Any]]:
+  """All of them, with 2^bits codes per position or as many in parts."""
+  table, half = dict(codebook_size=2**bits, dim=DIM), dict(codebook_size=2 ** (bits // 2))
+  return {
+    "identity": dict(dim=DIM),
+    "gaussian": dict(dim=DIM, kl_weight=1e-4),
+    **dict.fromkeys(("vq", "ema", "simvq", "ibq", "gumbel"), table),
+    "fsq": dict(levels=LEVELS[bits]),
+    "lfq": dict(dim=bits),
+    "bsq": dict(dim=bits),
+    "residual": dict(depth=2, quantizer=dict(name="ema", dim=DIM, **half)),
+    "grouped": dict(groups=2, quantizer=dict(name="ema", dim=DIM // 2, **half)),
+  }
+
+
+def config_of(name: str, bits: int, steps: int, data: dict[str, Any] | None) -> Any:
   """The run that stands for one quantizer."""
   return configuration.complete(
     dict(
       model=dict(
-        name="vqvae", hidden=64, residual_hidden=32, quantizer=dict(name=name, **QUANTIZERS[name])
+        name="vqvae",
+        hidden=32,
+        residual_hidden=32,
+        quantizer=dict(name=name, **quantizers(bits)[name]),
       ),
       data=data or dict(name="shapes", size=32),
       ops=dict(size=32, channels=3),
-      batch_size=64,
+      batch_size=32,
       total_steps=steps,
       log_every=50,
       save_every=steps,
@@ -54,19 +61,24 @@ def config_of(name: str, steps: int, data: dict[str, Any] | None) -> Any:
 
 
 def measure(
-  name: str, steps: int, data: dict[str, Any] | None, workdir: pathlib.Path
+  name: str, bits: int, steps: int, data: dict[str, Any] | None, workdir: pathlib.Path
 ) -> dict[str, float]:
   """Trains one run and measures it on the whole held-out split; the compilation is not in its steps
   per second.
   """
   from vqjax import api, measure, train
 
-  file = workdir / name / "comparison.json"
+  workdir = workdir / f"{name}_{bits}"
+  file = workdir / "comparison.json"
   if file.exists():
     return json.loads(file.read_text())
-  train.train(config_of(name, steps, data), workdir / name)
-  loaded = api.open_run(workdir / name)
-  figures = measure.evaluate_split(loaded.run, loaded.dataset(), loaded.weights)
+  train.train(config_of(name, bits, steps, data), workdir)
+  loaded = api.open_run(workdir)
+  figures, learned = (
+    measure.evaluate_split(loaded.run, loaded.dataset(), loaded.weights, split=split)
+    for split in ("eval", "train")
+  )
+  figures |= {key: learned[key] for key in ("usage", "perplexity") if key in learned}
   figures["steps_per_second"] = _speed(loaded)
   file.write_text(json.dumps(figures, indent=2))
   return figures
@@ -99,7 +111,8 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/quantizers"))
   parser.add_argument("--data", metavar="PATH")
   parser.add_argument("--steps", type=int, default=1000)
-  parser.add_argument("--only", nargs="*", choices=QUANTIZERS, help="a few of them")
+  parser.add_argument("--bits", type=int, nargs="*", choices=LEVELS, default=[10])
+  parser.add_argument("--only", nargs="*", choices=quantizers(10), help="a few of them")
   args = parser.parse_args(argv)
   from vqjax import data, writers
 
@@ -113,13 +126,19 @@ def main(argv: Sequence[str]) -> None:
     "steps_per_second": ".1f",
   }
   rows = []
-  for name in args.only or QUANTIZERS:
-    figures = measure(name, args.steps, source, args.workdir)
-    rows.append(
-      [name, *(format(figures[c], f) if c in figures else "" for c, f in columns.items())]
-    )
-  print(
-    writers.table(
-      ["quantizer", "PSNR (dB)", "SSIM", "usage", "perplexity", "bits/image", "steps/s"], rows
-    )
-  )
+  for bits in args.bits:
+    for name in args.only or quantizers(bits):
+      figures = measure(name, bits, args.steps, source, args.workdir)
+      cells = (format(figures[c], f) if c in figures else "" for c, f in columns.items())
+      rows.append([name, str(bits), *cells])
+  titles = [
+    "quantizer",
+    "bits",
+    "PSNR (dB)",
+    "SSIM",
+    "usage",
+    "perplexity",
+    "bits/image",
+    "steps/s",
+  ]
+  print(writers.table(titles, rows))
