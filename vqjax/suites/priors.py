@@ -1,22 +1,25 @@
 """Priors of one tokenizer: python -m vqjax.bench --suite=priors --tokenizer=WORKDIR --codes=DIR
---latents=DIR --data=PATH [--seconds=180]
+--latents=DIR --data=PATH [--seconds=180] [--draw temperature=0.8 steps=20,temperature=0.9 …]
 
-Trains an autoregressive, a masked, a diffusion and a PixelCNN prior on a labelled data set's codes,
-and a flow, a Gaussian diffusion and mean flows on the floats before their quantizer, or on those of
-a tokenizer without codes, for the same time each (steps chosen from their measured speed). A small
-classifier, trained on the real images, judges 50 samples of every class: the share assigned to the
-class that was asked for, and the Fréchet distance of their features from those of the real held-out
-images; without guidance and with. Prints nats per position over 1,000 held-out examples (for masked
-and diffusion a bound, for floats a density), and sampling time per image without guidance.
+Trains an autoregressive, a masked, two diffusion (one by replacement alone) and a
+PixelCNN prior on a labelled data set's codes, and a flow, a Gaussian diffusion and mean flows on
+the floats before their quantizer, or on those of a tokenizer without codes, for the same time each
+(steps chosen from their measured speed). A small classifier, trained on the real images, judges 50
+samples of every class: the share assigned to the class that was asked for, and the Fréchet distance
+of their features from those of the real held-out images; without guidance and with. Prints nats per
+position over 1,000 held-out examples (for masked and diffusion a bound, for floats a density), and
+sampling time per image without guidance. With `--draw`, also how samples fare that are drawn with
+these options, without guidance.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,7 +28,7 @@ from vqjax import cli, config as configuration
 from vqjax.errors import UserError
 from vqjax.suites import _classifier
 
-CODES = ("autoregressive", "masked", "diffusion", "pixelcnn")
+CODES = ("autoregressive", "masked", "diffusion", "replace", "pixelcnn")
 FLOATS = ("flow", "ddpm", "meanflow")
 PRIORS = CODES + FLOATS
 
@@ -79,6 +82,38 @@ def fit(name: str, config: Any, workdir: pathlib.Path, seconds: float) -> None:
   train.train(config, workdir)
 
 
+def options_of(text: str) -> dict[str, Any]:
+  """{option: value} of "temperature=0.8,steps=20"."""
+  try:
+    return {key: ast.literal_eval(value) for key, value in (p.split("=") for p in text.split(","))}
+  except (ValueError, SyntaxError):
+    raise UserError(f"--draw: {text!r} is not like temperature=0.8,steps=20.") from None
+
+
+class Drawn(NamedTuple):
+  """How samples of every class fare.
+
+  accuracy: share that the classifier assigns to the class asked for.
+  frechet: distance of their features from the real held-out images'.
+  ms: milliseconds an image, with compilation where such samples were not drawn before.
+  """
+
+  accuracy: float
+  frechet: float
+  ms: float
+
+
+def drawn(model: Any, by: _classifier.Judge, classes: int, each: int = 50, **options: Any) -> Drawn:
+  """Draws `each` samples of a class and judges them."""
+  labels = np.repeat(np.arange(classes), each)
+  start = time.perf_counter()
+  images = model.sample(len(labels), label=labels, batch_size=len(labels) // 4, **options)
+  seconds = time.perf_counter() - start
+  found, features = map(np.asarray, by.predict(images))
+  accuracy = float((found == labels).mean())
+  return Drawn(accuracy, _classifier.frechet(features, by.real), 1e3 * seconds / len(labels))
+
+
 def judge(
   workdir: pathlib.Path, by: _classifier.Judge, classes: int, guidance: float, each: int = 50
 ) -> dict[str, float]:
@@ -89,29 +124,18 @@ def judge(
 
   loaded = api.open_run(workdir)
   model = api.Prior(loaded)
-  labels = np.repeat(np.arange(classes), each)
-  draw = lambda **options: model.sample(
-    len(labels), label=labels, batch_size=len(labels) // 4, **options
-  )
-
-  def judged(images: np.ndarray) -> tuple[float, float]:
-    found, features = map(np.asarray, by.predict(images))
-    return float((found == labels).mean()), _classifier.frechet(features, by.real)
-
-  plain = judged(draw(seed=0))  # compiles
-  start = time.perf_counter()
-  draw(seed=1)
-  seconds = (time.perf_counter() - start) / len(labels)
-  guided = judged(draw(seed=0, guidance=guidance))
+  plain = drawn(model, by, classes, each)  # compiles
+  again = drawn(model, by, classes, each, seed=1)
+  guided = drawn(model, by, classes, each, guidance=guidance)
   figures = measure.evaluate_split(
     loaded.run, loaded.dataset(), loaded.weights, limit=1000
   )  # a diffusion takes its number of steps passes for each
   return {
-    "accuracy": plain[0],
-    "frechet": plain[1],
-    "guided": guided[0],
-    "frechet_guided": guided[1],
-    "ms_per_image": 1e3 * seconds,
+    "accuracy": plain.accuracy,
+    "frechet": plain.frechet,
+    "guided": guided.accuracy,
+    "frechet_guided": guided.frechet,
+    "ms_per_image": again.ms,
     "nats": figures.get("nats_per_code", figures.get("nats_per_vector")),
     "steps": model.config.total_steps,
   }
@@ -127,8 +151,11 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--seconds", type=float, default=180)
   parser.add_argument("--guidance", type=float, default=2.0, help="of the guided samples")
   parser.add_argument("--only", nargs="*", choices=PRIORS)
+  parser.add_argument("--draw", nargs="*", default=[], metavar="OPTIONS", help="those of sampling")
   args = parser.parse_args(argv)
-  from vqjax import data, writers
+  from vqjax import api, data, writers
+
+  ways = {text: options_of(text) for text in args.draw}
 
   folders = dict.fromkeys(CODES, args.codes) | dict.fromkeys(FLOATS, args.latents)
   chosen = args.only or [name for name in PRIORS if folders[name]]
@@ -138,16 +165,22 @@ def main(argv: Sequence[str]) -> None:
   classes = len(dataset.class_names) or count_classes(dataset)
   by = _classifier.train(dataset, classes)
   print(f"the classifier is right on {by.accuracy:.1%} of the real held-out images")
-  rows = []
+  rows, more = [], []
   for name in chosen:
     config = prior_config(name, args.tokenizer, folders[name], classes)
     fit(name, config, args.workdir / name, args.seconds)
     found = judge(args.workdir / name, by, classes, args.guidance)
     (args.workdir / name / "comparison.json").write_text(json.dumps(found))
     rows.append(_row(name, found))
+    for text, options in ways.items():
+      model = api.Prior(api.open_run(args.workdir / name))
+      got = drawn(model, by, classes, **options)
+      more.append([name, text, f"{got.accuracy:.1%}", f"{got.frechet:.2f}"])
   columns = ["prior", "steps", "nats", "class accuracy", "Fréchet"]
   columns += [f"guided by {args.guidance:g}", "Fréchet guided", "ms/image"]
   print(writers.table(columns, rows))
+  if more:
+    print(writers.table(["prior", "drawn with", "class accuracy", "Fréchet"], more))
 
 
 def _row(name: str, found: dict[str, float]) -> list[str]:
