@@ -15,6 +15,9 @@ import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# XLA's threads for CPUs. Devices that wait for each other hold one each, and several where sums do
+# not depend on one another: with as many threads as devices a program stops for ever.
+os.environ.setdefault("NPROC", "16")
 flags = os.environ.get("XLA_FLAGS", "")
 if "host_platform_device_count" not in flags:
   # Tests compile far more than they compute: optimised code would double the suite.

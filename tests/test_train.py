@@ -3,6 +3,7 @@ stops in one line.
 """
 
 import json
+import math
 import os
 import pathlib
 import signal
@@ -29,6 +30,7 @@ from vqjax import (
   writers,
 )
 from vqjax.errors import UserError
+from vqjax.nn import target
 
 ROOT = pathlib.Path(__file__).parents[1]
 GAN = dict(
@@ -481,15 +483,25 @@ def test_a_cut_off_file_is_named(tmp_path, name, read):
 
 
 @pytest.mark.parametrize(
-  "platform, shape, asked",
+  "platform, shape, threads, asked",
   [
-    ("tpu", dict(fsdp=4, tensor=1), True),
-    ("tpu", dict(fsdp=1, tensor=1), False),
-    ("tpu", dict(fsdp=4, tensor=2), False),
-    ("cpu", dict(fsdp=4, tensor=1), False),
+    ("tpu", dict(fsdp=4, tensor=1), 1, "xla_jf_spmd_threshold_for_windowed_einsum_mib"),
+    ("tpu", dict(fsdp=1, tensor=1), 1, None),
+    ("tpu", dict(fsdp=4, tensor=2), 1, None),
+    ("cpu", dict(fsdp=4, tensor=1), 2, None),
+    ("cpu", dict(fsdp=1, tensor=1), 2, "xla_cpu_experimental_ynn_fusion_type"),
+    ("cpu", dict(fsdp=1, tensor=1), 1, None),
   ],
 )
-def test_products_are_not_cut_where_parameters_are_shared(platform, shape, asked):
+def test_options_of_the_compiler(monkeypatch, platform, shape, threads, asked):
+  """Products are not cut where parameters are shared, and use all threads."""
+  monkeypatch.setattr(target, "threads", lambda: threads)
   device = types.SimpleNamespace(platform=platform)
-  mesh = types.SimpleNamespace(shape=shape, devices=np.array([device]))
-  assert bool(train._step_options(mesh)) == asked
+  mesh = types.SimpleNamespace(shape=shape, devices=np.array([device] * math.prod(shape.values())))
+  assert asked in (train._step_options(mesh) or {None: None})
+
+
+def test_a_jaxlib_without_an_option_does_without(monkeypatch):
+  monkeypatch.setattr(target, "threads", lambda: 2)
+  assert target.threaded()
+  assert not target._known(("xla_cpu_no_such_option", True))

@@ -15,6 +15,11 @@ from collections.abc import Callable, Sequence
 from vqjax import preemption
 from vqjax.errors import UserError
 
+# For NPROC, how many threads XLA has, where one CPU pretends to be several devices: those that wait
+# for each other hold a thread each, or several where sums do not depend on one another. With no
+# more threads than devices a program may stop for ever.
+PRETENDED_THREADS = "64"
+
 
 def parser(doc: str) -> argparse.ArgumentParser:
   return argparse.ArgumentParser(
@@ -31,6 +36,8 @@ def setup() -> None:
   VQJAX_CACHE moves the compilation cache ("" turns it off).
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    os.environ.setdefault("NPROC", PRETENDED_THREADS)
   import jax
   from absl import flags, logging as absl_logging
 

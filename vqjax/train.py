@@ -156,15 +156,19 @@ class Run:
     return jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params["model"])
 
 
-def _step_options(mesh: Any) -> dict[str, str] | None:
-  """XLA for TPUs would multiply by parameters that many devices share in as many steps, one for
-  what each of them has, which leaves the matrix units a few columns at a time: LlamaGen-L split
-  over 16 chips then takes 2.4 times as long. Gathered whole, a layer ahead, they cost little.
+def _step_options(mesh: Any) -> dict[str, Any] | None:
+  """What XLA is told of a step.
+
+  For TPUs it would multiply by parameters that many devices share in as many steps, one for what
+  each of them has, which leaves the matrix units a few columns at a time: LlamaGen-L split over 16
+  chips then takes 2.4 times as long. Gathered whole, a layer ahead, they cost little.
   """
-  shared = mesh.shape["fsdp"] > 1 and mesh.shape["tensor"] == 1
-  if not shared or mesh.devices.flat[0].platform != "tpu":
-    return None
-  return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+  platform = mesh.devices.flat[0].platform
+  if platform == "cpu" and mesh.devices.size == 1:
+    return target.threaded()
+  if platform == "tpu" and mesh.shape["fsdp"] > 1 and mesh.shape["tensor"] == 1:
+    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+  return None
 
 
 def _stream(key: jax.Array, name: str) -> jax.Array:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import jaxlib
 
 from vqjax.codec import Example, Shapes, Source, _windows
+from vqjax.nn import target
 
 _ONE = 2**24
 
@@ -58,7 +59,7 @@ def environment() -> str:
       f"jaxlib {jaxlib.__version__}",
       f"{jax.device_count()} {device.platform} {device.device_kind}",
       f"instruction set {_short(_instructions())}",
-      f"threads {_threads()}",
+      f"threads {target.threads()}",
       f"XLA_FLAGS {_short(flags)}",
       f"batches of {_windows.ROWS}",
     )
@@ -71,10 +72,6 @@ def _instructions() -> str:
   text = told.read_text(errors="replace") if told.exists() else ""
   found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
   return f"{platform.machine()} {found[1] if found else platform.processor()}"
-
-
-def _threads() -> int:
-  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _short(text: str) -> str:

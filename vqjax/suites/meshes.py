@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -118,6 +119,7 @@ def main(argv: Sequence[str]) -> None:
   cli.parser(__doc__).parse_args(argv)
   from vqjax import train, writers
 
+  os.environ.setdefault("NPROC", cli.PRETENDED_THREADS)
   jax.config.update("jax_num_cpu_devices", DEVICES)
   logging.getLogger("vqjax").setLevel(logging.WARNING)
   with tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ turns, so that a drifting machine hits both.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import os
 import statistics
@@ -24,6 +25,7 @@ import optax
 
 from vqjax import bench, build, cli
 from vqjax.errors import UserError
+from vqjax.nn import target
 
 PARTS = ("transformer", "resnet", "dac")
 BATCH = {"transformer": 8, "resnet": 4, "dac": 2}
@@ -45,13 +47,15 @@ def pair(
 
   tx = optax.adam(1e-4)
 
-  @jax.jit
+  program = functools.partial(jax.jit, compiler_options=target.threaded())  # as vqjax.train
+
+  @program
   def step(params: Any, opt: Any) -> Any:
     updates, opt = tx.update(jax.grad(loss)(params), opt)
     return optax.apply_updates(params, updates), opt
 
   state = [params, jax.jit(tx.init)(params)]
-  compiled = jax.jit(forward)
+  compiled = program(forward)
 
   def our_step() -> Any:
     state[:] = step(*state)
