@@ -16,6 +16,8 @@ def get_config():
   config = prior_vqvae2_sign_digits_top.get_config()
   return config | dict(
     level=1,
+    batch_size=8,
+    total_steps=2_000,
     condition=dict(
       label=dict(classes=10), coarser=dict(prior="runs/prior_vqvae2_sign_digits_top")),
     debug=common.debug(
