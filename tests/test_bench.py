@@ -2,7 +2,6 @@
 alike.
 """
 
-import functools
 import json
 import subprocess
 import sys
@@ -136,8 +135,8 @@ def test_bench_quantizers(arrays, tmp_path, capsys, monkeypatch):
   ]
   bench.main(command)
   rows = table(capsys.readouterr().out)
-  assert set(rows) == {"quantizer", "identity", "fsq"} and len(rows["fsq"]) == 6
-  assert rows["identity"][2:5] == ["", "", ""] and rows["fsq"][4] == f"{16 * np.log2(1000):.0f}"
+  assert set(rows) == {"quantizer", "identity", "fsq"} and len(rows["fsq"]) == 7
+  assert rows["identity"][3:6] == ["", "", ""] and rows["fsq"][5] == f"{16 * np.log2(1000):.0f}"
   monkeypatch.setattr(train, "train", None)  # finished rows are read, not trained again
   bench.main(command)
   assert table(capsys.readouterr().out) == rows
@@ -196,7 +195,7 @@ def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
     "train",
     lambda dataset, classes: _classifier.Judge(lambda images: (judged, features), 0.75, features),
   )
-  monkeypatch.setattr(suite, "judge", functools.partial(suite.judge, each=4))
+  monkeypatch.setattr(suite, "EACH", 4)
   bench.main(
     [
       "--suite=priors",
@@ -207,6 +206,9 @@ def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
       "--seconds=0",
       "--only",
       "autoregressive",
+      "--draw",
+      "temperature=0.5",
+      "top_k=2,temperature=0.8",
     ]
   )
   out = capsys.readouterr().out
@@ -215,6 +217,9 @@ def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
   assert (
     found["steps"] == "100" and found["class accuracy"] == "50.0%" and float(found["ms/image"]) > 0
   )
+  assert table(out)["autoregressive, top_k=2,temperature=0.8"][0] == "50.0%"
+  with pytest.raises(UserError, match="--draw: 'warm' is not like"):
+    suite.options_of("warm")
   assert float(found["Fréchet"]) == pytest.approx(0, abs=0.01)  # of features with themselves
   assert 0 < float(found["nats"]) < 1.1 * np.log(8)
   saved = json.loads((tmp_path / "autoregressive" / "comparison.json").read_text())

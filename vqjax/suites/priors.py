@@ -31,6 +31,7 @@ from vqjax.suites import _classifier
 CODES = ("autoregressive", "masked", "diffusion", "replace", "pixelcnn")
 FLOATS = ("flow", "ddpm", "meanflow")
 PRIORS = CODES + FLOATS
+EACH = 50  # samples of every class
 
 
 def count_classes(dataset: Any) -> int:
@@ -103,9 +104,9 @@ class Drawn(NamedTuple):
   ms: float
 
 
-def drawn(model: Any, by: _classifier.Judge, classes: int, each: int = 50, **options: Any) -> Drawn:
-  """Draws `each` samples of a class and judges them."""
-  labels = np.repeat(np.arange(classes), each)
+def drawn(model: Any, by: _classifier.Judge, classes: int, **options: Any) -> Drawn:
+  """Draws samples of every class and judges them."""
+  labels = np.repeat(np.arange(classes), EACH)
   start = time.perf_counter()
   images = model.sample(len(labels), label=labels, batch_size=len(labels) // 4, **options)
   seconds = time.perf_counter() - start
@@ -115,7 +116,7 @@ def drawn(model: Any, by: _classifier.Judge, classes: int, each: int = 50, **opt
 
 
 def judge(
-  workdir: pathlib.Path, by: _classifier.Judge, classes: int, guidance: float, each: int = 50
+  workdir: pathlib.Path, by: _classifier.Judge, classes: int, guidance: float
 ) -> dict[str, float]:
   """Accuracy and Fréchet distance of samples, and milliseconds per image with the compilation
   aside.
@@ -124,9 +125,9 @@ def judge(
 
   loaded = api.open_run(workdir)
   model = api.Prior(loaded)
-  plain = drawn(model, by, classes, each)  # compiles
-  again = drawn(model, by, classes, each, seed=1)
-  guided = drawn(model, by, classes, each, guidance=guidance)
+  plain = drawn(model, by, classes)  # compiles
+  again = drawn(model, by, classes, seed=1)
+  guided = drawn(model, by, classes, guidance=guidance)
   figures = measure.evaluate_split(
     loaded.run, loaded.dataset(), loaded.weights, limit=1000
   )  # a diffusion takes its number of steps passes for each
@@ -175,12 +176,12 @@ def main(argv: Sequence[str]) -> None:
     for text, options in ways.items():
       model = api.Prior(api.open_run(args.workdir / name))
       got = drawn(model, by, classes, **options)
-      more.append([name, text, f"{got.accuracy:.1%}", f"{got.frechet:.2f}"])
+      more.append([f"{name}, {text}", f"{got.accuracy:.1%}", f"{got.frechet:.2f}"])
   columns = ["prior", "steps", "nats", "class accuracy", "Fréchet"]
   columns += [f"guided by {args.guidance:g}", "Fréchet guided", "ms/image"]
   print(writers.table(columns, rows))
   if more:
-    print(writers.table(["prior", "drawn with", "class accuracy", "Fréchet"], more))
+    print(writers.table(["drawn with", "class accuracy", "Fréchet"], more))
 
 
 def _row(name: str, found: dict[str, float]) -> list[str]:
