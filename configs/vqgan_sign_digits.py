@@ -5,7 +5,7 @@
 
 A patch discriminator joins after 1,000 steps, with feature matching in it as the only perceptual
 loss and VQGAN's adaptive weight; nothing is downloaded. The data is that of vqvae_sign_digits. The
-same without an adversary: `--config.disc=None --config.loss.adversarial=none`. No paper has a
+same without an adversary: `--config.disc=None --config.loss.feature_weight=0`. No paper has a
 figure for this data.
 """
 
