@@ -9,18 +9,17 @@ Needs runs/vqvae2_sign_digits, and to sample runs/prior_vqvae2_sign_digits_top, 
 level. No paper has a figure for this data.
 """
 
-from configs import common, prior_vqvae2_sign_digits_top
+from configs import prior_vqvae2_sign_digits_top
 
 
 def get_config():
   config = prior_vqvae2_sign_digits_top.get_config()
+  config["debug"] |= dict(
+    condition=dict(coarser=dict(prior="runs/prior_vqvae2_sign_digits_top_debug")))
   return config | dict(
     level=1,
     batch_size=8,
     total_steps=2_000,
     condition=dict(
       label=dict(classes=10), coarser=dict(prior="runs/prior_vqvae2_sign_digits_top")),
-    debug=common.debug(
-      tokenizer="runs/vqvae2_sign_digits_debug", model=common.TINY_TRANSFORMER,
-      condition=dict(coarser=dict(prior="runs/prior_vqvae2_sign_digits_top_debug"))),
   )

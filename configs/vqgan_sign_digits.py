@@ -9,11 +9,12 @@ same without an adversary: `--config.disc=None --config.loss.feature_weight=0`. 
 figure for this data.
 """
 
-from configs import common, vqvae_sign_digits
+from configs import vqvae_sign_digits
 
 
 def get_config():
   config = vqvae_sign_digits.get_config()
+  config["debug"] |= dict(disc=dict(channels=8), loss=dict(adversarial_start=1))
   return config | dict(
     model=config["model"] | dict(upsample="repeat"),
     disc=dict(name="patchgan", channels=32, n_layers=2, norm="group"),
@@ -25,7 +26,4 @@ def get_config():
     save_every=500,
     optim=dict(lr=5e-4, warmup=100, b1=0.5),
     evaluators=("distortion", "ssim", "codes", "sharpness", "grid"),
-    debug=common.debug(
-      model=common.TINY_VQVAE | dict(quantizer=dict(codebook_size=32, dim=8)),
-      disc=dict(channels=8), loss=dict(adversarial_start=1)),
   )

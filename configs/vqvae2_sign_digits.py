@@ -7,16 +7,14 @@
 The data is that of vqvae_sign_digits. Made for a CPU. No paper has a figure for this data.
 """
 
-from configs import common, vqvae_sign_digits
+from configs import vqvae_sign_digits
 
 
 def get_config():
-  config = vqvae_sign_digits.get_config()
-  return config | dict(
+  return vqvae_sign_digits.get_config() | dict(
     model=dict(
       name="vqvae2", levels=2, downsamples=2, hidden=64, residual_hidden=32, residual_blocks=2,
       quantizer=dict(name="ema", codebook_size=512, dim=32)),
     total_steps=4_000,
     save_every=1_000,
-    debug=common.debug(model=common.TINY_VQVAE | dict(quantizer=dict(codebook_size=32, dim=8))),
   )

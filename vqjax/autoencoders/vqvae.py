@@ -75,8 +75,8 @@ class Model(nn.Module):
     residual_blocks: of encoder and decoder each.
     downsamples: convolutions of stride 2, at least one.
     upsample: "transpose" undoes them by transposed convolutions; "repeat" repeats pixels and has a
-      convolution of size 3 after that, so that no pixel has weights of its own: an adversary then
-      leaves no grid (distill.pub/2016/deconv-checkerboard).
+      convolution of size 3 after that, so that no pixel has weights of its own, and no grid
+      is left (distill.pub/2016/deconv-checkerboard).
     time: "causal" lets the first axis, time, see the past alone, see vqjax/nn/causal.py.
     time_downsamples: how many of them halve time too, the coarsest ones; None is all.
     axes: of the grid that it reads: 1, 2 or 3.

@@ -116,15 +116,13 @@ def drawn(model: Any, by: _classifier.Judge, classes: int, **options: Any) -> Dr
 
 
 def judge(
-  workdir: pathlib.Path, by: _classifier.Judge, classes: int, guidance: float
+  loaded: Any, model: Any, by: _classifier.Judge, classes: int, guidance: float
 ) -> dict[str, float]:
   """Accuracy and Fréchet distance of samples, and milliseconds per image with the compilation
   aside.
   """
-  from vqjax import api, measure
+  from vqjax import measure
 
-  loaded = api.open_run(workdir)
-  model = api.Prior(loaded)
   plain = drawn(model, by, classes)  # compiles
   again = drawn(model, by, classes, seed=1)
   guided = drawn(model, by, classes, guidance=guidance)
@@ -170,11 +168,12 @@ def main(argv: Sequence[str]) -> None:
   for name in chosen:
     config = prior_config(name, args.tokenizer, folders[name], classes)
     fit(name, config, args.workdir / name, args.seconds)
-    found = judge(args.workdir / name, by, classes, args.guidance)
+    loaded = api.open_run(args.workdir / name)
+    model = api.Prior(loaded)
+    found = judge(loaded, model, by, classes, args.guidance)
     (args.workdir / name / "comparison.json").write_text(json.dumps(found))
     rows.append(_row(name, found))
     for text, options in ways.items():
-      model = api.Prior(api.open_run(args.workdir / name))
       got = drawn(model, by, classes, **options)
       more.append([f"{name}, {text}", f"{got.accuracy:.1%}", f"{got.frechet:.2f}"])
   columns = ["prior", "steps", "nats", "class accuracy", "Fréchet"]
