@@ -24,7 +24,7 @@ with preemption.StartUp() as start_up:
 
 WORKER = """
 import os, sys, time
-sys.stdout = os.fdopen(os.dup(1), "w")  # ours alone: Gloo's C++ writes to file 1, in pieces, between our lines
+sys.stdout = os.fdopen(os.dup(1), "w")  # ours alone: Gloo writes to file 1, between our lines
 os.dup2(2, 1)
 import jax
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))

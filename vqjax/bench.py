@@ -1,10 +1,10 @@
 """Measure speed: python -m vqjax.bench --config=configs/vqgan_imagenet_f16.py[:debug] [--data=PATH]
 [--config.FIELD=VALUE …]
 
-Prints compile time, step time (median and spread of repeats), examples/s, model FLOPs and their
-share of the device's peak where that is known, memory, and the input pipeline's own examples/s: the
-pipeline must not be what limits. `--suite=NAME` runs one of the comparisons in vqjax/suites
-instead.
+Prints the times of initialisation and of the step's compilation, step time (median and spread of
+repeats), examples/s, model FLOPs and their share of the device's peak where that is known, memory,
+and the input pipeline's own examples/s: the pipeline must not be what limits. `--suite=NAME` runs
+one of the comparisons in vqjax/suites instead.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def _bench_run(config: Any, dataset: Any, local: int, repeats: int) -> list[tupl
   start = time.perf_counter()
   step = run.step.lower(run.abstract, frozen, batch).compile()
   compile_seconds = time.perf_counter() - start
-  state = run.init(jax.random.key(config.seed))
+  start = time.perf_counter()
+  state = jax.block_until_ready(run.init(jax.random.key(config.seed)))
+  init_seconds = time.perf_counter() - start
 
   def one_step() -> Any:
     nonlocal state
@@ -90,7 +92,8 @@ def _bench_run(config: Any, dataset: Any, local: int, repeats: int) -> list[tupl
     ("devices", f"{jax.device_count()} {jax.devices()[0].device_kind}"),
     ("batch size", f"{config.batch_size}"),
     *((f"parameters, {k}", f"{v:,}") for k, v in parameters.items()),
-    ("compile time", f"{compile_seconds:.1f} s"),
+    ("initialisation", f"{init_seconds:.1f} s, compiled and run"),
+    ("compile time of a step", f"{compile_seconds:.1f} s"),
     (
       "step time",
       f"{1e3 * median:.1f} ms (from {1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f}, "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqjax.data.sources import folder
+from vqjax.data.sources import _files, folder
 from vqjax.errors import UserError
 
 
@@ -32,6 +32,21 @@ def test_plain_folder_is_split_by_name(tmp_path):
       "image",
       "name",
     }
+
+
+def test_what_was_read_is_kept_while_there_is_room(tmp_path, monkeypatch):
+  monkeypatch.setattr(_files, "KEPT", 3 * 4 * 4 * 5)  # five pictures
+  for i in range(20):
+    write(tmp_path / "train" / f"{i}.png", i)
+  train, _ = load(tmp_path)
+  first = [train[i] for i in range(len(train))]
+  assert not first[0]["image"].flags.writeable and first[-1]["image"].flags.writeable
+  for i in range(20):
+    write(tmp_path / "train" / f"{i}.png", 100)
+  for i, example in enumerate(first):
+    now = train[i]
+    assert now["name"] == example["name"]
+    assert (now["image"] == (example["image"] if i < 5 else 100)).all()
 
 
 @pytest.mark.parametrize("evaluation", ["eval", "validation", "valid", "val", "Test"])

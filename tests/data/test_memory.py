@@ -133,7 +133,7 @@ class Holes:
 
 
 def reader(source, **fields):
-  return memory.Reader(source, ops.Ops(**fields), memory.MemoryStream)
+  return memory.Reader(source, ops.Ops(**fields))
 
 
 def test_unreadable_examples_are_replaced_in_training_and_masked_in_evaluation():
@@ -248,13 +248,17 @@ def test_a_fingerprint_of_scenes():
 def test_works_without_tensorflow(tmp_path):
   np.savez(tmp_path / "a.npz", images=np.zeros((20, 8, 8, 3), np.uint8))
   codes = write_codes(tmp_path / "codes", np.zeros((60, 8, 8, 3), np.uint8))
+  (tmp_path / "folder").mkdir()
+  for i in range(20):
+    Image.new("RGB", (8, 8)).save(tmp_path / "folder" / f"{i}.png")
   code = f"""
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
 from vqjax import data
 from vqjax.errors import UserError
-sources = {{"name": "shapes", "size": 16}}, data.resolve({str(tmp_path / "a.npz")!r}), {codes}
-for field, source in zip(("image", "image", "ids"), sources):
+files = [data.resolve(path) for path in {[str(tmp_path / name) for name in ("a.npz", "folder")]!r}]
+sources = {{"name": "shapes", "size": 16}}, *files, {codes}
+for field, source in zip(("image", "image", "image", "ids"), sources):
   dataset = data.Dataset(source, {{"size": 8}})
   stream = dataset.train(4, seed=0)
   shape = next(stream)[field].shape

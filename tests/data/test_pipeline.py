@@ -1,5 +1,5 @@
-"""tf.data streams of folders and TFDS: order, process split, exact resuming in a fresh process,
-errors in one line.
+"""Folders of pictures and TFDS: order, process split, exact resuming in a fresh process, errors in
+one line.
 """
 
 import json

@@ -14,8 +14,8 @@ deterministic in the seed.
                                         time before M, sources/moving_shapes.py
 
 A source is `{"name": <file of vqjax/data/sources>, **fields of its Source}`; the ops are likewise a
-file of vqjax/data/ops, "image" where they have no name. Each source says what it needs TensorFlow
-for, see sources/__init__.py.
+file of vqjax/data/ops, "image" where they have no name. Sources of records alone (tfds) need
+TensorFlow, see sources/__init__.py.
 
 Which example comes n-th, over all processes together, is a function of (seed, n), and so are its
 random crops and flips. Streams over sources with random access therefore save nothing: open them at
@@ -47,21 +47,17 @@ class Dataset:
     ops: of `config.ops`.
 
   Raises:
-    UserError: an unknown name or field, a wrong type, or TensorFlow missing where every use of the
-      source needs it. What lies in files is read, and found wrong, by the methods.
+    UserError: an unknown name or field, a wrong type, or TensorFlow missing where the source needs
+      it. What lies in files is read, and found wrong, by the methods.
   """
 
   def __init__(self, source: Mapping[str, Any], ops: Mapping[str, Any] = {}):
     self.source = build.build("data.sources", source, "config.data")
     self.ops = build.build("data.ops", dict(ops), "config.ops")
-    name = source["name"]
-    if self.source.tensorflow == "always":
-      self._reader = _pipeline(name).Records(self.source, self.ops)
-    elif self.source.tensorflow == "training":
-      open_stream = lambda *args: _pipeline(name).files_stream(*args)
-      self._reader = memory.Reader(self.source, self.ops, open_stream)
+    if hasattr(self.source, "records"):
+      self._reader = _pipeline(source["name"]).Records(self.source, self.ops)
     else:
-      self._reader = memory.Reader(self.source, self.ops, memory.MemoryStream)
+      self._reader = memory.Reader(self.source, self.ops)
 
   @functools.cached_property
   def class_names(self) -> tuple[str, ...]:
@@ -170,6 +166,6 @@ def _pipeline(name: str) -> Any:
   except ImportError as e:
     raise UserError(
       f"config.data.name: {name!r} needs TensorFlow ({e}); run "
-      "pip install tensorflow tensorflow-datasets, or use the source arrays or shapes."
+      "pip install tensorflow tensorflow-datasets, or use the source folder, arrays or shapes."
     ) from None
   return pipeline

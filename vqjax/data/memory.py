@@ -25,6 +25,8 @@ Texts = Literal["one", "all"]  # captions of an example that has several
 
 # Examples that are read, pictures and all, for their captions.
 TEXTS = 4_096
+# Decoders of files let others run; more of them than this wait for Python. Each makes a batch.
+THREADS = 16
 
 
 class Stream(Protocol):
@@ -47,12 +49,10 @@ class Stream(Protocol):
 
 
 class Reader:
-  """A source with random access. `open_stream` makes its training batches: `MemoryStream`, or
-  another of the same arguments.
-  """
+  """A source with random access."""
 
-  def __init__(self, source: Any, ops: Any, open_stream: Callable[..., Stream]):
-    self._source, self._ops, self._open_stream = source, ops, open_stream
+  def __init__(self, source: Any, ops: Any):
+    self._source, self._ops = source, ops
     self._loaders: dict[str, Loader] = {}
 
   def _loader(self, split: str) -> Loader:
@@ -64,8 +64,7 @@ class Reader:
     return len(self._source.examples(split))
 
   def train(self, batch_size: int, seed: int, step: int, index: int, count: int) -> Stream:
-    load = TrainLoader(self._loader("train"), seed)
-    return self._open_stream(load, batch_size, step, index, count)
+    return MemoryStream(TrainLoader(self._loader("train"), seed), batch_size, step, index, count)
 
   def batches(
     self,
@@ -212,9 +211,9 @@ class MemoryStream:
 
 def in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Generator[Any, None, None]:
   """Yields `make` of every step, in order; a few are made ahead by as many threads as there are
-  cores. `close` stops them.
+  cores, or by THREADS. `close` stops them.
   """
-  workers, steps = min(4, os.cpu_count() or 1), iter(steps)
+  workers, steps = min(THREADS, os.cpu_count() or 1), iter(steps)
   pool = ThreadPoolExecutor(workers, thread_name_prefix="data")
   ahead = lambda num: (pool.submit(make, step) for step in itertools.islice(steps, num))
   try:

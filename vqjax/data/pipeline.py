@@ -1,6 +1,4 @@
-"""tf.data: training batches of image files, and of TFDS records with an iterator that is saved and
-restored exactly.
-"""
+"""tf.data: batches of TFDS records, with an iterator that is saved and restored exactly."""
 
 from __future__ import annotations
 
@@ -27,27 +25,17 @@ Example = dict[str, Any]
 
 
 class TfStream:
-  """Batches of a tf.data.Dataset of finished examples.
-
-  `exact` says that the dataset is a function of the step at which it was built, so that there is
-  nothing to save.
-  """
+  """Batches of a tf.data.Dataset of finished examples."""
 
   def __init__(
-    self,
-    dataset: tf.data.Dataset,
-    caught: list[Exception],
-    batch_size: int,
-    index: int,
-    count: int,
-    exact: bool,
+    self, dataset: tf.data.Dataset, caught: list[Exception], batch_size: int, index: int, count: int
   ):
     options = tf.data.Options()
     options.deterministic = True
     self._held = [
       iter(dataset.batch(batch_size, drop_remainder=True).prefetch(2).with_options(options))
     ]
-    self._caught, self._index, self._count, self._exact = caught, index, count, exact
+    self._caught, self._index, self._count = caught, index, count
     # Threads that are still calling back into Python when it exits would hang there.
     self.close = weakref.finalize(self, self._held.clear)
 
@@ -66,13 +54,10 @@ class TfStream:
     return str(pathlib.Path(directory) / f"data-{self._index:05d}-of-{self._count:05d}")
 
   def save(self, directory: pathlib.Path) -> None:
-    if not self._exact:
-      tf.train.Checkpoint(iterator=self._held[0]).write(self._file(directory))
+    tf.train.Checkpoint(iterator=self._held[0]).write(self._file(directory))
 
   def restore(self, directory: pathlib.Path) -> None:
     """Raises UserError where the position was saved by another number of processes."""
-    if self._exact:
-      return
     saved = {
       p.name.split("-of-")[1].split(".")[0]
       for p in pathlib.Path(directory).glob("data-*-of-*.index")
@@ -83,25 +68,6 @@ class TfStream:
         f"not {self._count}; continue with as many."
       )
     tf.train.Checkpoint(iterator=self._held[0]).read(self._file(directory)).assert_consumed()
-
-
-def files_stream(
-  load: memory.TrainLoader, batch_size: int, step: int, index: int, count: int
-) -> TfStream:
-  """Training batches of a source with random access, read in parallel; the whole list is shuffled
-  every epoch.
-  """
-
-  def counters(n: tf.Tensor) -> tf.Tensor:
-    return (n // batch_size) * (batch_size * count) + index * batch_size + n % batch_size
-
-  function, caught = _mapped(load, load.load.template)
-  dataset = (
-    tf.data.Dataset.counter(step * batch_size)
-    .map(counters)
-    .map(function, num_parallel_calls=tf.data.AUTOTUNE)
-  )
-  return TfStream(dataset, caught, batch_size, index, count, exact=True)
 
 
 class Records:
@@ -134,7 +100,7 @@ class Records:
     function, caught = _mapped(load, finish.template)
     dataset = records.enumerate().map(lambda n, record: (n, *(record[k] for k in finish.keys)))
     dataset = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
-    return TfStream(dataset, caught, batch_size, index, count, exact=False)
+    return TfStream(dataset, caught, batch_size, index, count)
 
   def batches(
     self,
@@ -154,7 +120,7 @@ class Records:
     dataset = dataset.map(lambda n, record: (n, *(record[k] for k in finish.keys)))
     dataset = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.concatenate(_filler(finish.template))
-    batches = iter(TfStream(dataset, caught, batch_size, index, count, exact=True))
+    batches = iter(TfStream(dataset, caught, batch_size, index, count))
     for first in range(index * batch_size, -(-num // share) * share, share):
       yield next(batches), (np.arange(first, first + batch_size) < num).astype(np.float32)
 

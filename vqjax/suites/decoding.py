@@ -23,7 +23,6 @@ def sampler(layout: str, layers: int, width: int, grid: int, dtype: str) -> tupl
   """(fn(params, key, ids) -> ids, params) for one cache layout, or for none."""
   from vqjax.latents import Codes
   from vqjax.priors import transformer
-  from vqjax.schemes import Network, autoregressive
 
   latent = Codes((grid, grid), 1024)
   model = transformer.Model(
@@ -36,20 +35,27 @@ def sampler(layout: str, layers: int, width: int, grid: int, dtype: str) -> tupl
     dtype=dtype,
   )
   params = model.init(jax.random.key(0), latent.blank(1), train=False)
-  scheme = autoregressive.Scheme(latent)
+  return drawing(model, cached=layout != "none"), params
+
+
+def drawing(model: Any, cached: bool = True) -> Any:
+  """fn(params, key, ids [B, L]) -> ids: whole grids drawn from a causal transformer."""
+  from vqjax.schemes import Network, autoregressive
+
+  scheme = autoregressive.Scheme(model.latent)
 
   def sample(params: Any, key: jax.Array, ids: jax.Array) -> jax.Array:
     batch = ids.shape[0]
     full = lambda ids, time=None, done=None: model.apply(params, ids, train=False)
-    if layout == "none":
-      network = Network(full, *autoregressive.uncached(full, batch, latent))
+    if not cached:
+      network = Network(full, *autoregressive.uncached(full, batch, model.latent))
     else:
       start = lambda: model.apply(params, None, model.init_cache(batch, 0), method="prefill")
       step = lambda ids, index, cache: model.apply(params, ids, index, cache, method="decode")
       network = Network(full, start, step)
     return scheme.sample(key, network, ids, jnp.zeros(ids.shape, bool))
 
-  return jax.jit(sample), params
+  return jax.jit(sample)
 
 
 def limit(

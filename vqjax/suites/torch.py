@@ -2,7 +2,8 @@
 [--only=transformer,resnet,dac]
 
 Needs torch (and for `dac` Hugging Face's transformers, which have DAC in PyTorch). The same
-networks with as many parameters on either side: minGPT's transformer (6 layers of 256, 256 codes),
+networks with as many parameters on either side: minGPT's transformer (6 layers of 256, 256 codes;
+also drawn from, with keys and values kept),
 VQGAN's autoencoder (64 channels, 64 pixels, 8 x 8 latents) and DAC (a sixth of a second at a
 quarter of the published width). Calls take turns in one process, and the ratio is of each pair of
 turns, so that a drifting machine hits both.
@@ -26,13 +27,14 @@ import optax
 from vqjax import bench, build, cli
 from vqjax.errors import UserError
 from vqjax.nn import target
+from vqjax.suites import decoding
 
 PARTS = ("transformer", "resnet", "dac")
 BATCH = {"transformer": 8, "resnet": 4, "dac": 2}
 
 
 class Pair(NamedTuple):
-  """A forward pass and a training step, ours and PyTorch's; parameters of both."""
+  """A forward pass, a training step and more, ours and PyTorch's; parameters of both."""
 
   ours: dict[str, Callable[[], Any]]
   theirs: dict[str, Callable[[], Any]]
@@ -97,10 +99,14 @@ def transformer(batch: int) -> Pair:
       self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
       self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x):
+    def forward(self, x, cache=None, place=None):
       parts = self.qkv(self.before(x)).chunk(3, -1)
       q, k, v = (p.unflatten(-1, (heads, -1)).transpose(1, 2) for p in parts)
-      y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+      if cache is not None:
+        for kept, new in zip(cache, (k, v)):
+          kept[:, :, place] = new[:, :, 0]
+        k, v = (kept[:, :, : place + 1] for kept in cache)
+      y = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
       x = x + self.out(y.transpose(1, 2).flatten(2))
       return x + self.mlp(self.between(x))
 
@@ -116,6 +122,19 @@ def transformer(batch: int) -> Pair:
       x = torch.cat([self.start.expand(len(ids), 1, -1), self.embed(ids[:, :-1])], 1)
       return self.head(self.norm(self.blocks(x + self.places)))
 
+    @torch.no_grad()
+    def sample(self):
+      """One code after the other, with keys and values kept."""
+      caches = torch.zeros(layers, 2, batch, heads, length, width // heads)
+      x, drawn = self.start.expand(batch, 1, -1), []
+      for place in range(length):
+        x = x + self.places[place]
+        for block, cache in zip(self.blocks, caches):
+          x = block(x, cache, place)
+        drawn.append(torch.multinomial(self.head(self.norm(x))[:, 0].softmax(-1), 1))
+        x = self.embed(drawn[-1])
+      return torch.cat(drawn, 1)
+
   ids = np.random.default_rng(0).integers(size, size=(batch, length))
   net, theirs = GPT(), torch.tensor(ids)
   latent = Codes((16, 16), size)
@@ -125,7 +144,11 @@ def transformer(batch: int) -> Pair:
   forward = lambda p: model.apply({"params": p}, mine, train=False)
   loss = lambda p: optax.softmax_cross_entropy_with_integer_labels(forward(p), mine).mean()
   their_loss = lambda: F.cross_entropy(net(theirs).flatten(0, 1), theirs.flatten())
-  return pair(forward, loss, params, net, lambda: net(theirs), their_loss)
+  made = pair(forward, loss, params, net, lambda: net(theirs), their_loss)
+  draw = decoding.drawing(model)
+  made.ours["sampling"] = lambda: draw({"params": params}, jax.random.key(0), mine)
+  made.theirs["sampling"] = net.sample
+  return made
 
 
 def resnet(batch: int) -> Pair:

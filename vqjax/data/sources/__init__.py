@@ -1,14 +1,9 @@
 """Sources: where examples come from. One file each, with a frozen dataclass `Source` whose fields
 the config sets.
 
-Every source states how it is read:
-
-    Source.tensorflow: ClassVar[str]          "never": random access, batches are made by threads;
-                                              "training": as before, but tf.data makes the training
-                                              batches; "always": records in sequence, by tf.data
     Source.class_names() -> tuple[str, ...]   empty where classes have no names
 
-With random access:
+With random access, where threads make batches:
 
     Source.examples(split) -> Examples        split is "train" or "eval"; len() and [index]
     Examples.content(index) -> dict           what the fingerprint hashes, where that should not be
@@ -21,7 +16,7 @@ sequence of several, `layout` uint8 [H, W] and further arrays (of sound instead 
 `examples[index]` is None where a file cannot be read: the source has counted and logged it, and
 raises UserError once that happens too often.
 
-With records, see tfds.py:
+Instead, with records in sequence, which tf.data reads, see tfds.py:
 
     Source.num_examples(split) -> int
     Source.records(split, seed=…, process_index=…, process_count=…) -> tf.data.Dataset

@@ -9,6 +9,8 @@ Captions: `metadata.csv` or `metadata.jsonl` (`file_name`, `text`) in the folder
 a `.txt` beside the file. A file has several where rows repeat its name, or `text` is a list.
 
 A file that cannot be read is named in the log once and left out; more than 5 % of them is an error.
+
+Small files are decoded once: what was read is kept, up to half a gigabyte of it.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from vqjax.data.sources import EVAL_NAMES, hold_out
 from vqjax.errors import UserError
 
 MAX_BAD = 0.05
+KEPT = 2**29  # bytes
 
 
 class Kind(NamedTuple):
@@ -95,6 +98,30 @@ class Tally:
         )
 
 
+class Kept:
+  """What was read, by name, as long as there is room."""
+
+  def __init__(self, room: int):
+    self.room = room
+    self._found: dict[str, dict[str, Any]] = {}
+    self._lock = threading.Lock()
+
+  def get(self, name: str) -> dict[str, Any] | None:
+    return self._found.get(name)
+
+  def add(self, name: str, example: dict[str, Any]) -> None:
+    """The arrays can be written to no more: later epochs see them again."""
+    arrays = [value for value in example.values() if isinstance(value, np.ndarray)]
+    size = sum(array.nbytes for array in arrays)
+    with self._lock:
+      if name in self._found or size > self.room:
+        return
+      self.room -= size
+      for array in arrays:
+        array.flags.writeable = False
+      self._found[name] = example
+
+
 @dataclasses.dataclass(frozen=True)
 class Files:
   """One split: names relative to the root, decoded on request."""
@@ -105,18 +132,21 @@ class Files:
   texts: tuple[str | tuple[str, ...], ...] | None
   classes: tuple[str, ...]
   tally: Tally
+  kept: Kept
 
   def __len__(self) -> int:
     return len(self.names)
 
   def __getitem__(self, index: int) -> dict[str, Any] | None:
     name = self.names[index]
-    try:
-      example = self.tally.kind.read(self.root / name) | {"name": name}
-    except Exception as e:  # Decoders raise nearly anything on damaged files.
-      self.tally.add(name, e)
-      return None
-    return example | self._beside(index)
+    if (example := self.kept.get(name)) is None:
+      try:
+        example = self.tally.kind.read(self.root / name)
+      except Exception as e:  # Decoders raise nearly anything on damaged files.
+        self.tally.add(name, e)
+        return None
+      self.kept.add(name, example)
+    return example | {"name": name} | self._beside(index)
 
   def content(self, index: int) -> dict[str, Any] | None:
     """The file as it is: decoding takes longer, and libraries differ in a bit."""
@@ -160,13 +190,14 @@ def _scan(root: pathlib.Path, kind: Kind) -> dict[str, Files]:
       f"{root}: no caption names one of this folder's {kind.noun}s; file_name is relative to its "
       "metadata file."
     )
-  tally = Tally(root, sum(map(len, names.values())), kind)
+  tally, kept = Tally(root, sum(map(len, names.values())), kind), Kept(KEPT)
   return {
     s: Files(
       root=root,
       names=names[s],
       classes=classes,
       tally=tally,
+      kept=kept,
       labels=tuple(classes.index(n[len(prefixes[s]) :].split("/")[0]) for n in names[s])
       if classes
       else None,

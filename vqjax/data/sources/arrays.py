@@ -52,7 +52,6 @@ Columns = dict[str, Any]
 class Source:
   """Field: the file, or the folder of IDX files."""
 
-  tensorflow: ClassVar[str] = "never"
   precedence: ClassVar[int] = 2
   kind: ClassVar[str] = "an .npz or .npy file or a folder with one, a folder of IDX files"
 

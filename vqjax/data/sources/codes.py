@@ -23,7 +23,6 @@ MANIFEST = "manifest.json"
 class Source:
   """Field: the folder that holds the manifest."""
 
-  tensorflow: ClassVar[str] = "never"
   precedence: ClassVar[int] = 1
   kind: ClassVar[str] = "a folder of codes"
 

@@ -21,7 +21,6 @@ _IMAGES = _files.Kind("image", pictures.SUFFIXES, _read, logging.getLogger(__nam
 class Source:
   """Field: the folder."""
 
-  tensorflow: ClassVar[str] = "training"
   precedence: ClassVar[int] = 3
   kind: ClassVar[str] = f"a folder of images ({', '.join(pictures.SUFFIXES)})"
 

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import pathlib
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -57,8 +57,6 @@ _FRAMES = _files.Kind(
 @dataclasses.dataclass(frozen=True)
 class Source:
   """Field: the folder of folders."""
-
-  tensorflow: ClassVar[str] = "never"
 
   path: str = fields.place()
 

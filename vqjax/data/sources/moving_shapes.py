@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -61,8 +61,6 @@ class Source:
   objects in one video, their shapes, their radius and speed per frame (least, most) in sides, what
   they do at the border.
   """
-
-  tensorflow: ClassVar[str] = "never"
 
   size: int = 32
   frames: int = 8

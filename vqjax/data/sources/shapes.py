@@ -13,7 +13,7 @@ import colorsys
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +50,6 @@ class Source:
 
   A single object is never small where `sizes` has another, and of three at most one is large.
   """
-
-  tensorflow: ClassVar[str] = "never"
 
   size: int = 64
   num_train: int = 50_000

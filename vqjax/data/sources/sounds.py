@@ -28,7 +28,6 @@ _SOUNDS = _files.Kind("sound", sounds.SUFFIXES, _read, logging.getLogger(__name_
 class Source:
   """Field: the folder."""
 
-  tensorflow: ClassVar[str] = "never"
   precedence: ClassVar[int] = 4
   kind: ClassVar[str] = f"a folder of sound ({', '.join(sounds.SUFFIXES)})"
 

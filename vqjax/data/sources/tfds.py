@@ -11,7 +11,7 @@ import functools
 import types
 import urllib.error
 import urllib.request
-from typing import Any, ClassVar
+from typing import Any
 
 from vqjax.errors import UserError
 
@@ -33,8 +33,6 @@ class Source:
     shuffle_buffer: records shuffled at once, after the files. It is part of every checkpoint, so
       keep it modest.
   """
-
-  tensorflow: ClassVar[str] = "always"
 
   dataset: str
   data_dir: str | None = None

@@ -5,7 +5,7 @@ download; the class is the timbre.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +29,6 @@ class Source:
     num_train, num_eval: sounds of the splits.
     seed: of the whole world of sounds.
   """
-
-  tensorflow: ClassVar[str] = "never"
 
   rate: int = 16_000
   seconds: float = 1.0

@@ -25,7 +25,6 @@ _VIDEOS = _files.Kind(
 class Source:
   """Field: the folder."""
 
-  tensorflow: ClassVar[str] = "never"
   precedence: ClassVar[int] = 2
   kind: ClassVar[str] = f"a folder of video ({', '.join(videos.SUFFIXES)})"
 
