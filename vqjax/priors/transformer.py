@@ -23,10 +23,11 @@ from vqjax.priors._block import Block, modulate, norm
 @struct.dataclass
 class Caches:
   """Keys and values of every layer; the prefix's length, and how many positions stand before the
-  codes: the start vector may be one.
+  codes: the start vector may be one. On CPUs also the layers' parameters, one by one.
   """
 
   layers: tuple[attention.Cache, ...]
+  params: tuple[Any, ...] | None
   prefix: int = struct.field(pytree_node=False)
   lead: int = struct.field(pytree_node=False)
 
@@ -177,7 +178,7 @@ class Model(nn.Module):
     layer = attention.init_cache(
       batch, length, self.heads, self.width // self.heads, self.dtype, self.cache_layout
     )
-    return Caches((layer,) * self.layers, prefix_length, lead)
+    return Caches((layer,) * self.layers, None, prefix_length, lead)
 
   def prefill(self, prefix_BP: jax.Array | None, cache: Caches) -> tuple[jax.Array, Caches]:
     """Reads the prefix (None is the empty one) into the cache; returns the logits `[B, J, K]` of
@@ -210,17 +211,20 @@ class Model(nn.Module):
     # One by one, not by scan: a scan would copy the layer's parameters and rewrite its whole cache
     # for every token.
     stacked = self.blocks.variables["params"]
+    params = cache.params or tuple(
+      jax.tree.map(lambda p: p[i], stacked) for i in range(self.layers)
+    )
+    if target.platform() == "cpu" and step is None:
+      # A loop of XLA's for CPUs would copy them out of the stack for every code.
+      cache = cache.replace(params=jax.lax.optimization_barrier(params))
     block = Block(**self._block_fields(), parent=None)
     masks, kinds = None, (0,) * self.layers
     index = None if step is None else cache.lead + step
     if step is not None:  # the prefix alone is read causally under every mask
       masks, kinds = self._masks(cache.prefix, cache.lead + self.latent.steps - 1)
     layers = []
-    for i, layer in enumerate(cache.layers):
-      params = jax.tree.map(lambda p: p[i], stacked)
-      x, layer = block.apply(
-        {"params": params}, x, None, angles, False, masks, kinds[i], layer, index
-      )
+    for own, layer, kind in zip(params, cache.layers, kinds):
+      x, layer = block.apply({"params": own}, x, None, angles, False, masks, kind, layer, index)
       layers.append(layer)
     logits = self.head(self._last(x[:, -1:], None), 0 if step is None else step + 1)
     return logits[:, 0], cache.replace(layers=tuple(layers))
