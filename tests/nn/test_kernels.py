@@ -38,8 +38,10 @@ def on_tpu(monkeypatch):
   return lambda: monkeypatch.setattr(attention, "implementation", choose)
 
 
-@pytest.mark.parametrize("heads, width", [(2, 64), (3, 64), (5, 32), (4, 96), (3, 72), (1, 128)])
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+  "heads, width, causal",
+  [(2, 64, True), (3, 64, False), (5, 32, True), (4, 96, False), (3, 72, True), (1, 128, False)],
+)
 def test_heads_of_any_width(heads, width, causal):
   given = arrays(2, 12, heads, width)
   sees = (lambda query, key: key <= query,) if causal else ()

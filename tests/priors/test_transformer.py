@@ -59,6 +59,9 @@ def test_cached_logits_equal_uncached(style, layout, prefix):
   logits, cache = jax.jit(functools.partial(model.apply, method="prefill"))(params, prefix, empty)
   np.testing.assert_allclose(logits, expected[:, :1], atol=1e-4)
   decode = jax.jit(functools.partial(model.apply, method="decode"))
+  # On CPUs the layers' parameters come with the cache: cut out of their stack once, not once a code.
+  lost = {"blocks": jax.tree.map(lambda p: p * jnp.nan, params["params"]["blocks"])}
+  params = {"params": params["params"] | lost}
   for i in range(11):
     logits, cache = decode(params, IDS[:, i : i + 1], i, cache)
     np.testing.assert_allclose(logits, expected[:, i + 1 : i + 2], atol=1e-4)

@@ -28,6 +28,7 @@ class Measure:
   bin; the geometric mean over the frequencies is then divided by the originals' own. 1 is no grid,
   2 is one with as much energy as the picture has there. A constant offset (both frequencies 0) does
   not count, nor do periods that divide no side or leave less than 7 bins from peak to peak: NaN.
+  "grid": the most of any period.
 
   Attributes:
     periods: in pixels.
@@ -67,7 +68,9 @@ class Measure:
       result[f"grid/{period}"] = (
         float(np.exp(np.mean(np.log(recon / real)))) if len(real) else math.nan
       )
-    return result
+    return {
+      "grid": max((v for v in result.values() if not math.isnan(v)), default=math.nan)
+    } | result
 
 
 def _peaks(power_HW: np.ndarray, period: int) -> np.ndarray:
