@@ -59,7 +59,7 @@ def test_cached_logits_equal_uncached(style, layout, prefix):
   logits, cache = jax.jit(functools.partial(model.apply, method="prefill"))(params, prefix, empty)
   np.testing.assert_allclose(logits, expected[:, :1], atol=1e-4)
   decode = jax.jit(functools.partial(model.apply, method="decode"))
-  # On CPUs the layers' parameters come with the cache: cut out of their stack once, not once a code.
+  # On CPUs the layers' parameters come with the cache: a loop would copy them for every code.
   lost = {"blocks": jax.tree.map(lambda p: p * jnp.nan, params["params"]["blocks"])}
   params = {"params": params["params"] | lost}
   for i in range(11):
