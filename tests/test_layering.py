@@ -69,7 +69,7 @@ ALLOWED = {
   },
   "sampler": {"sharding", "schemes", "tasks"},
   "tiles": set(),
-  "codec": {"codec", "nn"},
+  "codec": {"codec", "sharding"},
   "api": {
     "api", "build", "checkpoint", "codec", "config", "data", "lineage", "measure", "places",
     "sampler", "schemes", "sharding", "tasks", "tiles", "train",

@@ -145,3 +145,9 @@ def test_slices_are_replicas():
   assert [{c.slice_index for c in row.flat} for row in mesh.devices] == [{0}, {1}]
   with pytest.raises(UserError, match="replica: 1, but the devices stand in 2 slices; give 2"):
     sharding.make_mesh(devices=chips)
+
+
+def test_a_jaxlib_without_an_option_does_without(monkeypatch):
+  monkeypatch.setattr(sharding, "threads", lambda: 2)
+  assert sharding.threaded(jax.devices()[:1])
+  assert not sharding._known(("xla_cpu_no_such_option", True))

@@ -30,7 +30,6 @@ from vqjax import (
   writers,
 )
 from vqjax.errors import UserError
-from vqjax.nn import target
 
 ROOT = pathlib.Path(__file__).parents[1]
 GAN = dict(
@@ -495,13 +494,7 @@ def test_a_cut_off_file_is_named(tmp_path, name, read):
 )
 def test_options_of_the_compiler(monkeypatch, platform, shape, threads, asked):
   """Products are not cut where parameters are shared, and use all threads."""
-  monkeypatch.setattr(target, "threads", lambda: threads)
+  monkeypatch.setattr(train.sharding, "threads", lambda: threads)
   device = types.SimpleNamespace(platform=platform)
   mesh = types.SimpleNamespace(shape=shape, devices=np.array([device] * math.prod(shape.values())))
   assert asked in (train._step_options(mesh) or {None: None})
-
-
-def test_a_jaxlib_without_an_option_does_without(monkeypatch):
-  monkeypatch.setattr(target, "threads", lambda: 2)
-  assert target.threaded()
-  assert not target._known(("xla_cpu_no_such_option", True))

@@ -314,7 +314,7 @@ class Sampler:
 
   def _jit(self, name: Any, make: Any) -> Any:
     if name not in self._compiled:
-      self._compiled[name] = jax.jit(make(), out_shardings=sharding.replicated(self._mesh))
+      self._compiled[name] = sharding.program(make(), self._mesh)
     return self._compiled[name]
 
 

@@ -163,12 +163,11 @@ def _step_options(mesh: Any) -> dict[str, Any] | None:
   each of them has, which leaves the matrix units a few columns at a time: LlamaGen-L split over 16
   chips then takes 2.4 times as long. Gathered whole, a layer ahead, they cost little.
   """
-  platform = mesh.devices.flat[0].platform
-  if platform == "cpu" and mesh.devices.size == 1:
-    return target.threaded()
-  if platform == "tpu" and mesh.shape["fsdp"] > 1 and mesh.shape["tensor"] == 1:
+  if (
+    mesh.devices.flat[0].platform == "tpu" and mesh.shape["fsdp"] > 1 and mesh.shape["tensor"] == 1
+  ):
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
-  return None
+  return sharding.threaded(mesh.devices.flat)
 
 
 def _stream(key: jax.Array, name: str) -> jax.Array:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from vqjax import pictures, sharding
@@ -104,7 +103,7 @@ class Ranker:
     def bound(field: str) -> Any:
       predict = self.task.predict[f"embed_{field}"]
       fn = lambda weights, batch: predict(weights, batch)[field]
-      return jax.jit(fn, out_shardings=sharding.replicated(self._mesh))
+      return sharding.program(fn, self._mesh)
 
     return {field: bound(field) for field in ("image", "text")}
 

@@ -207,14 +207,14 @@ class Tokenizer:
     if method not in self._compiled:
       run = self.info.modules
       fn = lambda weights, value: run.model.apply(run.variables(weights), value, method=method)
-      self._compiled[method] = jax.jit(fn, out_shardings=sharding.replicated(self._mesh))
+      self._compiled[method] = sharding.program(fn, self._mesh)
     return lambda value: self._compiled[method](self.weights, sharding.spread(value, self._mesh))
 
   def _whole(self, name: str, **batch: Any) -> dict[str, Any]:
     """One of the task's predictions on a batch, compiled once per shape."""
     if name not in self._compiled:
       fn = lambda weights, batch: self.task.predict[name](weights, batch, jax.random.key(0))
-      self._compiled[name] = jax.jit(fn, out_shardings=sharding.replicated(self._mesh))
+      self._compiled[name] = sharding.program(fn, self._mesh)
     return self._compiled[name](self.weights, sharding.spread(batch, self._mesh))
 
 

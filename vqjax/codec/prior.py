@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 
+from vqjax import sharding
 from vqjax.codec import Example, Shapes, Source, _windows
-from vqjax.nn import target
 
 _ONE = 2**24
 
@@ -59,7 +59,7 @@ def environment() -> str:
       f"jaxlib {jaxlib.__version__}",
       f"{jax.device_count()} {device.platform} {device.device_kind}",
       f"instruction set {_short(_instructions())}",
-      f"threads {target.threads()}",
+      f"threads {sharding.threads()}",
       f"XLA_FLAGS {_short(flags)}",
       f"batches of {_windows.ROWS}",
     )

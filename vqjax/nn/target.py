@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -111,32 +109,3 @@ def kind() -> str:
 def device_count() -> int:
   devices = _devices.get()
   return jax.device_count() if devices is None else len(devices)
-
-
-def threads() -> int:
-  """Of this process, where its device is the CPU."""
-  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threaded() -> dict[str, str | bool] | None:
-  """XLA's options for a program that has a CPU of several threads to itself.
-
-  YNNPACK, its library for products and convolutions, hardly uses more than one, and operations that
-  do not need each other wait for each other unless asked: on two threads VQGAN's step takes 1.8
-  times PyTorch's time with it, and 1.4 with its own products, side by side.
-  """
-  options = {
-    "xla_cpu_experimental_ynn_fusion_type": "",
-    "xla_cpu_enable_concurrency_optimized_scheduler": True,
-  }
-  return options if threads() > 1 and _known(*options.items()) else None
-
-
-@functools.cache
-def _known(*options: tuple[str, str | bool]) -> bool:
-  """Whether this jaxlib has them: they come and go."""
-  try:
-    jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()
-  except jax.errors.JaxRuntimeError:
-    return False
-  return True

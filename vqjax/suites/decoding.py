@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vqjax import chips, cli
+from vqjax import chips, cli, sharding
 
 
 def sampler(layout: str, layers: int, width: int, grid: int, dtype: str) -> tuple[Any, Any]:
@@ -55,7 +55,7 @@ def drawing(model: Any, cached: bool = True) -> Any:
       network = Network(full, start, step)
     return scheme.sample(key, network, ids, jnp.zeros(ids.shape, bool))
 
-  return jax.jit(sample)
+  return jax.jit(sample, compiler_options=sharding.threaded(jax.devices()))  # as vqjax.sampler
 
 
 def limit(

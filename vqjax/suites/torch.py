@@ -24,9 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vqjax import bench, build, cli
+from vqjax import bench, build, cli, sharding
 from vqjax.errors import UserError
-from vqjax.nn import target
 from vqjax.suites import decoding
 
 PARTS = ("transformer", "resnet", "dac")
@@ -49,7 +48,9 @@ def pair(
 
   tx = optax.adam(1e-4)
 
-  program = functools.partial(jax.jit, compiler_options=target.threaded())  # as vqjax.train
+  program = functools.partial(
+    jax.jit, compiler_options=sharding.threaded(jax.devices())
+  )  # as vqjax.train
 
   @program
   def step(params: Any, opt: Any) -> Any:
