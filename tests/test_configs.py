@@ -73,10 +73,10 @@ def test_the_source_and_the_ops_know_the_fields(name):
 
 def abstract_loss(config: ConfigDict) -> train.Run:
   """Traces the loss of a batch on four devices; nothing is compiled."""
-  run = train.Run(config, spec := batch_of(config))
+  run = train.Run(config, batch_of(config))
   sharding.local_batch_size(config.batch_size, run.mesh)
   state, key = run.abstract, jax.random.key(0)
-  given = state.params, state.stats, run.task.frozen.shapes(), spec, key, state.step
+  given = state.params, state.stats, run.task.frozen.shapes(), run.spec, key, state.step
   loss, (_, metrics) = jax.eval_shape(run.task.loss, *given)
   assert loss.shape == ()
   assert ("loss/discriminator" in metrics) == (config.get("disc") is not None)
@@ -93,7 +93,7 @@ def test_full_size(name, tmp_path):
   with_tokenizers(config, CONFIGS, str(tmp_path))
   run = abstract_loss(config)
   if name in COMPILED:
-    state, _ = jax.eval_shape(run._step, run.abstract, run.task.frozen.shapes(), batch_of(config))
+    state, _ = jax.eval_shape(run._step, run.abstract, run.task.frozen.shapes(), run.spec)
     types = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert types(state) == types(run.abstract)
 

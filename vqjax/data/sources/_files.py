@@ -110,11 +110,13 @@ class Kept:
     return self._found.get(name)
 
   def add(self, name: str, example: dict[str, Any]) -> None:
-    """The arrays can be written to no more: later epochs see them again."""
+    """The arrays can be written to no more: later epochs see them again. What is decoded only when
+    it is asked for, as videos are, is not kept: it holds no array to count.
+    """
     arrays = [value for value in example.values() if isinstance(value, np.ndarray)]
     size = sum(array.nbytes for array in arrays)
     with self._lock:
-      if name in self._found or size > self.room:
+      if not size or name in self._found or size > self.room:
         return
       self.room -= size
       for array in arrays:
