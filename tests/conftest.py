@@ -72,6 +72,43 @@ def real_data() -> pathlib.Path:
   return path
 
 
+@pytest.fixture(scope="session")
+def tfds_pictures(tmp_path_factory):
+  """The config of 50 + 13 pictures in TFDS, in several files, whose labels and captions say which
+  they are.
+  """
+  tfds = pytest.importorskip("tensorflow_datasets")
+  import numpy as np
+
+  class Tiny(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+      text = tfds.features.Text()
+      features = dict(
+        image=tfds.features.Image(shape=(None, None, 3)),
+        label=tfds.features.ClassLabel(num_classes=50),
+        text=text,
+        captions=tfds.features.Sequence(dict(id=np.int64, text=text)),
+      )
+      return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+      return {"train": self._generate_examples(50), "test": self._generate_examples(13)}
+
+    def _generate_examples(self, num):
+      for i in range(num):
+        image = np.random.default_rng(i).integers(0, 256, (9, 10 + i % 3, 3), np.uint8)
+        several = [f"{word} {i}" for word in ("picture", "number", "the")]
+        captions = dict(id=np.arange(3), text=several)
+        yield i, dict(image=image, label=i, text=f"picture {i}", captions=captions)
+
+  directory = str(tmp_path_factory.mktemp("tfds"))
+  builder = Tiny(data_dir=directory)
+  builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=5))
+  return dict(name="tfds", dataset="tiny", data_dir=directory, shuffle_buffer=16)
+
+
 @pytest.fixture
 def gs(tmp_path, monkeypatch):
   """A workdir under gs://, whose bucket is a folder in tmp_path: see bucket.py."""

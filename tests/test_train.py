@@ -24,7 +24,6 @@ from vqjax import (
   data,
   importers,
   journal,
-  pictures,
   tasks,
   train,
   writers,
@@ -68,13 +67,6 @@ def tiny(**values):
     optim=dict(lr=1e-3, warmup=2, clip=1.0),
   )
   return configuration.complete(base | values)
-
-
-def folder_of_images(path, count=40):
-  batch = data.Dataset(dict(name="shapes", size=16, num_eval=count)).sample(count)
-  for i, image in enumerate(batch["image"]):
-    pictures.save(path / f"{i:03d}.png", image)
-  return dict(name="folder", path=str(path))
 
 
 def final_state(workdir):
@@ -137,12 +129,8 @@ def test_a_crashed_run_continues_bit_for_bit(case, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_crashed_run_on_tf_data_continues_bit_for_bit(tmp_path, monkeypatch):
-  pytest.importorskip("tensorflow")
-  config = tiny(
-    data=folder_of_images(tmp_path / "images"),
-    ops=dict(size=12, crop="random", flip=True, channels=3),
-  )
+def test_a_crashed_run_on_tfds_continues_bit_for_bit(tmp_path, monkeypatch, tfds_pictures):
+  config = tiny(data=tfds_pictures, ops=dict(size=12, crop="random_resized", channels=3))
   train.train(config, tmp_path / "whole")
   with monkeypatch.context() as patch, pytest.raises(Crash):
     crash_at(7, patch)

@@ -18,44 +18,8 @@ tfds = pytest.importorskip("tensorflow_datasets")
 from vqjax import data  # noqa: E402
 from vqjax.errors import UserError  # noqa: E402
 
-SEVERAL = ("picture", "number", "the")
+SEVERAL = ("picture", "number", "the")  # see the fixture `tfds_pictures`
 OPS = {"size": 7, "crop": "random_resized", "flip": True}
-
-
-class Tiny(tfds.core.GeneratorBasedBuilder):
-  """50 + 13 pictures whose label says which they are, in several files."""
-
-  VERSION = tfds.core.Version("1.0.0")
-
-  def _info(self):
-    return tfds.core.DatasetInfo(
-      builder=self,
-      features=tfds.features.FeaturesDict(
-        {
-          "image": tfds.features.Image(shape=(None, None, 3)),
-          "label": tfds.features.ClassLabel(num_classes=50),
-          "text": tfds.features.Text(),
-          "captions": tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()}),
-        }
-      ),
-    )
-
-  def _split_generators(self, dl_manager):
-    return {"train": self._generate_examples(50), "test": self._generate_examples(13)}
-
-  def _generate_examples(self, num):
-    for i in range(num):
-      image = np.random.default_rng(i).integers(0, 256, (9, 10 + i % 3, 3), np.uint8)
-      captions = {"id": np.arange(3), "text": [f"{word} {i}" for word in SEVERAL]}
-      yield i, {"image": image, "label": i, "text": f"picture {i}", "captions": captions}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-  directory = str(tmp_path_factory.mktemp("tfds"))
-  builder = Tiny(data_dir=directory)
-  builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=5))
-  return {"name": "tfds", "dataset": "tiny", "data_dir": directory, "shuffle_buffer": 16}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +39,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(params=["tfds", "folder"])
 def config(request):
-  return request.getfixturevalue("tiny" if request.param == "tfds" else "folder")
+  return request.getfixturevalue("tfds_pictures" if request.param == "tfds" else "folder")
 
 
 def take(config, batch_size, num, ops=OPS, **kwargs):
@@ -108,8 +72,8 @@ def test_every_epoch_holds_every_readable_example(config):
   assert set(first) == set(second) == wanted and (first != second).any()
 
 
-def test_one_of_several_captions_is_drawn_each_epoch(tiny):
-  several = tiny | {"text": "captions/text"}
+def test_one_of_several_captions_is_drawn_each_epoch(tfds_pictures):
+  several = tfds_pictures | {"text": "captions/text"}
   dataset, seen = data.Dataset(several, OPS), {}
   for batch in take(several, 10, 5 * 12):
     for text, label in zip(batch["text"], batch["label"]):
@@ -138,8 +102,10 @@ def test_folder_processes_share_what_one_would_read(folder):
     )
 
 
-def test_tfds_processes_have_parts_of_their_own(tiny):
-  parts = [take(tiny, 25, 1, process_index=i, process_count=2)[0]["label"] for i in range(2)]
+def test_tfds_processes_have_parts_of_their_own(tfds_pictures):
+  parts = [
+    take(tfds_pictures, 25, 1, process_index=i, process_count=2)[0]["label"] for i in range(2)
+  ]
   assert sorted(np.concatenate(parts)) == list(range(50))
 
 
@@ -153,9 +119,9 @@ for config, ops, step, directory in json.loads(sys.argv[1]):
 """  # and leaves without closing: a process must end all the same
 
 
-def test_resumes_exactly_in_a_fresh_process(tiny, folder, tmp_path):
+def test_resumes_exactly_in_a_fresh_process(tfds_pictures, folder, tmp_path):
   wanted, jobs = [], []
-  for config in (tiny, folder):
+  for config in (tfds_pictures, folder):
     stream = data.Dataset(config, OPS).train(6, seed=0)
     for _ in range(11):
       next(stream)
@@ -177,9 +143,9 @@ def test_resumes_exactly_in_a_fresh_process(tiny, folder, tmp_path):
   assert [json.loads(line) for line in done.stdout.splitlines()[-2:]] == wanted
 
 
-def test_restoring_with_another_number_of_processes_says_so(tiny, tmp_path):
-  data.Dataset(tiny, OPS).train(6, seed=0).save(tmp_path)
-  stream = data.Dataset(tiny, OPS).train(6, seed=0, process_index=0, process_count=2)
+def test_restoring_with_another_number_of_processes_says_so(tfds_pictures, tmp_path):
+  data.Dataset(tfds_pictures, OPS).train(6, seed=0).save(tmp_path)
+  stream = data.Dataset(tfds_pictures, OPS).train(6, seed=0, process_index=0, process_count=2)
   with pytest.raises(UserError, match="saved by 1 processes, not 2"):
     stream.restore(tmp_path)
 
@@ -187,17 +153,17 @@ def test_restoring_with_another_number_of_processes_says_so(tiny, tmp_path):
 @pytest.mark.parametrize(
   "count,batch_size,limit", [(1, 4, None), (2, 4, None), (3, 4, None), (2, 3, 5), (1, 13, None)]
 )
-def test_tfds_evaluation_is_exact(tiny, count, batch_size, limit):
+def test_tfds_evaluation_is_exact(tfds_pictures, count, batch_size, limit):
   parts = [
     list(
-      data.Dataset(tiny, {"size": 9}).batches(
+      data.Dataset(tfds_pictures, {"size": 9}).batches(
         batch_size, process_index=i, process_count=count, limit=limit
       )
     )
     for i in range(count)
   ]
   assert len({len(p) for p in parts}) == 1
-  order = [b["label"].tolist() for b, _ in data.Dataset(tiny, {"size": 9}).batches(1)]
+  order = [b["label"].tolist() for b, _ in data.Dataset(tfds_pictures, {"size": 9}).batches(1)]
   seen = [
     [label]
     for step in zip(*parts)
@@ -217,16 +183,16 @@ def test_folder_evaluation_masks_what_cannot_be_read(folder):
   assert seen == sorted(set(range(40)) - {3, 17})
 
 
-def test_counts_names_and_samples(tiny, folder):
-  assert data.Dataset(tiny).fingerprint() == dict(
+def test_counts_names_and_samples(tfds_pictures, folder):
+  assert data.Dataset(tfds_pictures).fingerprint() == dict(
     train=50, eval=13, dataset="tiny", version="1.0.0"
   )
-  assert data.Dataset(tiny).size("train") == 50 and data.Dataset(folder).size() == 4
+  assert data.Dataset(tfds_pictures).size("train") == 50 and data.Dataset(folder).size() == 4
   assert (
     data.Dataset(folder).class_names[:2] == ("00", "01")
-    and len(data.Dataset(tiny).class_names) == 50
+    and len(data.Dataset(tfds_pictures).class_names) == 50
   )
-  assert data.Dataset(tiny, {"size": 9}).sample(15)["image"].shape == (15, 9, 9, 3)
+  assert data.Dataset(tfds_pictures, {"size": 9}).sample(15)["image"].shape == (15, 9, 9, 3)
   assert data.Dataset(folder, {"size": 9, "channels": 1}).sample(3)["image"].shape == (3, 9, 9, 1)
 
 
@@ -265,17 +231,17 @@ def test_missing_datasets_are_one_quick_line(tmp_path, fields, message, monkeypa
   assert "\n" not in str(e.value) and time.monotonic() - start < 10
 
 
-def test_missing_splits_and_features(tiny):
+def test_missing_splits_and_features(tfds_pictures):
   with pytest.raises(
     UserError, match=r"config\.data\.eval_split: tiny has no split 'valid'; it has"
   ):
-    data.Dataset({**tiny, "eval_split": "valid"}).size()
+    data.Dataset({**tfds_pictures, "eval_split": "valid"}).size()
   with pytest.raises(
     UserError, match=r"config\.data\.image: tiny has no image feature 'label'; it has image"
   ):
-    data.Dataset({**tiny, "image": "label"}).train(4, seed=0)
+    data.Dataset({**tfds_pictures, "image": "label"}).train(4, seed=0)
   with pytest.raises(UserError, match="fewer examples than processes"):
-    data.Dataset(tiny).train(4, seed=0, process_count=51)
+    data.Dataset(tfds_pictures).train(4, seed=0, process_count=51)
 
 
 class Sounds(tfds.core.GeneratorBasedBuilder):
