@@ -5,7 +5,8 @@
   python -m vqjax.sample --workdir=runs/dalle_emoji --num=4 --text="a red heart"
 
 Needs runs/vqvae_emoji, or with --config.tokenizer runs/dvae_emoji. 3,243 pictures are few: nats
-over the held-out ones rise again after some epochs, and `best` keeps the checkpoint from before.
+over the held-out ones rise again after some epochs, and `best` keeps the checkpoint from before:
+`python -m vqjax.export --workdir=runs/dalle_emoji --step=1000 --output=emoji.safetensors`.
 Measured: 3.96 nats a code held out at step 1,000. Made for two CPU cores. No paper has a figure
 for this data.
 """

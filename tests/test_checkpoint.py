@@ -70,6 +70,16 @@ def test_newest_and_best_are_kept(tmp_path):
   filled(tmp_path, steps=(1, 2, 3, 4), keep=2, best="psnr")
   with checkpoint.Checkpoints(tmp_path, keep=2, best="psnr") as checkpoints:
     assert checkpoints.steps() == [1, 3, 4]
+    # What came before is judged by what it was saved with.
+    checkpoints.save(5, state(5), Stream(50), {"psnr": -4.0})
+    checkpoints.wait()
+    assert checkpoints.steps() == [1, 4, 5]
+  with checkpoint.Checkpoints(tmp_path, keep=2, best="-mse") as checkpoints:
+    checkpoints.save(6, state(6), Stream(60), {"mse": 2.0})
+    checkpoints.save(7, state(7), Stream(70), {"mse": 3.0})
+    checkpoints.save(8, state(8), Stream(80))
+    checkpoints.wait()
+    assert checkpoints.steps() == [6, 7, 8]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "missing"])

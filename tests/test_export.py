@@ -160,6 +160,22 @@ def test_the_file_alone_gives_the_results_of_the_run(prior, alone):
   np.testing.assert_array_equal(copy.codec.source.tables[0][0], np.arange(8))
 
 
+def test_another_step_than_the_newest(tmp_path):
+  run = made(tmp_path / "run", TOKENIZER)
+  first = named(exported(run, tmp_path / "first.safetensors"))
+  abstract = train.Run(configuration.of_run(run), configuration.read_spec(run)).abstract
+  with checkpoint.Checkpoints(run, keep=2) as checkpoints:
+    state = jax.tree.map(lambda x: x + x, checkpoints._read(1, abstract)[0])
+    checkpoints.save(2, state, checkpoint.NoStream())
+  newest = named(exported(run, tmp_path / "newest.safetensors"))
+  again = named(exported(run, tmp_path / "again.safetensors", "--step=1"))
+  for name in [name for name in first if "params" in name]:
+    np.testing.assert_array_equal(first[name], again[name])
+    assert (first[name] != newest[name]).any()
+  with pytest.raises(UserError, match=f"^--step=3: {run} has no such checkpoint; it has 1, 2.$"):
+    exported(run, tmp_path / "none.safetensors", "--step=3")
+
+
 def test_a_tokenizer_s_file_stands_for_its_run(tokenizer, prior, tmp_path):
   """The hashes that tie a prior, cached codes and coded files to it are those of the run."""
   file = exported(tokenizer, tmp_path / "t.safetensors")
@@ -341,6 +357,8 @@ def test_mistakes_are_one_line(prior, tokenizer, file, tmp_path):
       exported(workdir, output)
     assert "\n" not in str(caught.value)
   assert not new.exists()
+  with pytest.raises(UserError, match="--step=1: an exported run has one state"):
+    exported(file, new, "--step=1")
   for train_in in ([], ["--config=configs/vqvae_shapes.py:debug"]):
     with pytest.raises(UserError, match=f"{file}: is an exported run, .* --config.init_from"):
       main.main([f"--workdir={file}", *train_in])

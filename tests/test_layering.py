@@ -39,7 +39,7 @@ ALLOWED = {
   "schemes": {"nn", "latents", "schemes"},
   "evaluators": {"nn", "latents", "evaluators"},
   "importers": {"importers", "nn", "latents", "build"},
-  "data": {"data", "build"},
+  "data": {"data", "build", "sharding"},
   "sharding": set(),
   "checkpoint": {"sharding"},
   "places": {"build"},

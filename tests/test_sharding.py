@@ -50,6 +50,8 @@ def test_unmatched_path_and_unknown_axis():
     specs([("conv", ())])
   with pytest.raises(UserError, match="'model' .* is not a mesh axis"):
     specs([(".*", "model")])
+  with pytest.raises(UserError, match="names an axis twice"):
+    specs([(".*", ("fsdp", "fsdp"))])
 
 
 @pytest.mark.parametrize("rule", ["fsdp", (".*",), (3, "fsdp"), ("(", "fsdp"), (".*", None)])

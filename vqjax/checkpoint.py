@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import shutil
@@ -239,21 +240,21 @@ class Checkpoints:
       # one process write to one disk, and compiling those programs takes longer than saving.
       whole = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
       ocp.type_handlers.register_type_handler(jax.Array, whole, override=True)
-    preserved = [policies.LatestN(self._keep)]
+    preserved, metric = [policies.LatestN(self._keep)], None
     if self._best:
       name, smaller = self._best.removeprefix("-"), self._best.startswith("-")
-      preserved.append(
-        policies.BestN(
-          get_metric_fn=lambda m: m[name],
-          reverse=smaller,
-          n=1,
-          keep_checkpoints_without_metrics=False,
-        )
+      # Steps that were measured by other figures are no better than any.
+      metric = lambda m: m.get(name, math.inf if smaller else -math.inf)
+      best = policies.BestN(
+        get_metric_fn=metric, reverse=smaller, n=1, keep_checkpoints_without_metrics=False
       )
+      preserved.append(best)
     return ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(preserved), cleanup_tmp_directories=True
+        preservation_policy=policies.AnyPreservationPolicy(preserved),
+        best_fn=metric,  # or Orbax writes no figures, and forgets them with the process
+        cleanup_tmp_directories=True,
       ),
       item_handlers={
         "state": ocp.StandardCheckpointHandler(),
@@ -395,9 +396,12 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
 
-def restore_params(workdir: str | os.PathLike[str], abstract: Mapping[str, Any]) -> dict[str, Any]:
-  """The part of a run's newest readable state that `abstract` names, e.g. {"params": …, "stats":
-  …}; nothing else is read. An exported run has one state, in which averages stand for parameters.
+def restore_params(
+  workdir: str | os.PathLike[str], abstract: Mapping[str, Any], step: int | None = None
+) -> dict[str, Any]:
+  """The part of a run's newest readable state, or of that of `step`, which `abstract` names, e.g.
+  {"params": …, "stats": …}; nothing else is read. An exported run has one state, in which averages
+  stand for parameters.
 
   A step that is cut short, or whose fingerprint does not match, is reported and passed over; it
   stays where it is. The run may be training: where a step is removed while it is read, a newer one
@@ -408,33 +412,42 @@ def restore_params(workdir: str | os.PathLike[str], abstract: Mapping[str, Any])
       shape.
   """
   if files.is_packed(packed := files.path(workdir)):
+    if step is not None:
+      raise UserError(f"--step={step}: an exported run has one state; leave it out.")
     return _unpacked(packed, dict(abstract))
   directory = _absolute(workdir) / "checkpoints"
   if not directory.is_dir():
     raise UserError(f"--workdir={workdir}: holds no checkpoint.")
+  if step is not None and step not in (there := files.saved_steps(directory.parent)):
+    there = ", ".join(map(str, there)) or "none"
+    raise UserError(f"--step={step}: {workdir} has no such checkpoint; it has {there}.")
+  find = lambda: [s for s in files.saved_steps(directory.parent) if step in (None, s)]
   damaged: set[int] = set()
   end = time.monotonic() + _READ_SECONDS
-  saved = files.saved_steps(directory.parent)
-  while left := [step for step in saved if step not in damaged]:
-    step = left[-1]
+  saved = find()
+  while left := [s for s in saved if s not in damaged]:
+    newest = left[-1]
     try:
       with _quiet():
-        return _read_part(directory, step, dict(abstract))
+        return _read_part(directory, newest, dict(abstract))
     except Exception as e:
-      before, saved = saved, files.saved_steps(directory.parent)
+      before, saved = saved, find()
       # Opening a step looks at its neighbours too: one of them may be what vanished.
       if saved != before and time.monotonic() < end:
         continue
       log.warning(
-        "checkpoint %d in %s cannot be read (%s); looking at the one before",
-        step,
+        "checkpoint %d in %s cannot be read (%s); looking for one before",
+        newest,
         directory,
         _damage(e),
       )
-      damaged.add(step)
+      damaged.add(newest)
   if not damaged:
     raise UserError(f"--workdir={workdir}: holds no finished checkpoint.")
-  raise UserError(f"--workdir={workdir}: none of its checkpoints can be read.")
+  what = f"workdir={workdir}: none of its checkpoints can"
+  if step is not None:
+    what = f"step={step}: this checkpoint of {workdir} cannot"
+  raise UserError(f"--{what} be read.")
 
 
 def _read_part(directory: files.Path, step: int, target: dict[str, Any]) -> dict[str, Any]:

@@ -54,17 +54,25 @@ def setup() -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   if os.environ.get("VQJAX_DISTRIBUTED") == "1":
-    arguments = {}
-    if "JAX_NUM_PROCESSES" in os.environ:
-      arguments = dict(
-        coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
-        num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
-        process_id=int(os.environ["JAX_PROCESS_ID"]),
-      )
-    jax.distributed.initialize(**arguments)
+    jax.distributed.initialize(**_other_processes())
     start_up = preemption.start_up()
     if start_up and jax.process_count() == 1:
       start_up.claim()  # jax.distributed has taken SIGTERM, which on several processes is its own
+
+
+def _other_processes() -> dict[str, str | int]:
+  """What the environment says of them; {} where jax.distributed finds them by itself. Raises
+  UserError where a part is missing.
+  """
+  address, *numbers = names = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+  if not any(name in os.environ for name in numbers):
+    return {}
+  found = [os.environ.get(name, "") for name in names]
+  for name, value in zip(names, found):
+    if not value or (name in numbers and not value.isdecimal()):
+      wanted = "HOST:PORT" if name == address else "a number"
+      raise UserError(f"{name}={value}: set it to {wanted}; {', '.join(names)} go together.")
+  return dict(coordinator_address=found[0], num_processes=int(found[1]), process_id=int(found[2]))
 
 
 def _warn_of_slow_scatter(log: logging.Logger) -> None:

@@ -10,6 +10,8 @@ data nor the names of this machine's folders. It stands wherever --workdir is re
 With --dtype=float32 it gives the very results of the run. bfloat16 and float16 halve what networks
 take, and make a slightly different model: cached codes and coded files of the run are not its own.
 Codebooks and their statistics stay float32 in any case: rounded, some codes would never be met.
+
+--step=N takes another checkpoint than the newest, such as the one that config.best has kept.
 """
 
 from __future__ import annotations
@@ -32,16 +34,20 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--workdir", required=True, type=files.path)
   parser.add_argument("--output", required=True, type=files.path, metavar="FILE.safetensors")
   parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of networks' weights")
+  parser.add_argument("--step", type=int, metavar="N", help="of the checkpoint")
   args = parser.parse_args(argv)
-  size, (kind, *others) = export(args.workdir, args.output, args.dtype)
+  size, (kind, *others) = export(args.workdir, args.output, args.dtype, args.step)
   beside = f" with {', '.join(others)}" if others else ""
   print(f"{args.output}: {kind}{beside}, {size / 1e6:.2f} MB")
 
 
 def export(
-  workdir: str | os.PathLike[str], output: str | os.PathLike[str], dtype: str = "float32"
+  workdir: str | os.PathLike[str],
+  output: str | os.PathLike[str],
+  dtype: str = "float32",
+  step: int | None = None,
 ) -> tuple[int, list[str]]:
-  """Writes the run in `workdir` as the file `output`, see the command.
+  """Writes the run in `workdir`, as it was at `step`, as the file `output`, see the command.
 
   Returns (how many bytes it has, [the run's task, the folders within of those it depends on]).
 
@@ -56,7 +62,7 @@ def export(
   from vqjax import packed
 
   made = _Packing(dtype)
-  made.add(files.path(workdir), "")
+  made.add(files.path(workdir), "", step)
   content = packed.content(made.texts, made.tensors)
   files.write_bytes(file, content)
   return len(content), made.names
@@ -77,14 +83,14 @@ class _Packing:
     self.names: list[str] = []
     self._folders: dict[str, str] = {}
 
-  def add(self, workdir: files.Path, folder: str) -> None:
+  def add(self, workdir: files.Path, folder: str, step: int | None = None) -> None:
     """The run in `workdir`, into this folder, with those that it depends on."""
     import jax
 
     from vqjax import api, sharding
     from vqjax.tasks import _latents
 
-    loaded = api.open_run(workdir)
+    loaded = api.open_run(workdir, step=step)
     self._folders[_key(workdir)] = folder
     self.names.append(folder or loaded.config.task)
     self._file(folder, "config.json", _json(self._config(loaded, folder)))

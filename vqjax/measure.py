@@ -48,7 +48,7 @@ class Measurement:
     self.made, self._predict, self._mesh = made, predict, mesh
     frozen = {name: m.frozen() for name, m in made.items()}
     self.frozen = jax.device_put(frozen, sharding.replicated(mesh))
-    self._step = jax.jit(self.one_batch, out_shardings=sharding.replicated(mesh))
+    self._step = sharding.program(self.one_batch, mesh)
 
   def one_batch(
     self, frozen: Any, batch: Any, mask: jax.Array, index: jax.Array, weights: Any
@@ -113,8 +113,7 @@ class HeldOut:
       raise UserError(
         "config.data: has no held-out examples, by which the run is measured; set some apart."
       )
-    everywhere = sharding.replicated(run.mesh)
-    self._preview = jax.jit(run.task.predict["preview"], out_shardings=everywhere)
+    self._preview = sharding.program(run.task.predict["preview"], run.mesh)
     self._examples = run.task.prepare(dataset.sample(run.config["preview"] or 1))
     self._check_figures(abstract)
 

@@ -27,13 +27,10 @@ def list_files(folder: pathlib.Path) -> list[str]:
   return sorted(_walk(folder))
 
 
-def has_images(folder: pathlib.Path) -> bool:
-  """Whether there is any picture below a folder; stops at the first."""
-  return has_files(folder, SUFFIXES)
-
-
-def has_files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> bool:
-  """The same of files whose names end so."""
+def has_files(folder: pathlib.Path, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+  """Whether any file below a folder has a name that ends so; stops at the first. False of what is
+  no folder.
+  """
   return any(name.lower().endswith(suffixes) for name in _walk(folder))
 
 

@@ -169,6 +169,10 @@ def _spec(axes: Any, shape: tuple[int, ...], mesh: Mesh, name: str) -> Partition
       return PartitionSpec()
     largest = max(fitting, key=lambda d: shape[d])
     return PartitionSpec(*(axes if d == largest else None for d in range(len(shape))))
+  if len(named := [a for a in axes if a]) > len(set(named)):
+    raise UserError(
+      f"config.sharding: {tuple(axes)} (for {name}) names an axis twice; give None to one of them."
+    )
   axes = tuple(axes)[-len(shape) :] if shape else ()
   fits = (
     a if a is None or n % mesh.shape[a] == 0 else None
@@ -231,7 +235,7 @@ def program(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def threads() -> int:
-  """Of this process, where its device is the CPU."""
+  """How many cores this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

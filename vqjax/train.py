@@ -232,6 +232,7 @@ def train(
       state, metrics = run.program(step)(state, frozen, batch)
       trace.after(step, state.step)
       spent.on("step")
+      held.check()  # nothing is written where another process took over meanwhile
       journal.add(step, metrics)
       stop = signals.requested(step)
       due = step % config.save_every == 0 or step == total
@@ -247,7 +248,7 @@ def train(
       if due or stop:
         spent.on("save")
         journal.written()
-        held.check()  # nothing is written where another process took over meanwhile
+        held.check()
         # Without figures where none were measured: the best checkpoint is not chosen by old ones.
         measured = figures if due else None
         checkpoints.save(step, state, batches.stream, measured, journal.window)

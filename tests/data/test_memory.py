@@ -227,6 +227,21 @@ def write_codes(path, images):
   return {"name": "codes", "path": str(path)}
 
 
+@pytest.mark.parametrize("file", ["eval.npy", "manifest.json", "text.json"])
+def test_codes_that_were_cut_off(tmp_path, file):
+  config = write_codes(tmp_path / "codes", np.zeros((60, 8, 9, 3), np.uint8))
+  manifest = json.loads((tmp_path / "codes" / "manifest.json").read_text())
+  manifest["splits"]["eval"][0]["files"]["text"] = "text.json"
+  (tmp_path / "codes" / "manifest.json").write_text(json.dumps(manifest))
+  (tmp_path / "codes" / "text.json").write_text(json.dumps(["a"] * 23))
+  assert data.Dataset(config).sample(2)["text"] == ["a", "a"]
+  content = (tmp_path / "codes" / file).read_bytes()
+  (tmp_path / "codes" / file).write_bytes(content[: len(content) // 2])
+  with pytest.raises(UserError, match="write the codes with python -m vqjax.tokenize anew") as e:
+    data.Dataset(config).sample(2)
+  assert "\n" not in str(e.value)
+
+
 @pytest.mark.parametrize("write", [write_arrays, write_folder, write_codes])
 def test_a_fingerprint_knows_the_data_and_not_their_place(tmp_path, write):
   images = np.random.default_rng(0).integers(0, 256, (60, 8, 9, 3), np.uint8)
@@ -288,7 +303,7 @@ def test_training_batches_are_made_by_several_threads_and_come_in_order(monkeypa
   """The batches of steps 0 and 1 wait for each other, those of steps 2 and 3 as well; the earlier
   one is finished last.
   """
-  monkeypatch.setattr(memory.os, "cpu_count", lambda: 2)
+  monkeypatch.setattr(memory.sharding, "threads", lambda: 2)
   meet = threading.Barrier(2)
   finished = [threading.Event() for _ in range(20)]
 

@@ -40,6 +40,9 @@ def test_a_pattern_shows_at_its_period(image):
 
 def test_periods_that_do_not_fit(image):
   got = figures(image[:, :28, :28], image[:, :28, :28] / 255.0)
-  assert np.isnan(got["grid/8"]) and got["grid"] == pytest.approx(1)
+  assert got == pytest.approx({"grid": 1, "grid/2": 1, "grid/4": 1})
+  for nothing in (image[:, :10, :10], np.zeros_like(image)):
+    with pytest.raises(UserError, match=r"none of periods=\(2, 4, 8\) .* leave the measure out"):
+      figures(nothing, nothing / 255.0)
   with pytest.raises(UserError, match="periods=\\(1,\\): give periods"):
     grid.Measure(periods=(1,))

@@ -52,6 +52,9 @@ def test_format_before_zip_files(tmp_path):
 def test_numpy_and_safetensors(tmp_path):
   np.savez(tmp_path / "file.npz", w=WEIGHT.numpy())
   np.testing.assert_array_equal(torch_file.load(tmp_path / "file.npz")["w"], WEIGHT)
+  (tmp_path / "cut.npz").write_bytes((tmp_path / "file.npz").read_bytes()[:90])
+  with pytest.raises(UserError, match="cut.npz' is no .npz, or damaged"):
+    torch_file.load(tmp_path / "cut.npz")
   torch_file.save(tmp_path / "file.safetensors", {"state_dict": {"w": WEIGHT.numpy()}})
   np.testing.assert_array_equal(torch_file.load(tmp_path / "file.safetensors")["w"], WEIGHT)
   half = tensors.content({"w": WEIGHT.numpy().astype("bfloat16"), "n": np.arange(2)})

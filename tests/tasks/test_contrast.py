@@ -179,3 +179,5 @@ def test_long_captions_are_cut_with_a_count(tmp_path, caplog):
   small = contrast.make(config_of(text=text | dict(size=257)), spec)
   with pytest.raises(UserError, match="config.text.size: 257 is less than the 258 ids"):
     small.prepare({"image": None, "text": texts})
+  with pytest.raises(UserError, match="config.data: yields image, no text, which the run reads"):
+    task.prepare({"image": None})

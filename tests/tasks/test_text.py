@@ -211,7 +211,7 @@ def test_a_run_continues_with_its_own_vocabulary_alone(workdir, tmp_path):
 def test_what_does_not_fit_is_one_line(values, message, tokenizer, workdir, tmp_path):
   if message == "SIZE":
     values = dict(condition=dict(text=dict(size=256, bpe=str(workdir / "bpe.json"))))
-    message = r"config.condition.text.size: 256 is less than the \d+ tokens"
+    message = r"config.condition.text.size: 256 is less than the \d+ ids"
   if "data" in values:
     images = data.Dataset(SHAPES).sample(8)["image"]
     np.savez(tmp_path / "images.npz", image=images)

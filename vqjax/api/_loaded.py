@@ -1,4 +1,4 @@
-"""A run opened for use: its config, its task and its newest weights."""
+"""A run opened for use: its config, its task and its weights."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ class Opened:
     """The config's measures, or the task's own."""
     return measure.of_run(self.config, self.task, self.mesh)
 
-  def weights(self, workdir: files.Path, spec: Mapping[str, Any], whole: bool = False) -> Weights:
-    """The newest ones saved in `workdir`, on the devices: the model's, which predictions read and
-    an export holds, or the `whole` of them; `spec` is a batch of one row.
+  def weights(
+    self, workdir: files.Path, spec: Mapping[str, Any], whole: bool = False, step: int | None = None
+  ) -> Weights:
+    """The newest ones saved in `workdir`, or those of `step`, on the devices: the model's, which
+    predictions read and an export holds, or the `whole` of them; `spec` is a batch of one row.
     """
     players = jax.eval_shape(self.task.init, jax.random.key(0), dict(spec))
     whole = whole and not files.is_packed(workdir)
@@ -47,7 +49,7 @@ class Opened:
       wanted["ema"] = wanted["params"].pop("model")
     wanted = {k: v for k, v in wanted.items() if v}
     places = sharding.shardings(self.config.sharding, self.mesh, wanted)
-    parts = checkpoint.restore_params(workdir, checkpoint.with_sharding(wanted, places))
+    parts = checkpoint.restore_params(workdir, checkpoint.with_sharding(wanted, places), step)
     params = parts.get("params", {}) | ({"model": parts["ema"]} if "ema" in parts else {})
     frozen = self.task.frozen.load() if self.task.frozen.predicted else {}
     frozen = jax.device_put(frozen, sharding.replicated(self.mesh))
@@ -55,7 +57,7 @@ class Opened:
 
 
 class Loaded(NamedTuple):
-  """A run and its newest weights, averaged ones where an average was kept, on the devices."""
+  """A run and its weights, averaged ones where an average was kept, on the devices."""
 
   workdir: files.Path
   config: Any
@@ -68,9 +70,15 @@ class Loaded(NamedTuple):
     return Dataset(self.config.data, self.config.ops)
 
 
-def open_run(workdir: str | os.PathLike[str], whole: bool = False) -> Loaded:
-  """Reads the run in `workdir`, a folder or an exported run; the `whole` of its weights, its
-  adversary's too, which no prediction reads.
+def open_run(
+  workdir: str | os.PathLike[str], whole: bool = False, step: int | None = None
+) -> Loaded:
+  """Reads the run in `workdir`, a folder or an exported run.
+
+  Args:
+    workdir: where it is.
+    whole: all of its weights, its adversary's too, which no prediction reads.
+    step: the saved one to read, by default the newest.
 
   Raises UserError where there is none, or nothing of it was saved.
   """
@@ -80,7 +88,7 @@ def open_run(workdir: str | os.PathLike[str], whole: bool = False) -> Loaded:
   if spec is None:
     raise UserError(f"--workdir={workdir}: holds no batch.json; the run has not started yet.")
   run = Opened(config, build.module("tasks", config.task).make(config, spec), _mesh(config.mesh))
-  weights = run.weights(workdir, spec, whole)
+  weights = run.weights(workdir, spec, whole, step)
   lineage.check_frozen(run.task.frozen.identity(weights.frozen), config, workdir)
   return Loaded(workdir, config, run, weights)
 

@@ -15,7 +15,6 @@ from vqjax import checkpoint, checks, config as configuration
 from vqjax.api._loaded import Loaded, open_run
 from vqjax.api.codec import Codec
 from vqjax.api.levels import Levels
-from vqjax.api.ranker import Ranker
 from vqjax.api.tokenizer import Tokenizer
 from vqjax.codec import digest
 from vqjax.errors import UserError
@@ -231,16 +230,6 @@ class Prior:
   def condition(self, name: str) -> Any:
     """The condition that callers give by this name. Raises UserError where there is none."""
     return self.levels.condition(name).condition
-
-  def rank(self, images: Any, text: str | Sequence[str], by: str) -> tuple[np.ndarray, np.ndarray]:
-    """(order, scores) of images by how well they fit a caption, see vqjax.api.Ranker.rank.
-
-    Args:
-      images: as `sample` returns them.
-      text: a caption, or one for each image.
-      by: workdir of a run of the task contrast, or of converted CLIP weights.
-    """
-    return Ranker.open(by, "by").rank(images, text)
 
   def captions(self, num: int, given: Mapping[str, Any]) -> list[str]:
     """What of the conditions of `num` examples can be read, to stand below them; [] if nothing."""

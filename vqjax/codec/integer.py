@@ -94,7 +94,7 @@ def _network(sampler: Any) -> _windows.Network:
     logits, cache = prior.network(params, prefix_BP).start()
     return logits[:, 0], cache
 
-  @jax.jit
+  @functools.partial(jax.jit, donate_argnames="cache")  # written in place, not copied for each code
   def after(params: Any, prefix_BP: jax.Array, ids_B: Any, index: Any, cache: Any) -> Any:
     logits, cache = prior.network(params, prefix_BP).step(ids_B[:, None], index, cache)
     return logits[:, 0], cache

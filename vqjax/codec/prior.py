@@ -8,6 +8,7 @@ what was encoded is decoded before it is given away, and the file names the envi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -91,7 +92,7 @@ def _network(sampler: Any) -> _windows.Network:
     logits, cache = prior.network(params, prefix_BP).start()
     return weights(logits), cache
 
-  @jax.jit
+  @functools.partial(jax.jit, donate_argnames="cache")  # written in place, not copied for each code
   def after(params: Any, prefix_BP: jax.Array, ids_B: Any, index: Any, cache: Any) -> Any:
     logits, cache = prior.network(params, prefix_BP).step(ids_B[:, None], index, cache)
     return weights(logits), cache

@@ -16,7 +16,6 @@ import numpy as np
 from vqjax import fields, files, pictures
 from vqjax.conditions import Context, Lead, Part, require
 from vqjax.data import captions
-from vqjax.data.text import Bpe
 from vqjax.errors import UserError
 
 OPTION = "config.condition.text"
@@ -63,8 +62,12 @@ class Condition:
     """`values` with the workdir's own file as `bpe`, see vqjax.data.captions.keep, whose errors it
     raises.
     """
-    own = captions.Text(**{k: v for k, v in values.items() if k != "predicted"})
-    return dict(values) | {"bpe": captions.keep(own, OPTION, dataset, workdir)}
+    text = cls(**values).vocabulary.text
+    return dict(values) | {"bpe": captions.keep(text, OPTION, dataset, workdir)}
+
+  @property
+  def vocabulary(self) -> Vocabulary:
+    return Vocabulary(captions.Text(self.bpe, self.size, self.length, self.lower))
 
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     del ops
@@ -72,11 +75,11 @@ class Condition:
 
   def bind(self, context: Context) -> Lead:
     require(context, self.field, OPTION)
-    vocabulary = Vocabulary(self.bpe, self.size, self.length, self.lower)
+    vocabulary = self.vocabulary
 
     def prepare(values: Sequence[str], scale: tuple[float, ...] = ()) -> np.ndarray:
       del scale
-      return vocabulary.written([_written(text) for text in values])
+      return vocabulary.captions(list(values))
 
     def tokens(ids_BP: jax.Array, frozen: Any) -> tuple[jax.Array]:
       del frozen
@@ -91,9 +94,9 @@ class Condition:
       parts=(Part((self.length,), self.size + self.length, spatial=False),),
       prepare=prepare,
       tokens=tokens,
-      given=lambda value, num: _captions(value, num),
+      given=_captions,
       tokenizer=vocabulary,
-      pictures=lambda ids: np.stack([pictures.text(t, 64, 64) for t in vocabulary.bpe.decode(ids)]),
+      pictures=vocabulary.pictures,
       captions=lambda values: [str(text) for text in values],
       predicted=self.predicted,
       counted=counted,
@@ -108,29 +111,19 @@ class Condition:
 class Vocabulary:
   """The encoding in a file, read when it is first needed, as a prior's frozen tokenizer."""
 
-  file: str | None
-  size: int
-  length: int
-  lower: bool
+  text: captions.Text
   option: ClassVar[str] = f"{OPTION}.bpe"
 
   @functools.cached_property
-  def bpe(self) -> Bpe:
-    """Raises UserError where there is none, or one that is too large."""
-    if self.file is None:
-      raise UserError(f"{self.option}: there is none yet; training makes it, or give a file.")
-    bpe = Bpe.read(self.file, self.lower)
-    if bpe.size > self.size:
-      raise UserError(
-        f"{OPTION}.size: {self.size} is less than the {bpe.size} tokens of {self.file}; "
-        f"set it to {bpe.size}."
-      )
-    return bpe
+  def captions(self) -> captions.Captions:
+    """Captions to ids, int32 [B, length], -1 after the end. Raises UserError where there is no
+    vocabulary, or one that is too large.
+    """
+    return captions.opened(self.text, OPTION)
 
-  @functools.cached_property
-  def written(self) -> captions.Captions:
-    """Captions to ids, int32 [B, length], -1 after the end."""
-    return captions.Captions(self.bpe, self.length)
+  def pictures(self, ids: Any) -> np.ndarray:
+    """Ids [B, length] as uint8 [B, 64, 64, 3]."""
+    return np.stack([pictures.text(text, 64, 64) for text in self.captions.bpe.decode(ids)])
 
   def load(self) -> dict[str, Any]:
     """No weights."""
@@ -142,12 +135,7 @@ class Vocabulary:
   def identity(self, weights: Any) -> str:
     """A hash of the encoding."""
     del weights
-    return self.bpe.identity
-
-
-def _written(text: str) -> str:
-  """The text as Unicode can write it: lone surrogates, as of broken arguments, become "?"."""
-  return str(text).encode("utf-8", "replace").decode()
+    return self.captions.bpe.identity
 
 
 def _captions(value: Any, num: int) -> np.ndarray:

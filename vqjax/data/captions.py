@@ -104,6 +104,25 @@ def _trained(text: Text, option: str, dataset: Any, marked: bool) -> Bpe:
   return made
 
 
+def opened(text: Text, option: str) -> Captions:
+  """Captions to ids, by a vocabulary that is there.
+
+  Raises UserError where it is not, or is larger than `text` says; `option`: as in `keep`.
+  """
+  if not text.bpe:
+    raise UserError(
+      f"{option}.bpe: is not set, so that captions cannot be read; training makes it, or give a "
+      "file, with converted weights as --option bpe=FILE."
+    )
+  bpe = Bpe.read(text.bpe, text.lower)
+  if bpe.size > text.size:
+    raise UserError(
+      f"{option}.size: {text.size} is less than the {bpe.size} ids of {text.bpe}; set it to "
+      f"{bpe.size}."
+    )
+  return Captions(bpe, text.length)
+
+
 class Captions:
   """Ids of captions, counting those that are cut: the first is logged, then every tenfold."""
 

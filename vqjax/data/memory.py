@@ -8,14 +8,15 @@ import collections
 import functools
 import hashlib
 import itertools
-import os
 import pathlib
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from vqjax import sharding
 from vqjax.data import ops as ops_lib
 from vqjax.data.sources import Examples
 from vqjax.errors import UserError
@@ -170,9 +171,17 @@ class TrainLoader:
     return self.load(int(permutation(self.num, self.seed, epoch)[position]), rng)[0]
 
 
-@functools.lru_cache(maxsize=4)
+_ORDER = threading.Lock()
+
+
 def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
-  """The order of an epoch; cached, as neighbouring batches ask for the same one."""
+  """The order of an epoch; kept, as neighbouring batches ask for the same one."""
+  with _ORDER:  # or all threads would make a new one at once
+    return _permutation(num, seed, epoch)
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(num: int, seed: int, epoch: int) -> np.ndarray:
   return ops_lib.generator(seed, epoch, stream=2).permutation(num)
 
 
@@ -210,10 +219,10 @@ class MemoryStream:
 
 
 def in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Generator[Any, None, None]:
-  """Yields `make` of every step, in order; a few are made ahead by as many threads as there are
-  cores, or by THREADS. `close` stops them.
+  """Yields `make` of every step, in order: made ahead by as many threads as this process may use
+  cores, up to THREADS, one step each and one more. `close` stops them.
   """
-  workers, steps = min(THREADS, os.cpu_count() or 1), iter(steps)
+  workers, steps = min(THREADS, sharding.threads()), iter(steps)
   pool = ThreadPoolExecutor(workers, thread_name_prefix="data")
   ahead = lambda num: (pool.submit(make, step) for step in itertools.islice(steps, num))
   try:

@@ -5,7 +5,6 @@ transposed convolutions and their gradients leave it (distill.pub/2016/deconv-ch
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import jax
@@ -27,8 +26,8 @@ class Measure:
   each of these the energy of the nine bins about it is divided by that of the 40 around them, per
   bin; the geometric mean over the frequencies is then divided by the originals' own. 1 is no grid,
   2 is one with as much energy as the picture has there. A constant offset (both frequencies 0) does
-  not count, nor do periods that divide no side or leave less than 7 bins from peak to peak: NaN.
-  "grid": the most of any period.
+  not count. Periods that do not divide the sides, or leave less than 7 bins from peak to peak, are
+  left out. "grid": the most of any period.
 
   Attributes:
     periods: in pixels.
@@ -59,18 +58,23 @@ class Measure:
     return _pixels.masked_sums(mask, **{name: spectrum(x) for name, x in images.items()})
 
   def result(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
-    """Peaks of the reconstructions over peaks of the originals, by period."""
+    """Peaks of the reconstructions over peaks of the originals, by period. Raises UserError where
+    there is none to measure.
+    """
     result = {}
     for period in self.periods:
       real, recon = (
         _peaks(np.asarray(sums[name], np.float64), period) for name in ("real", "recon")
       )
-      result[f"grid/{period}"] = (
-        float(np.exp(np.mean(np.log(recon / real)))) if len(real) else math.nan
+      if np.all(real > 0) and len(real):
+        result[f"grid/{period}"] = float(np.exp(np.mean(np.log(recon / real))))
+    if not result:
+      height, width = np.shape(sums["real"])
+      raise UserError(
+        f"config.evaluators: 'grid' sees none of periods={self.periods} in these originals of "
+        f"{height}x{width} pixels; leave the measure out."
       )
-    return {
-      "grid": max((v for v in result.values() if not math.isnan(v)), default=math.nan)
-    } | result
+    return {"grid": max(result.values())} | result
 
 
 def _peaks(power_HW: np.ndarray, period: int) -> np.ndarray:
@@ -84,5 +88,5 @@ def _peaks(power_HW: np.ndarray, period: int) -> np.ndarray:
   found = []
   for row, column in places[1:]:
     near = power_HW.take(row + reach, 0, mode="wrap").take(column + reach, 1, mode="wrap")
-    found.append(near[peak].mean() / near[~peak].mean())
+    found.append(near[peak].mean() / (near[~peak].mean() or np.inf))
   return np.array(found)

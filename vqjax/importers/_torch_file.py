@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import pickle
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,8 +39,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   if path.suffix == tensors.SUFFIX:
     return _safetensors(path)
   if path.suffix == ".npz":
-    with np.load(path, allow_pickle=False) as file:
-      return dict(file)
+    try:
+      with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+    except (OSError, ValueError, zipfile.BadZipFile) as e:
+      raise UserError(f"checkpoint: {str(path)!r} is no .npz, or damaged ({e}).") from None
   content = _unpickle(path)
   if isinstance(content, _Inert):
     return _arrays(_module_state(content), path)

@@ -285,7 +285,7 @@ def main(argv: Sequence[str]) -> None:
   import torch
 
   torch.manual_seed(0)
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  torch.set_num_threads(sharding.threads())
   rows = []
   for name in args.only.split(","):
     made = globals()[name](BATCH[name])

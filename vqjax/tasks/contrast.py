@@ -16,10 +16,9 @@ from flax import linen as nn
 from vqjax import config as configuration, fields, files
 from vqjax.build import build, make as make_record, module, names
 from vqjax.data import captions
-from vqjax.data.text import Bpe
 from vqjax.errors import UserError
 from vqjax.signals import image
-from vqjax.tasks import Frozen, Info, Task, Weights
+from vqjax.tasks import Frozen, Info, Task, Weights, need
 
 _LARGEST = math.log(100.0)  # of the scale: more made training unstable (section 2.5)
 
@@ -132,23 +131,11 @@ class Contrast:
   @functools.cached_property
   def captions(self) -> captions.Captions:
     """Captions to ids. Raises UserError where there is no vocabulary, or too large a one."""
-    text = self.vocabulary
-    if not text.bpe:
-      raise UserError(
-        "config.text.bpe: is not set, so that captions cannot be read; training makes it. For "
-        "converted weights give --option bpe=FILE."
-      )
-    bpe = Bpe.read(text.bpe, text.lower)
-    if bpe.size > text.size:
-      raise UserError(
-        f"config.text.size: {text.size} is less than the {bpe.size} ids of {text.bpe}; set it to "
-        f"{bpe.size}."
-      )
-    return captions.Captions(bpe, text.length)
+    return captions.opened(self.vocabulary, "config.text")
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Images, and the ids of captions."""
-    return {"image": batch["image"], "text": self.captions(batch["text"])}
+    return {"image": need(batch, "image"), "text": self.captions(need(batch, "text"))}
 
   def identity(self, frozen: Any) -> dict[str, str]:
     """A hash of the vocabulary."""

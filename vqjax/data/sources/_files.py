@@ -23,7 +23,7 @@ import json
 import logging
 import pathlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,11 +54,6 @@ class Kind(NamedTuple):
   log: logging.Logger
   examples: Callable[[list[str]], list[str]] = lambda names: names
   content: Callable[[pathlib.Path], np.ndarray] = lambda path: np.fromfile(path, np.uint8)
-
-
-def has_files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> bool:
-  """Whether there is any file with such a name below a folder; stops at the first."""
-  return folder.is_dir() and pictures.has_files(folder, suffixes)
 
 
 def split_of(path: str, split: str, kind: Kind) -> Files:
@@ -110,17 +105,18 @@ class Kept:
     return self._found.get(name)
 
   def add(self, name: str, example: dict[str, Any]) -> None:
-    """The arrays can be written to no more: later epochs see them again. What is decoded only when
-    it is asked for, as videos are, is not kept: it holds no array to count.
+    """The arrays can be written to no more: later epochs see them again. Videos, whose pictures are
+    decoded when they are asked for, count for the list of them.
     """
-    arrays = [value for value in example.values() if isinstance(value, np.ndarray)]
-    size = sum(array.nbytes for array in arrays)
+    takes = lambda value: value.nbytes if hasattr(value, "nbytes") else 256 * len(value)
+    size = sum(map(takes, example.values()))
     with self._lock:
-      if not size or name in self._found or size > self.room:
+      if name in self._found or size > self.room:
         return
       self.room -= size
-      for array in arrays:
-        array.flags.writeable = False
+      for value in example.values():
+        if isinstance(value, np.ndarray):
+          value.flags.writeable = False
       self._found[name] = example
 
 
@@ -186,7 +182,7 @@ def _scan(root: pathlib.Path, kind: Kind) -> dict[str, Files]:
       s: tuple(itertools.compress(names[s], keep)) for s, keep in (("train", ~held), ("eval", held))
     }
   classes = _classes([n[len(prefixes[s]) :] for s in names for n in names[s]])
-  texts = _captions(root, listed, {"", *prefixes.values()}, kind)
+  texts = _captions(root, listed, found, {"", *prefixes.values()})
   if texts and not texts.keys() & set(found):
     raise UserError(
       f"{root}: no caption names one of this folder's {kind.noun}s; file_name is relative to its "
@@ -229,15 +225,15 @@ def _classes(names: list[str]) -> tuple[str, ...]:
 
 
 def _captions(
-  root: pathlib.Path, listed: list[str], prefixes: set[str], kind: Kind
+  root: pathlib.Path, listed: list[str], names: Sequence[str], prefixes: set[str]
 ) -> dict[str, str | tuple[str, ...]]:
-  """Captions by a file's name, one or several, from the metadata files at `prefixes` and the .txt
-  files.
+  """Captions by name, one or several, from the metadata files at `prefixes` and the .txt files
+  beside what bears the name, a file or a folder of frames.
   """
   texts = {}
   stems = {n[:-4]: n for n in listed if n.endswith(".txt")}
-  for name in listed:
-    if name.lower().endswith(kind.suffixes) and (beside := stems.get(name.rsplit(".", 1)[0])):
+  for name in names:
+    if beside := stems.get(name) or stems.get(name.rpartition(".")[0]):
       texts[name] = (root / beside).read_text(encoding="utf-8", errors="replace").strip()
   for prefix in prefixes:
     for file in ("metadata.csv", "metadata.jsonl"):

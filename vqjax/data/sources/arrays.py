@@ -66,7 +66,7 @@ class Source:
     if any(map(is_idx, files)):
       return {"name": "arrays", "path": str(path)}
     packed = sorted(p for p in files if p.suffix in _PACKED)
-    if not packed or pictures.has_images(path):
+    if not packed or pictures.has_files(path):
       return None
     if len(packed) > 1:
       raise UserError(
@@ -90,7 +90,14 @@ class Source:
   def class_names(self) -> tuple[str, ...]:
     path = pathlib.Path(self.path).expanduser()
     file = (path if path.is_dir() else path.parent) / "classes.json"
-    return tuple(json.loads(file.read_text())) if file.is_file() else ()
+    if not file.is_file():
+      return ()
+    try:
+      return tuple(map(str, json.loads(file.read_text())))
+    except (ValueError, TypeError):
+      raise UserError(
+        f'config.data.path: {file} is no list of names; write ["first", "second", …] or remove it.'
+      ) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,12 @@ read by memory map with random access, numpy only. Captions beside them are list
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,7 +37,9 @@ class Source:
     return {"name": "codes", "path": str(path)} if ours else None
 
   def examples(self, split: str) -> Shards:
-    return Shards(pathlib.Path(self.path).expanduser(), read_manifest(self.path)["splits"][split])
+    folder, splits = pathlib.Path(self.path).expanduser(), read_manifest(self.path)["splits"]
+    with _whole(folder, f"the {split} split"):
+      return Shards(folder, splits[split])
 
   def made_by(self) -> str:
     """The hash of the tokenizer."""
@@ -48,19 +52,33 @@ class Source:
     return tuple(read_manifest(self.path)["class_names"])
 
 
+_REMEDY = "write the codes with python -m vqjax.tokenize"
+
+
+@contextlib.contextmanager
+def _whole(folder: pathlib.Path, what: str) -> Iterator[None]:
+  """Makes one UserError of what files that were cut off or are not there raise."""
+  try:
+    yield
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    reason = " ".join(str(e).split()) if isinstance(e, OSError | ValueError) else f"no {e}"
+    raise UserError(
+      f"config.data.path: {what} of {folder} cannot be read ({reason}); {_REMEDY} anew."
+    ) from None
+
+
 def read_manifest(path: str) -> dict[str, Any]:
   """What a folder of codes says of itself. Raises UserError where it is none."""
   file = pathlib.Path(path).expanduser() / MANIFEST
-  remedy = "write the codes with python -m vqjax.tokenize"
   if not file.is_file():
-    raise UserError(f"config.data.path: {path} holds no {MANIFEST}; {remedy}.")
+    raise UserError(f"config.data.path: {path} holds no {MANIFEST}; {_REMEDY}.")
   try:
     manifest = json.loads(file.read_text())
     missing = {"tokenizer", "class_names", "splits"} - manifest.keys()
   except (ValueError, AttributeError):
-    raise UserError(f"config.data.path: {file} is damaged; {remedy} anew.") from None
+    raise UserError(f"config.data.path: {file} is damaged; {_REMEDY} anew.") from None
   if missing:
-    raise UserError(f"config.data.path: {file} says nothing of {min(missing)}; {remedy} anew.")
+    raise UserError(f"config.data.path: {file} says nothing of {min(missing)}; {_REMEDY} anew.")
   return manifest
 
 
@@ -98,10 +116,9 @@ class Shards:
 
   @functools.cache  # noqa: B019  as many entries as shards, as long as the split lives
   def _texts(self, number: int) -> dict[str, list[str | list[str]]]:
-    return {
-      field: json.loads(file.read_text(encoding="utf-8"))
-      for field, file in self._files(number, ".json").items()
-    }
+    found = self._files(number, ".json")
+    with _whole(self._folder, "captions"):
+      return {field: json.loads(file.read_text("utf-8")) for field, file in found.items()}
 
   def _files(self, number: int, suffix: str) -> dict[str, pathlib.Path]:
     files = self._shards[number]["files"].items()

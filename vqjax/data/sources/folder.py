@@ -28,7 +28,7 @@ class Source:
 
   @staticmethod
   def recognise(path: pathlib.Path) -> dict[str, Any] | None:
-    found = _files.has_files(path, pictures.SUFFIXES)
+    found = pictures.has_files(path)
     return {"name": "folder", "path": str(path)} if found else None
 
   def examples(self, split: str) -> _files.Files:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vqjax import fields, sounds
+from vqjax import fields, pictures, sounds
 from vqjax.data.sources import _files
 
 
@@ -35,7 +35,7 @@ class Source:
 
   @staticmethod
   def recognise(path: pathlib.Path) -> dict[str, Any] | None:
-    found = _files.has_files(path, sounds.SUFFIXES)
+    found = pictures.has_files(path, sounds.SUFFIXES)
     return {"name": "sounds", "path": str(path)} if found else None
 
   def examples(self, split: str) -> _files.Files:

@@ -33,7 +33,7 @@ class Source:
   @staticmethod
   def recognise(path: pathlib.Path) -> dict[str, Any] | None:
     """A folder of pictures some of which move is one of pictures: all have to."""
-    found = _files.has_files(path, videos.FILMED) or _files.has_files(path, videos.ANIMATED)
+    found = pictures.has_files(path, videos.SUFFIXES)
     return {"name": "videos", "path": str(path)} if found and _all_move(path) else None
 
   def examples(self, split: str) -> _files.Files:
