@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 
 import einops
 import flax.linen as nn
@@ -34,6 +36,34 @@ def gate(x: jax.Array, gate_BC: jax.Array) -> jax.Array:
   """As `modulate`, of what a branch adds."""
   x_BLC = x.reshape(len(gate_BC), -1, x.shape[-1])
   return (x_BLC * gate_BC[:, None]).reshape(x.shape)
+
+
+def hidden_width(hidden: int | None, width: int, mlp: str) -> int:
+  """Of the MLP: `hidden`, or four times the width; of SwiGLU as many parameters as that has, in
+  steps of 256.
+  """
+  if hidden is not None:
+    return hidden
+  return 256 * math.ceil(8 * width / 3 / 256) if mlp == "swiglu" else 4 * width
+
+
+def stacked(layers: int, remat: str) -> Callable[..., nn.Module]:
+  """Makes `layers` blocks of the same fields, each with parameters of its own, one after the other;
+  it takes `Block`'s inputs, with a cache and a kind for every layer. `remat`: "block" computes a
+  block anew for its gradient.
+  """
+  block = nn.remat(Block, prevent_cse=False, static_argnums=(4, 5)) if remat == "block" else Block
+  # On a CPU a loop stacks and copies what the backward pass needs; without it a step takes about
+  # two thirds of the time.
+  unroll = layers if target.platform() == "cpu" and layers <= 8 else 1
+  return nn.scan(
+    block,
+    variable_axes={"params": 0},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=(nn.broadcast,) * 4 + (0,),
+    length=layers,
+    unroll=unroll,
+  )
 
 
 class Block(nn.Module):

@@ -13,8 +13,8 @@ import numpy as np
 from vqjax import fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes, Floats
-from vqjax.nn import attention, patches, target, tokens
-from vqjax.priors._block import Block, modulate, norm
+from vqjax.nn import attention, patches, tokens
+from vqjax.priors._block import hidden_width, modulate, norm, stacked
 
 # The network is told times in 0 to 1; its sines were made for steps of a thousand.
 _TICKS = 1_000
@@ -161,24 +161,9 @@ class Model(nn.Module):
     return x, angles, told_BPC
 
   def _blocks(self) -> nn.Module:
-    block = (
-      nn.remat(Block, prevent_cse=False, static_argnums=(4, 5)) if self.remat == "block" else Block
-    )
-    # As in the transformer: on a CPU the loop costs more than it saves.
-    unroll = self.layers if target.platform() == "cpu" and self.layers <= 8 else 1
-    hidden = self.hidden
-    if hidden is None:
-      hidden = 4 * self.width if self.mlp == "gelu" else 256 * math.ceil(8 * self.width / 3 / 256)
-    return nn.scan(
-      block,
-      variable_axes={"params": 0},
-      split_rngs={"params": True, "dropout": True},
-      in_axes=(nn.broadcast,) * 4 + (0,),
-      length=self.layers,
-      unroll=unroll,
-    )(
+    return stacked(self.layers, self.remat)(
       heads=self.heads,
-      hidden=hidden,
+      hidden=hidden_width(self.hidden, self.width, self.mlp),
       causal=False,
       norm="plain",
       mlp="gelu_tanh" if self.mlp == "gelu" else self.mlp,

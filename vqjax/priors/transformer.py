@@ -17,7 +17,7 @@ from vqjax.errors import UserError
 from vqjax.latents import Codes
 from vqjax.nn import attention, sparse, target, tokens
 from vqjax.priors import _books
-from vqjax.priors._block import Block, modulate, norm
+from vqjax.priors._block import Block, hidden_width, modulate, norm, stacked
 
 
 @struct.dataclass
@@ -111,20 +111,7 @@ class Model(nn.Module):
     if self.modulation == "adaln":
       self.time_in, self.time_out = (nn.Dense(self.width, dtype=self._dtype) for _ in range(2))
       self.modulate = nn.Dense(2 * self.width, dtype=self._dtype, kernel_init=nn.initializers.zeros)
-    block = (
-      nn.remat(Block, prevent_cse=False, static_argnums=(4, 5)) if self.remat == "block" else Block
-    )
-    # On a CPU a loop stacks and copies what the backward pass needs; without it a step takes about
-    # two thirds of the time.
-    unroll = self.layers if target.platform() == "cpu" and self.layers <= 8 else 1
-    self.blocks = nn.scan(
-      block,
-      variable_axes={"params": 0},
-      split_rngs={"params": True, "dropout": True},
-      in_axes=(nn.broadcast,) * 4 + (0,),
-      length=self.layers,
-      unroll=unroll,
-    )(**self._block_fields())
+    self.blocks = stacked(self.layers, self.remat)(**self._block_fields())
     self.drop = nn.Dropout(self.dropout)
     self.norm_out = norm(self.norm, self.bias, self._dtype)
     plain = dict(dtype=self._dtype, use_bias=False, kernel_init=nn.initializers.normal(0.02))
@@ -302,12 +289,9 @@ class Model(nn.Module):
     return jnp.dtype(self.dtype)
 
   def _block_fields(self) -> dict[str, Any]:
-    hidden = self.hidden
-    if hidden is None:
-      hidden = 4 * self.width if self.mlp == "gelu" else 256 * math.ceil(8 * self.width / 3 / 256)
     return dict(
       heads=self.heads,
-      hidden=hidden,
+      hidden=hidden_width(self.hidden, self.width, self.mlp),
       causal=self.causal,
       norm=self.norm,
       mlp=self.mlp,
