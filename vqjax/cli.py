@@ -8,11 +8,10 @@ import argparse
 import importlib.util
 import logging
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from vqjax import preemption
+from vqjax import files, preemption
 from vqjax.errors import UserError
 
 # For NPROC, how many threads XLA has, where one CPU pretends to be several devices: those that wait
@@ -49,9 +48,8 @@ def setup() -> None:
   log.handlers, log.propagate = [handler], False
   log.setLevel(logging.INFO)
   _warn_of_slow_scatter(log)
-  cache = os.environ.get("VQJAX_CACHE", str(pathlib.Path.home() / ".cache" / "vqjax" / "xla"))
-  if cache:
-    jax.config.update("jax_compilation_cache_dir", cache)
+  if cache := files.cache():
+    jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   if os.environ.get("VQJAX_DISTRIBUTED") == "1":
     jax.distributed.initialize(**_other_processes())

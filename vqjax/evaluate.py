@@ -38,14 +38,12 @@ def main(argv: Sequence[str]) -> None:
       raise UserError(f"--{name}={value}: give 1 or more, or leave it out.")
   import jax
 
-  from vqjax import api, data, lineage, measure, packed, writers
+  from vqjax import api, lineage, measure, packed, writers
   from vqjax.api import rates as api_rates
 
   loaded = api.open_run(args.workdir)
   config, run = loaded.config, loaded.run
-  if args.data is not None:
-    config.data = data.resolve(args.data)
-  dataset = loaded.dataset()
+  dataset = loaded.dataset(args.data)
   tokenizers = run.task.frozen.identity(loaded.weights.frozen)
   lineage.check_codes(tokenizers, dataset.made_by, config)
   figures = measure.evaluate_split(run, dataset, loaded.weights, args.limit, args.batch_size)

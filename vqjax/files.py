@@ -220,6 +220,14 @@ class Growing:
       self._raw.close()
 
 
+def cache() -> pathlib.Path | None:
+  """Where this machine keeps compiled programs, and notes of what it wrote: VQJAX_CACHE, which may
+  be empty for nowhere.
+  """
+  place = os.environ.get("VQJAX_CACHE", str(pathlib.Path.home() / ".cache" / "vqjax" / "xla"))
+  return pathlib.Path(place) if place else None
+
+
 def saved_steps(workdir: Path) -> list[int]:
   """The steps of a run's finished checkpoints, in order; none where it cannot be read."""
   folder = workdir / "checkpoints"

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
   for name in ("batch_size", "shard"):
     if (value := getattr(args, name)) < 1:
       raise UserError(f"--{name}={value}: give 1 or more.")
-  from vqjax import api, data
+  from vqjax import api
   from vqjax.codec import _tables
   from vqjax.data.sources import codes
 
@@ -46,8 +46,6 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(
       f"--workdir={args.workdir}: is no tokenizer; give that of the run whose codes are wanted."
     )
-  if args.data is not None:
-    loaded.config.data = data.resolve(args.data)
   floats = loaded.run.task.info.floats
   if args.latents == "continuous" and not floats:
     raise UserError(
@@ -55,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
       "out."
     )
   model = api.Tokenizer.of(loaded, floats if args.latents == "continuous" else ())
-  dataset = loaded.dataset()
+  dataset = loaded.dataset(args.data)
   args.output.mkdir(parents=True, exist_ok=True)
   # Away first and written last, so that a folder with a manifest is whole.
   (args.output / codes.MANIFEST).unlink(missing_ok=True)

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from vqjax import build, checkpoint, config as configuration, files, lineage, measure, sharding
+from vqjax import (
+  build,
+  checkpoint,
+  config as configuration,
+  data,
+  files,
+  lineage,
+  measure,
+  sharding,
+)
 from vqjax.data import Dataset
 from vqjax.errors import UserError
 from vqjax.tasks import Task, Weights
@@ -64,8 +73,10 @@ class Loaded(NamedTuple):
   run: Opened
   weights: Weights
 
-  def dataset(self) -> Dataset:
-    """The data that the run was trained on."""
+  def dataset(self, source: str | None = None) -> Dataset:
+    """The data that the run was trained on, or what `source` names, as --data, in their place."""
+    if source is not None:
+      self.config.data = data.resolve(source)
     configuration.check_there(self.config, self.workdir, "data")
     return Dataset(self.config.data, self.config.ops)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 
 from vqjax import files, places
@@ -13,8 +12,7 @@ from vqjax.errors import UserError
 
 
 def _notes() -> pathlib.Path | None:
-  cache = os.environ.get("VQJAX_CACHE", str(pathlib.Path.home() / ".cache" / "vqjax" / "xla"))
-  return pathlib.Path(cache) / "codec_runs.json" if cache else None
+  return (cache := files.cache()) and cache / "codec_runs.json"
 
 
 def remember(data: bytes, workdir: str) -> None:

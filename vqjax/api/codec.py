@@ -152,6 +152,11 @@ class Codec:
     """The file in `data`; `name` is what messages call it. Raises UserError as `Archive` does."""
     return Archive(self, data, name)
 
+  def unpack(self, files: Sequence[bytes]) -> list[np.ndarray]:
+    """What `pack` was given, of all of its files; see `open`."""
+    opened = [self.open(data, f"files[{i}]") for i, data in enumerate(files)]
+    return [example for archive in opened for example in archive.read_all()]
+
   def bits(self, examples: Sequence[Example], mode: str, group: int = GROUP) -> float:
     """Bits that the mode's frequencies give to the codes of examples, in chunks of `group`."""
     total = 0.0

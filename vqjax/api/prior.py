@@ -69,8 +69,7 @@ class Prior:
 
   def decompress(self, files: Sequence[bytes]) -> list[np.ndarray]:
     """As Tokenizer.decompress."""
-    opened = [self.codec.open(data, f"files[{i}]") for i, data in enumerate(files)]
-    return [example for archive in opened for example in archive.read_all()]
+    return self.codec.unpack(files)
 
   @functools.cached_property
   def codec(self) -> Codec:

@@ -117,8 +117,7 @@ class Tokenizer:
 
     Raises UserError, one line, for a file that is damaged or was written with other weights.
     """
-    opened = [self.codec.open(data, f"files[{i}]") for i, data in enumerate(files)]
-    return [example for archive in opened for example in archive.read_all()]
+    return self.codec.unpack(files)
 
   @functools.cached_property
   def codec(self) -> Codec:

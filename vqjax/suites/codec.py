@@ -152,12 +152,9 @@ def main(argv: Sequence[str]) -> None:
 def _images(tokenizer: Any, args: Any, data: Any) -> list[np.ndarray]:
   from vqjax.api import open_run
 
-  loaded = open_run(tokenizer.workdir)
-  if args.data is not None:
-    loaded.config.data = data.resolve(args.data)
   if (field := tokenizer.info.signal.field) != "image":
     raise UserError(f"--workdir={args.workdir}: is of {field}s; only images have other formats.")
-  batches = loaded.dataset().batches(64, limit=args.examples)
+  batches = open_run(tokenizer.workdir).dataset(args.data).batches(64, limit=args.examples)
   return [row for batch, mask in batches for row, real in zip(batch[field], mask) if real]
 
 

@@ -118,7 +118,7 @@ def report(model: Any, folder: pathlib.Path, alone: int) -> dict[str, dict[str, 
 
 
 def main(argv: Sequence[str]) -> None:
-  from vqjax import data, reconstruct, writers
+  from vqjax import reconstruct, writers
   from vqjax.api import open_run, rates
 
   parser = cli.parser(__doc__)
@@ -134,12 +134,10 @@ def main(argv: Sequence[str]) -> None:
   if args.folder is not None:  # one of the processes that are compared
     print(json.dumps(report(model, args.folder, args.alone)))
     return
-  loaded = open_run(args.workdir)
-  if args.data is not None:
-    loaded.config.data = data.resolve(args.data)
+  dataset = open_run(args.workdir).dataset(args.data)
   if model.codec.source.tables is None:
-    rates.count(model.codec.tokenizer, loaded.dataset())
-  pictures = rates.examples(model, loaded.dataset(), args.examples)
+    rates.count(model.codec.tokenizer, dataset)
+  pictures = rates.examples(model, dataset, args.examples)
   with tempfile.TemporaryDirectory() as folder:
     cut = crops(model.codec.tokenizer.info, pictures, args.examples)
     keep(pathlib.Path(folder) / "codes.npz", *cut)

@@ -158,13 +158,11 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--examples", type=int, default=300)
   parser.add_argument("--samples", type=int, default=20, help="of each class")
   args = parser.parse_args(argv)
-  from vqjax import api, data, writers
+  from vqjax import api, writers
 
   def opened(workdir: files.Path) -> Any:
     loaded = api.open_run(workdir)
-    if args.data:
-      loaded.config.data = data.resolve(args.data)
-    return loaded, loaded.dataset()
+    return loaded, loaded.dataset(args.data)
 
   loaded, dataset = opened(args.workdir)
   if getattr(loaded.run.task.info.signal, "field", None) != "audio":
