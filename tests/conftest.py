@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -144,6 +145,86 @@ def disk(tmp_path):
     pytest.skip("no small file system can be mounted here: needs root")
   yield Disk(path)
   subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+class Crash(Exception):
+  """What `crash` ends a run with."""
+
+
+@pytest.fixture
+def crash(monkeypatch):
+  """crash(step): a context in which a run ends while it writes its first log line from that step
+  on, without any goodbye.
+  """
+  from vqjax import writers
+
+  write = writers.Writer.scalars
+
+  @contextlib.contextmanager
+  def crashing(step):
+    def scalars(self, at, values, **also):
+      if at >= step:
+        raise Crash
+      write(self, at, values, **also)
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+      patch.setattr(writers.Writer, "scalars", scalars)
+      yield
+
+  return crashing
+
+
+@pytest.fixture
+def terminate(monkeypatch):
+  """terminate(step): a context in which a run gets SIGTERM in that step."""
+  from vqjax import journal
+
+  add = journal.Journal.add
+
+  @contextlib.contextmanager
+  def terminating(at):
+    def asked(self, step, metrics):
+      if step == at:
+        os.kill(os.getpid(), signal.SIGTERM)
+      add(self, step, metrics)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(journal.Journal, "add", asked)
+      yield
+
+  return terminating
+
+
+@pytest.fixture(scope="session")
+def final_state():
+  """final_state(workdir) -> the newest State saved there."""
+  from vqjax import checkpoint, config as configuration, train
+
+  def read(workdir):
+    run = train.Run(configuration.of_run(workdir), configuration.read_spec(workdir))
+    with checkpoint.Checkpoints(workdir, keep=9) as checkpoints:
+      return checkpoints._read(checkpoints.steps()[-1], run.abstract)[0]
+
+  return read
+
+
+@pytest.fixture(scope="session")
+def same_run(final_state):
+  """same_run(a, b): asserts that the runs in two workdirs ended with the same bits and wrote the
+  same log; returns their State.
+  """
+  import numpy as np
+
+  def compare(a, b):
+    left, right = final_state(a), final_state(b)
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right)):
+      np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+    # Timings go to TensorBoard alone, so the whole file must agree.
+    assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
+    return left
+
+  return compare
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -17,17 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqjax import (
-  checkpoint,
-  config as configuration,
-  convert,
-  data,
-  importers,
-  journal,
-  tasks,
-  train,
-  writers,
-)
+from vqjax import checkpoint, config as configuration, convert, data, importers, tasks, train
 from vqjax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -69,37 +58,6 @@ def tiny(**values):
   return configuration.complete(base | values)
 
 
-def final_state(workdir):
-  config = configuration.of_run(workdir)
-  run = train.Run(config, configuration.read_spec(workdir))
-  with checkpoint.Checkpoints(workdir, keep=9) as checkpoints:
-    return checkpoints._read(checkpoints.steps()[-1], run.abstract)[0]
-
-
-def assert_same_run(a, b):
-  left, right = (jax.tree_util.tree_leaves_with_path(final_state(w)) for w in (a, b))
-  assert len(left) == len(right)
-  for (path, x), (_, y) in zip(left, right):
-    np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
-  assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
-
-
-class Crash(Exception):
-  pass
-
-
-def crash_at(step, monkeypatch):
-  """Ends the process's walk in the middle of writing a log line, without any goodbye."""
-  write = writers.Writer.scalars
-
-  def scalars(self, at, values, **also):
-    if at >= step:
-      raise Crash
-    write(self, at, values, **also)
-
-  monkeypatch.setattr(writers.Writer, "scalars", scalars)
-
-
 CASES = {
   "vqvae in memory": {},
   "gan": GAN,
@@ -118,48 +76,38 @@ CASES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_crashed_run_continues_bit_for_bit(case, tmp_path, monkeypatch):
+def test_a_crashed_run_continues_bit_for_bit(case, tmp_path, crash, same_run):
   config = tiny(**CASES[case])
   train.train(config, tmp_path / "whole")
-  with monkeypatch.context() as patch, pytest.raises(Crash):
-    crash_at(7, patch)
+  with crash(7):
     train.train(config, tmp_path / "broken")
   train.train(config, tmp_path / "broken")
-  assert_same_run(tmp_path / "whole", tmp_path / "broken")
+  same_run(tmp_path / "whole", tmp_path / "broken")
 
 
 @pytest.mark.slow
-def test_a_crashed_run_on_tfds_continues_bit_for_bit(tmp_path, monkeypatch, tfds_pictures):
+def test_a_crashed_run_on_tfds_continues_bit_for_bit(tmp_path, crash, same_run, tfds_pictures):
   config = tiny(data=tfds_pictures, ops=dict(size=12, crop="random_resized", channels=3))
   train.train(config, tmp_path / "whole")
-  with monkeypatch.context() as patch, pytest.raises(Crash):
-    crash_at(7, patch)
+  with crash(7):
     train.train(config, tmp_path / "broken")
   train.train(config, tmp_path / "broken")
-  assert_same_run(tmp_path / "whole", tmp_path / "broken")
+  same_run(tmp_path / "whole", tmp_path / "broken")
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_run_continues_bit_for_bit(tmp_path, monkeypatch):
+def test_sigterm_saves_and_the_run_continues_bit_for_bit(tmp_path, terminate, same_run):
   config = tiny()
   train.train(config, tmp_path / "whole")
-  add = journal.Journal.add
-
-  def asked(self, step, metrics):
-    if step == 5:
-      os.kill(os.getpid(), signal.SIGTERM)
-    add(self, step, metrics)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(journal.Journal, "add", asked)
+  with terminate(5):
     train.train(config, tmp_path / "stopped")
   assert not (tmp_path / "stopped" / "checkpoints" / "12").exists()
   train.train(config, tmp_path / "stopped")
-  assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+  same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment(tmp_path):
+def test_kill_9_at_any_moment(tmp_path, same_run):
   """The command itself, killed without warning once some steps are logged, then run again."""
   config = tiny(total_steps=30, save_every=6).to_dict()
   (tmp_path / "config.py").write_text(f"def get_config():\n  return {config!r}\n")
@@ -184,7 +132,7 @@ def test_kill_9_at_any_moment(tmp_path):
   process.kill()
   process.wait()
   subprocess.run(command("killed"), check=True, cwd=ROOT, env=environment)
-  assert_same_run(tmp_path / "whole", tmp_path / "killed")
+  same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_devices_do_not_change_the_losses():
@@ -358,7 +306,7 @@ def test_an_unwritable_workdir(tmp_path):
     train.train(tiny(), tmp_path / "file" / "run")
 
 
-def test_starting_from_another_run(tmp_path):
+def test_starting_from_another_run(tmp_path, final_state):
   train.train(tiny(total_steps=4, save_every=4), tmp_path / "first")
   config = tiny(total_steps=4, save_every=4, init_from=str(tmp_path / "first"), seed=3)
   run = train.Run(config, configuration.read_spec(tmp_path / "first"))
@@ -367,7 +315,7 @@ def test_starting_from_another_run(tmp_path):
   assert int(started.step) == 0
 
 
-def test_a_conversion_is_trained_with_another_optimizer_on_other_data(tmp_path):
+def test_a_conversion_is_trained_with_another_optimizer_on_other_data(tmp_path, final_state):
   source = tiny(ema_decay=0.0, optim={})
   spec = configuration.spec_of({"image": np.zeros((1, 16, 16, 3), np.uint8)})
   start = jax.device_get(train.Run(source, spec).init(jax.random.key(7)))
@@ -441,7 +389,7 @@ def test_continuing_without_batch_json_reads_no_batch_twice(tmp_path, monkeypatc
 
 def test_a_kill_while_the_config_is_written_leaves_the_old_one(tmp_path, monkeypatch):
   def killed(*_):
-    raise Crash
+    raise KeyboardInterrupt
 
   config = tiny()
   configuration.save(config, tmp_path)
@@ -451,9 +399,9 @@ def test_a_kill_while_the_config_is_written_leaves_the_old_one(tmp_path, monkeyp
   before = {f.name: f.read_text() for f in tmp_path.iterdir()}
   monkeypatch.setattr(pathlib.Path, "replace", killed)
   configuration.save(config, tmp_path)  # nothing to write
-  with pytest.raises(Crash):
+  with pytest.raises(KeyboardInterrupt):
     configuration.save(tiny(seed=3), tmp_path)
-  with pytest.raises(Crash):
+  with pytest.raises(KeyboardInterrupt):
     configuration.save_spec(
       configuration.spec_of({"image": np.zeros((1, 8, 8, 3), np.uint8)}), tmp_path
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqjax.data.sources import _files, folder
+from vqjax.data.sources import _files, folder, frames
 from vqjax.errors import UserError
 
 
@@ -105,6 +105,19 @@ def test_captions(tmp_path, kind, split):
   for files in (train, held):
     for i in range(len(files)):
       assert files[i]["text"] == texts[files.names[i].removeprefix(split)]
+
+
+def test_folders_of_frames_have_captions_and_are_listed_once(tmp_path, monkeypatch):
+  for i in range(8):
+    for frame in range(2):
+      write(tmp_path / f"v{i}" / f"{frame}.png")
+    (tmp_path / f"v{i}" / "0.txt").write_text("of a frame")
+    (tmp_path / f"v{i}.txt").write_text(f"caption {i}")
+  split = frames.Source(str(tmp_path)).examples("train")
+  first = split[0]
+  assert [first["text"], len(first["video"])] == [f"caption {split.names[0][1:]}", 2]
+  monkeypatch.setattr(frames, "_files_of", None)  # what was found is kept
+  assert split[0]["video"] is first["video"]
 
 
 @pytest.mark.parametrize(

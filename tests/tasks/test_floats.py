@@ -142,42 +142,18 @@ def test_a_flow_trains_samples_completes_and_stays_with_its_statistics(vae, tmp_
     vqjax.load(workdir)
 
 
-class Crash(Exception):
-  pass
-
-
 @pytest.mark.slow
-def test_a_killed_run_on_cached_latents_continues_bit_for_bit(vae, cached, tmp_path, monkeypatch):
-  from vqjax import checkpoint, writers
-
+def test_a_killed_run_on_cached_latents_continues_bit_for_bit(
+  vae, cached, tmp_path, crash, same_run
+):
   source = dict(name="codes", path=str(cached["vae"]))
   scheme = dict(name="ddpm", variance="learned", likelihood_steps=2)
   config = config_of(vae, data=source, scheme=scheme)
   train.train(config, tmp_path / "whole")
-  write = writers.Writer.scalars
-
-  def scalars(self, at, values, **also):
-    if at >= 6:
-      raise Crash
-    write(self, at, values, **also)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(writers.Writer, "scalars", scalars)
-    with pytest.raises(Crash):
-      train.train(config, tmp_path / "killed")
+  with crash(6):
+    train.train(config, tmp_path / "killed")
   train.train(config, tmp_path / "killed")
-  assert (tmp_path / "killed" / "metrics.jsonl").read_text() == (
-    tmp_path / "whole" / "metrics.jsonl"
-  ).read_text()
-  run = train.Run(
-    configuration.of_run(tmp_path / "whole"), configuration.read_spec(tmp_path / "whole")
-  )
-  states = []
-  for name in ("whole", "killed"):
-    with checkpoint.Checkpoints(tmp_path / name, keep=9) as checkpoints:
-      states.append(checkpoints._read(checkpoints.steps()[-1], run.abstract)[0])
-  jax.tree.map(np.testing.assert_array_equal, *states)
-  assert int(states[0].step) == 8
+  assert int(same_run(tmp_path / "whole", tmp_path / "killed").step) == 8
 
 
 def test_samples_of_a_posterior_differ_from_step_to_step(vae):

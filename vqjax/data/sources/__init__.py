@@ -20,7 +20,8 @@ Instead, with records in sequence, which tf.data reads, see tfds.py:
 
     Source.num_examples(split) -> int
     Source.records(split, seed=…, process_index=…, process_count=…) -> tf.data.Dataset
-    Source.channels() -> int
+    Source.channels() -> int                  of pictures; of sound Source.rate(), samples a second
+    Source.dataset: str                       what messages call it
 
 Where there is something to say:
 
