@@ -81,12 +81,9 @@ class Run:
     abstract = jax.eval_shape(self._init, jax.random.key(0))
     places = sharding.shardings(config["sharding"], self.mesh, abstract)
     self.abstract = checkpoint.with_sharding(abstract, places)
-    # Runs once and is long straight-line code: on CPUs XLA's full optimization takes longer than
-    # training's step does.
-    options = (
-      {"xla_backend_optimization_level": 1} if self.mesh.devices.flat[0].platform == "cpu" else None
+    self.init = jax.jit(
+      self._init, out_shardings=places, compiler_options=_init_options(self.mesh)
     )
-    self.init = jax.jit(self._init, out_shardings=places, compiler_options=options)
     split = sharding.batch_sharding(self.mesh)
     self._split = target.Split(split, params=self.mesh.shape["fsdp"] > 1)
     program = functools.partial(
@@ -154,6 +151,15 @@ class Run:
     decay = jnp.minimum(self.config["ema_decay"], updates / (9.0 + updates))
     decay = jnp.where(steps % accumulate == 0, decay, 1.0)
     return jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params["model"])
+
+
+def _init_options(mesh: Any) -> dict[str, Any] | None:
+  """What XLA is told of the initialisation, which runs once and is long straight-line code: on CPUs
+  its full optimization takes longer than training's step does. XLA_FLAGS go before.
+  """
+  level = "xla_backend_optimization_level"
+  asked = level in os.environ.get("XLA_FLAGS", "")
+  return {level: 1} if mesh.devices.flat[0].platform == "cpu" and not asked else None
 
 
 def _step_options(mesh: Any) -> dict[str, Any] | None:
