@@ -38,7 +38,7 @@ def debug(size: int = 32, **overrides: Any) -> dict[str, Any]:
 TINY_SEANET = dict(
   width=4, strides=(4, 8), decoder_width=16, dilations=(1,), residual_size=3,
   quantizer=dict(depth=2, quantizer=dict(outer=16, quantizer=dict(codebook_size=16, dim=4))))
-TINY_WAVES = dict(periods=(2, 3), windows=(64,), period_channels=2, channels=4)
+TINY_WAVES = dict(periods=(2,), windows=(64,), period_channels=2, channels=4)
 
 
 def debug_sound(rate: int = 4_000, length: int = 512, **overrides: Any) -> dict[str, Any]:
