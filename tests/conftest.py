@@ -227,6 +227,40 @@ def same_run(final_state):
   return compare
 
 
+@pytest.fixture(scope="session")
+def random_run():
+  """random_run(workdir, config) -> workdir: a run with random weights, as if it had been trained,
+  for what does not depend on learning: nothing is compiled.
+  """
+  import jax.numpy as jnp
+  import numpy as np
+
+  from vqjax import checkpoint, config as configuration, train
+  from vqjax.compile import batch_of
+
+  def make(workdir, config):
+    config = configuration.complete(config)
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    run = train.Run(config, batch_of(config))
+    configuration.save(config, workdir)
+    configuration.save_spec(run.spec, workdir)
+    rng = np.random.default_rng(len(str(workdir)))
+
+    def drawn(path, leaf):
+      x = np.ones(leaf.shape)
+      if jnp.issubdtype(leaf.dtype, jnp.floating):
+        x = rng.normal(size=leaf.shape) * 0.3 + x * ("scale" in jax.tree_util.keystr(path))
+      return jax.device_put(np.asarray(x, leaf.dtype), leaf.sharding)
+
+    state = jax.tree_util.tree_map_with_path(drawn, run.abstract)
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+      checkpoints.save(1, state, checkpoint.NoStream())
+    return workdir
+
+  return make
+
+
 @pytest.fixture
 def untrained(tmp_path):
   """untrained(tokenizer, prior) -> Loaded: a prior over the codes of a tokenizer, configs of both

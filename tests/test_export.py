@@ -7,7 +7,6 @@ import pathlib
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -52,32 +51,12 @@ PRIOR = DATA | dict(
   scheme=dict(name="autoregressive"),
   condition=dict(label=dict(classes=8)),
 )
-SPEC = {
-  "image": ((16, 16, 3), "uint8"),
-  "label": ((), "int32"),
-  "layout": ((16, 16), "uint8"),
-  "text": ((12,), "int32"),
-}
 
 
-def made(workdir, config, **more):
-  """A run with random weights, as if it had been trained: nothing is compiled."""
-  config = configuration.complete(config | more)
-  spec = {k: jax.ShapeDtypeStruct((8, *shape), dtype) for k, (shape, dtype) in SPEC.items()}
-  workdir.mkdir(parents=True)
-  configuration.save(config, workdir)
-  configuration.save_spec(spec, workdir)
-  rng = np.random.default_rng(len(str(workdir)))
-
-  def drawn(leaf):
-    floats = jnp.issubdtype(leaf.dtype, jnp.floating)
-    x = rng.normal(size=leaf.shape) * 0.3 if floats else np.ones(leaf.shape)
-    return jax.device_put(np.asarray(x, leaf.dtype), leaf.sharding)
-
-  state = jax.tree.map(drawn, train.Run(config, spec).abstract)
-  with checkpoint.Checkpoints(workdir) as checkpoints:
-    checkpoints.save(1, state, checkpoint.NoStream())
-  return workdir
+@pytest.fixture(scope="module")
+def made(random_run):
+  """made(workdir, config, **more) -> workdir: see random_run."""
+  return lambda workdir, config, **more: random_run(workdir, config | more)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +65,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder):
+def tokenizer(folder, made):
   """A tokenizer whose codes were counted, as `evaluate` does."""
   workdir = made(folder / "runs/tokenizer", TOKENIZER)
   model = vqjax.load(workdir)
@@ -96,7 +75,7 @@ def tokenizer(folder):
 
 
 @pytest.fixture(scope="module")
-def prior(folder, tokenizer):
+def prior(folder, tokenizer, made):
   where = dict(tokenizer=str(tokenizer), data=dict(name="codes", path=str(folder / "codes")))
   return made(folder / "runs/prior", PRIOR, **where)
 
@@ -160,7 +139,7 @@ def test_the_file_alone_gives_the_results_of_the_run(prior, alone):
   np.testing.assert_array_equal(copy.codec.source.tables[0][0], np.arange(8))
 
 
-def test_another_step_than_the_newest(tmp_path):
+def test_another_step_than_the_newest(tmp_path, made):
   run = made(tmp_path / "run", TOKENIZER)
   first = named(exported(run, tmp_path / "first.safetensors"))
   abstract = train.Run(configuration.of_run(run), configuration.read_spec(run)).abstract
@@ -176,7 +155,7 @@ def test_another_step_than_the_newest(tmp_path):
     exported(run, tmp_path / "none.safetensors", "--step=3")
 
 
-def test_a_tokenizer_s_file_stands_for_its_run(tokenizer, prior, tmp_path):
+def test_a_tokenizer_s_file_stands_for_its_run(tokenizer, prior, tmp_path, made):
   """The hashes that tie a prior, cached codes and coded files to it are those of the run."""
   file = exported(tokenizer, tmp_path / "t.safetensors")
   assert type(vqjax.load(file)) is api.Tokenizer
@@ -250,7 +229,7 @@ def vocabulary(tmp_path):
   return bpe, dict(bpe=str(tmp_path / "texts/bpe.json"), size=270, length=12)
 
 
-def test_all_that_a_prior_depends_on_is_within(tmp_path, vocabulary):
+def test_all_that_a_prior_depends_on_is_within(tmp_path, vocabulary, made):
   """A hierarchy's other prior, the one tokenizer of both, that of maps, captions' vocabulary."""
   bpe, words = vocabulary
   model = dict(TOKENIZER["model"], name="vqvae2", quantizer=dict(name="vq", codebook_size=8, dim=4))
@@ -275,10 +254,10 @@ def test_all_that_a_prior_depends_on_is_within(tmp_path, vocabulary):
   assert str(prior._coarser.tokenizer.workdir) == f"{file}/tokenizer"
   beside = prior.modules.prefix.tokenizers
   assert beside["layout_codes"].info.signal.field == "layout"
-  assert beside["text"].bpe.identity == bpe.identity
+  assert beside["text"].captions.bpe.identity == bpe.identity
 
 
-def test_a_ranker(tmp_path, vocabulary):
+def test_a_ranker(tmp_path, vocabulary, made):
   tower = dict(width=8, depth=1, heads=2, mlp_width=8)
   towers = dict(image=dict(name="vit", patch=8, **tower), text=dict(name="transformer", **tower))
   config = DATA | dict(task="contrast", model=dict(features=4, **towers), text=vocabulary[1])
@@ -291,7 +270,7 @@ def test_a_ranker(tmp_path, vocabulary):
   jax.tree.map(np.testing.assert_array_equal, copy.weights.params, run.weights.params)
 
 
-def test_statistics_of_floats_come_along(tmp_path):
+def test_statistics_of_floats_come_along(tmp_path, made):
   model = dict(TOKENIZER["model"], quantizer=dict(name="gaussian", dim=4))
   tokenizer = made(tmp_path / "tokenizer", DATA | dict(model=model))
   told = dict(mean=[0.1, 1 / 3, 0.0, -1.0], std=[1.0, 2.0, 3.0, 0.1])
@@ -338,7 +317,7 @@ def test_every_command_that_reads_a_run_takes_the_file(alone, tmp_path, opened, 
   assert alone.read_bytes() == before and capsys.readouterr().out.count("\n") > 6
 
 
-def test_mistakes_are_one_line(prior, tokenizer, file, tmp_path):
+def test_mistakes_are_one_line(prior, tokenizer, file, tmp_path, made):
   (tmp_path / "bare").mkdir()
   for name in ("config.json", "batch.json"):
     shutil.copy(tokenizer / name, tmp_path / "bare")

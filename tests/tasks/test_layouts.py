@@ -48,12 +48,11 @@ def of_prior(short):
 
 
 @pytest.fixture(scope="module")
-def runs(tokenizer, of_maps, of_prior, tmp_path_factory):
+def runs(tokenizer, of_maps, of_prior, tmp_path_factory, random_run):
   folder = tmp_path_factory.mktemp("runs")
-  maps, prior = str(folder / "maps"), str(folder / "prior")
-  train.train(of_maps(preview=4), maps)
-  train.train(of_prior(tokenizer, maps), prior)
-  return dict(image=tokenizer, maps=maps, prior=prior)
+  train.train(of_maps(preview=4), maps := str(folder / "maps"))
+  prior = random_run(folder / "prior", of_prior(tokenizer, maps))
+  return dict(image=tokenizer, maps=maps, prior=str(prior))
 
 
 @pytest.fixture(scope="module")

@@ -192,16 +192,15 @@ def test_cached_codes_train_the_same_prior(tokenizer, priors, tmp_path):
 
 
 @pytest.mark.slow
-def test_groups_of_books_are_drawn_coarse_to_fine(short, small, tmp_path):
+def test_groups_of_books_are_drawn_coarse_to_fine(short, small, tmp_path, random_run):
   inner = dict(name="ema", codebook_size=8, dim=4)
   quantizer = dict(name="residual", depth=3, quantizer=inner)
-  train.train(short | dict(model=dict(name="vqvae", **small, quantizer=quantizer)), tmp_path / "rq")
-  workdir, first = str(tmp_path / "rq"), str(tmp_path / "first")
+  tokenizer = short | dict(model=dict(name="vqvae", **small, quantizer=quantizer))
+  workdir, first = str(random_run(tmp_path / "rq", tokenizer)), str(tmp_path / "first")
   order = dict(name="coarse_to_fine", groups=(1, 2), within="delayed")
-  train.train(config_of(workdir, order=order), first)
+  random_run(first, config_of(workdir, order=order))
   below = dict(order=order, level=1, condition=dict(coarser=dict(prior=first)))
-  train.train(config_of(workdir, **below), tmp_path / "second")
-  model = vqjax.load(tmp_path / "second")
+  model = vqjax.load(random_run(tmp_path / "second", config_of(workdir, **below)))
   assert model.modules.latent.grid == (4, 4, 2) and model.modules.latent.steps == 17
   with pytest.raises(UserError, match="models level 0 of 2"):
     vqjax.load(first).sample(1)
@@ -215,7 +214,7 @@ def test_groups_of_books_are_drawn_coarse_to_fine(short, small, tmp_path):
   both = vqjax.load(first).log_prob(ids) + model.log_prob(ids)
   assert both.shape == (8,) and (both < 0).all()
   other = config_of(workdir, **below | dict(order=order | dict(groups=(2, 1))))
-  train.train(other, tmp_path / "third")
+  random_run(tmp_path / "third", other)
   with pytest.raises(
     UserError, match=r"first has groups of \[1, 2\] books, this prior of \[2, 1\]"
   ):
@@ -223,14 +222,12 @@ def test_groups_of_books_are_drawn_coarse_to_fine(short, small, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_hierarchy_samples_coarse_first(short, small, tmp_path):
+def test_a_hierarchy_samples_coarse_first(short, small, tmp_path, random_run):
   model = dict(name="vqvae2", **small, quantizer=dict(name="ema", codebook_size=8, dim=4))
-  train.train(short | dict(model=model), tmp_path / "vqvae2")
-  workdir, top = str(tmp_path / "vqvae2"), str(tmp_path / "top")
-  train.train(config_of(workdir), top)
-  below = config_of(workdir, level=1, condition=dict(coarser=dict(prior=top)))
-  train.train(below, tmp_path / "bottom")
-  top, bottom = vqjax.load(top), vqjax.load(tmp_path / "bottom")
+  workdir = str(random_run(tmp_path / "vqvae2", short | dict(model=model)))
+  top = random_run(tmp_path / "top", config_of(workdir))
+  below = config_of(workdir, level=1, condition=dict(coarser=dict(prior=str(top))))
+  top, bottom = vqjax.load(top), vqjax.load(random_run(tmp_path / "bottom", below))
   for name in ("sample", "frames"):
     with pytest.raises(UserError, match="models level 0 of 2"):
       getattr(top, name)(1)
