@@ -19,12 +19,13 @@ def made():
   disc = build("discriminators", dict(name="waves") | TINY)
   x = 0.1 * jax.random.normal(jax.random.key(0), (2, 500, 1))
   variables = jax.jit(functools.partial(disc.init, train=False))(jax.random.key(1), x)
-  return disc, variables, x
+  judge = jax.jit(lambda x: disc.apply(variables, x, train=False))
+  return disc, variables, x, judge
 
 
 def test_one_tensor_of_logits_for_each_judge():
-  disc, variables, x = made()
-  logits, features = disc.apply(variables, x, train=True)
+  _, variables, x, judge = made()
+  logits, features = judge(x)
   assert len(logits) == 3 and all(y.dtype == jnp.float32 and y.shape[-1] == 1 for y in logits)
   assert [y.shape[2] for y in logits[:2]] == [2, 3]
   assert len(features) == 2 * 5 + 5 * 5  # layers of each period, and of each band of the window
@@ -33,16 +34,16 @@ def test_one_tensor_of_logits_for_each_judge():
 
 def test_periods_do_not_mix():
   """What one sample changes lies in the column that it stands in."""
-  disc, variables, x = made()
-  judge = lambda x: disc.apply(variables, x, train=False)[0]
+  _, _, x, judge = made()
+  (before, _), (after, _) = judge(x), judge(x.at[0, 100].add(1.0))
   for i, period in enumerate((2, 3)):
-    change = np.asarray(judge(x.at[0, 100].add(1.0))[i] - judge(x)[i])[0, ..., 0]
+    change = np.asarray(after[i] - before[i])[0, ..., 0]
     columns = np.flatnonzero(np.abs(change).max(0))
     assert columns.tolist() == [100 % period]
 
 
 def test_every_band_and_judge_learns():
-  disc, variables, x = made()
+  disc, variables, x, _ = made()
 
   def loss(variables):
     logits, features = disc.apply(variables, x, train=True)
