@@ -147,6 +147,42 @@ def disk(tmp_path):
   subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
+@pytest.fixture(scope="session")
+def chi2():
+  """chi2(counts, probabilities): fails where counts could hardly (1 in 10,000) come from these;
+  pools cells with few expected counts.
+  """
+  import numpy as np
+  from scipy import stats
+
+  def check(counts, probabilities):
+    counts = np.asarray(counts, float)
+    expected = np.asarray(probabilities, float) * counts.sum()
+    assert not counts[expected < 1e-9 * counts.sum()].any(), "drew what has no probability"
+    rare = expected < 5
+    if expected[rare].sum() > 0:
+      counts = np.append(counts[~rare], counts[rare].sum())
+      expected = np.append(expected[~rare], expected[rare].sum())
+    else:
+      counts, expected = counts[~rare], expected[~rare]
+    if len(counts) > 1:
+      assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-4
+
+  return check
+
+
+@pytest.fixture(scope="session")
+def printed():
+  """printed(text) -> {first column: [other columns]} of a table that a command printed."""
+
+  def table(text):
+    lines = (line for line in text.splitlines() if line.startswith("| "))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in rows}
+
+  return table
+
+
 class Crash(Exception):
   """What `crash` ends a run with."""
 

@@ -44,19 +44,9 @@ def config_file(tmp_path_factory):
   return file
 
 
-def table(text):
-  """{first column: [other columns]} of a printed table."""
-  rows = [
-    [cell.strip() for cell in line.strip("|").split("|")]
-    for line in text.splitlines()
-    if line.startswith("| ")
-  ]
-  return {row[0]: row[1:] for row in rows}
-
-
-def test_bench_a_config(config_file, capsys):
+def test_bench_a_config(config_file, capsys, printed):
   bench.main([f"--config={config_file}", "--repeats=2", "--config.batch_size=4"])
-  rows = table(capsys.readouterr().out)
+  rows = printed(capsys.readouterr().out)
   assert rows["batch size"] == ["4"]
   run = train.Run(
     configuration.complete(TOKENIZER), {"image": jax.ShapeDtypeStruct((1, 16, 16, 3), "uint8")}
@@ -113,7 +103,7 @@ def arrays(tmp_path_factory):
   return str(file)
 
 
-def test_bench_quantizers(arrays, tmp_path, capsys, monkeypatch):
+def test_bench_quantizers(arrays, tmp_path, capsys, monkeypatch, printed):
   suite = build.module("suites", "quantizers")
   config_of = suite.config_of
 
@@ -134,12 +124,12 @@ def test_bench_quantizers(arrays, tmp_path, capsys, monkeypatch):
     "fsq",
   ]
   bench.main(command)
-  rows = table(capsys.readouterr().out)
+  rows = printed(capsys.readouterr().out)
   assert set(rows) == {"quantizer", "identity", "fsq"} and len(rows["fsq"]) == 7
   assert rows["identity"][3:6] == ["", "", ""] and rows["fsq"][5] == f"{16 * np.log2(1000):.0f}"
   monkeypatch.setattr(train, "train", None)  # finished rows are read, not trained again
   bench.main(command)
-  assert table(capsys.readouterr().out) == rows
+  assert printed(capsys.readouterr().out) == rows
 
 
 def test_the_classifier_of_bench_priors_is_judged_on_held_out_pictures(arrays):
@@ -178,7 +168,7 @@ def prior(tmp_path_factory):
   )
 
 
-def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
+def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch, printed):
   suite = build.module("suites", "priors")
   codes = prior["data"]["path"]
   for name in suite.PRIORS:
@@ -213,11 +203,11 @@ def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch):
   )
   out = capsys.readouterr().out
   assert "right on 75.0% of the real" in out
-  found = dict(zip(table(out)["prior"], table(out)["autoregressive"]))
+  found = dict(zip(printed(out)["prior"], printed(out)["autoregressive"]))
   assert (
     found["steps"] == "100" and found["class accuracy"] == "50.0%" and float(found["ms/image"]) > 0
   )
-  assert table(out)["autoregressive, top_k=2,temperature=0.8"][0] == "50.0%"
+  assert printed(out)["autoregressive, top_k=2,temperature=0.8"][0] == "50.0%"
   with pytest.raises(UserError, match="--draw: 'warm' is not like"):
     suite.options_of("warm")
   assert float(found["Fréchet"]) == pytest.approx(0, abs=0.01)  # of features with themselves
@@ -232,7 +222,7 @@ def test_compile_names_an_unknown_topology():
   assert "\n" not in str(e.value)
 
 
-def test_compile_prints_what_a_step_takes(prior, tmp_path, capsys, monkeypatch):
+def test_compile_prints_what_a_step_takes(prior, tmp_path, capsys, monkeypatch, printed):
   # Two devices of this machine stand for the topology.
   monkeypatch.setattr(
     topologies, "get_topology_desc", lambda **_: types.SimpleNamespace(devices=jax.devices()[:2])
@@ -243,7 +233,7 @@ def test_compile_prints_what_a_step_takes(prior, tmp_path, capsys, monkeypatch):
   )
   (tmp_path / "prior.py").write_text(f"def get_config():\n  return {prior!r}\n")
   compile_.main([f"--config={tmp_path / 'prior.py'}"])
-  rows = table(capsys.readouterr().out)
+  rows = printed(capsys.readouterr().out)
   assert (
     rows["chips"] == ["2 cpu"]
     and traced_for == {2}

@@ -154,16 +154,6 @@ def draw(workdir, file, *arguments):
   return file
 
 
-def table(text):
-  """{first column: [other columns]} of a printed table."""
-  rows = [
-    [cell.strip() for cell in line.strip("|").split("|")]
-    for line in text.splitlines()
-    if line.startswith("| ")
-  ]
-  return {row[0]: row[1:] for row in rows}
-
-
 def test_sample_draws_every_class_and_follows_the_seed(runs, tmp_path, capsys):
   a, b, c = (
     tiles(
@@ -513,7 +503,7 @@ def test_data_without_what_a_run_reads_are_one_line(
   assert "\n" not in str(e.value)
 
 
-def test_evaluate_a_tokenizer(runs, capsys):
+def test_evaluate_a_tokenizer(runs, capsys, printed):
   evaluate.main(["--workdir", runs["tokenizer"], "--batch_size=4"])
   result = json.loads((pathlib.Path(runs["tokenizer"]) / "evaluation.json").read_text())
   images = np.stack([data.Dataset(SHAPES).source.examples("eval")[i]["image"] for i in range(10)])
@@ -529,7 +519,7 @@ def test_evaluate_a_tokenizer(runs, capsys):
   )
   error = np.square((images.astype(float) - model.reconstruct(images)) / 255).mean((1, 2, 3))
   np.testing.assert_allclose(result["figures"]["psnr"], (-10 * np.log10(error)).mean(), rtol=1e-3)
-  assert float(table(capsys.readouterr().out)["psnr"][0]) == pytest.approx(
+  assert float(printed(capsys.readouterr().out)["psnr"][0]) == pytest.approx(
     result["figures"]["psnr"], rel=1e-4
   )
   with pytest.raises(UserError, match="--limit=0: give 1 or more"):

@@ -8,7 +8,6 @@ from vqjax.errors import UserError
 from vqjax.evaluators import sound
 from vqjax.signals import audio
 
-
 MEASURE = sound.Measure(signal=audio.Signal(8_000))
 SHAPE = (2, 4_096, 1)  # of all, so that one program serves
 UPDATE = jax.jit(
