@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqjax import checkpoint, files
+from vqjax import checkpoint, digests, files
 from vqjax.errors import UserError
 
 
@@ -128,9 +128,9 @@ def test_fingerprint_ignores_sharding_and_sees_a_bit():
   x = jnp.arange(64.0).reshape(8, 8)
   mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
   split = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
-  np.testing.assert_array_equal(checkpoint.fingerprint([x]), checkpoint.fingerprint([split]))
-  assert checkpoint.fingerprint([x]) != checkpoint.fingerprint([x.at[3, 3].add(1e-5)])
-  assert checkpoint.fingerprint([x]) != checkpoint.fingerprint([x.T])
+  np.testing.assert_array_equal(digests.of([x]), digests.of([split]))
+  assert digests.of([x]) != digests.of([x.at[3, 3].add(1e-5)])
+  assert digests.of([x]) != digests.of([x.T])
 
 
 def test_part_of_another_run(tmp_path):

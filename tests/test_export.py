@@ -17,6 +17,7 @@ from vqjax import (
   compress,
   config as configuration,
   decompress,
+  digests,
   evaluate,
   export,
   files,
@@ -119,7 +120,7 @@ def test_what_is_inside(folder, file, prior, tokenizer):
   assert inner["loss"]["perceptual_weights"] == "lpips.npz" and inner["disc"]["name"] == "patchgan"
   # The average, as it was saved.
   average = vqjax.load(tokenizer).weights.params["model"]["decoder"]
-  name, x = next(iter(checkpoint._leaves(average).items()))
+  name, x = next(iter(digests.leaves(average).items()))
   np.testing.assert_array_equal(found[f"tokenizer/params/model/decoder/{name}"], x)
 
 

@@ -41,16 +41,16 @@ ALLOWED = {
   "importers": {"importers", "nn", "latents", "build"},
   "data": {"data", "build", "sharding"},
   "sharding": set(),
-  "checkpoint": {"sharding"},
+  "checkpoint": {"digests"},
+  "digests": {"sharding"},
   "places": {"build"},
   "config": {"build", "config_file", "places"},
   "config_file": set(),
   "optim": {"build"},
   # Families by name, but for the records that cross their borders.
   "tasks": {
-    "tasks", "build", "checkpoint", "config", "data", "latents", "lineage", "nn", "orders",
-    "schemes",
-    "conditions", "signals",
+    "tasks", "build", "checkpoint", "conditions", "config", "data", "digests", "latents", "lineage",
+    "nn", "orders", "schemes", "signals",
   },
   "measure": {"build", "sharding", "evaluators"},
   "writers": set(),
@@ -71,8 +71,8 @@ ALLOWED = {
   "tiles": set(),
   "codec": {"codec", "sharding"},
   "api": {
-    "api", "build", "checkpoint", "codec", "config", "data", "lineage", "measure", "places",
-    "sampler", "schemes", "sharding", "tasks", "tiles", "train",
+    "api", "build", "checkpoint", "codec", "config", "data", "digests", "lineage", "measure",
+    "places", "sampler", "schemes", "sharding", "tasks", "tiles", "train",
   },
 }  # fmt: skip
 TENSORFLOW = {"vqjax/data/pipeline.py", "vqjax/data/sources/tfds.py"}

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
 import logging
 import math
 import os
@@ -23,19 +21,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from vqjax import files, sharding
+from vqjax import digests, files
 from vqjax.errors import UserError
 from vqjax.tensors import is_float
 
 log = logging.getLogger("vqjax")
-
-_CHUNK = 2**20  # values digested at once, so that copies stay small
 
 # A reader that meets only steps that a training run removes meanwhile gives up after this.
 _READ_SECONDS = 120.0
@@ -112,57 +106,11 @@ class NoStream:
     del directory
 
 
-def fingerprint(tree: Any) -> list[int]:
-  """For each leaf a position-weighted sum of its bits modulo 2^32: the same however the leaf is
-  sharded.
-  """
-  # Leaf by leaf: the leaves of a state share few shapes, and one program over all of them takes
-  # long to compile.
-  digests = [_host_digest(x) if _on_host(x) else _digest(x) for x in jax.tree.leaves(tree)]
-  return [int(x) for x in jax.device_get(digests)]
-
-
-@jax.jit
-def _digest(x: jax.Array) -> jax.Array:
-  x = x.astype(jnp.uint8) if x.dtype == bool else x
-  bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32).ravel()
-  return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
-
-
-def _on_host(x: Any) -> bool:
-  if not isinstance(x, jax.Array):
-    return True
-  return x.is_fully_addressable and all(d.platform == "cpu" for d in x.devices())
-
-
-def _host_digest(x: Any) -> int:
-  """`_digest` without a program for every shape, which a command would compile as it starts."""
-  x = np.asarray(x)
-  bits, total = x.reshape(-1).view(f"uint{8 * x.dtype.itemsize}"), 0
-  weights = 2 * np.arange(min(bits.size, _CHUNK), dtype=np.uint32) + 1
-  for start in range(0, bits.size, _CHUNK):
-    part = bits[start : start + _CHUNK].astype(np.uint32)
-    weighted = np.sum(part * weights[: part.size], dtype=np.uint32)
-    total += int(weighted) + 2 * start * int(np.sum(part, dtype=np.uint32))
-  return total % 2**32
-
-
-def _fingerprints(tree: Any) -> dict[str, int]:
-  """{path of a leaf: its fingerprint}."""
-  return dict(zip(_leaves(tree), fingerprint(tree), strict=True))
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-  return {
-    sharding.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
 def _check_contents(tree: Any, saved: Any) -> None:
   """Raises ValueError where a leaf of `tree` is not what was saved; `saved` is the item "check", as
   JSON gives it back.
   """
-  found, saved = _fingerprints(tree), saved["fingerprint"]
+  found, saved = digests.by_path(tree), saved["fingerprint"]
   if isinstance(saved, list):  # written without paths: tells of whole states only
     same = len(saved) != len(found) or saved == list(found.values())
   else:
@@ -178,7 +126,9 @@ def _check_shapes(saved: Any, abstract: Any, where: str, whole: bool) -> None:
   describe = lambda leaf: (
     "nothing" if leaf is None else f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
   )
-  there, wanted = ({k: describe(v) for k, v in _leaves(tree).items()} for tree in (saved, abstract))
+  there, wanted = (
+    {k: describe(v) for k, v in digests.leaves(tree).items()} for tree in (saved, abstract)
+  )
   for path in wanted | there if whole else wanted:
     old, new = there.get(path, describe(None)), wanted.get(path, describe(None))
     if old != new:
@@ -208,12 +158,6 @@ def _damage(error: Exception) -> str:
   ):
     raise error
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def identity(config: Any, weights: Any) -> str:
-  """A short hash of a model's config and of every bit of its weights."""
-  content = json.dumps([config, fingerprint(weights)], sort_keys=True, default=list)
-  return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 class Checkpoints:
@@ -320,7 +264,7 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       return
-    check = {"fingerprint": _fingerprints(state), "window": window or {}}
+    check = {"fingerprint": digests.by_path(state), "window": window or {}}
     items = dict(
       state=ocp.args.StandardSave(state), data=StreamSave(stream), check=ocp.args.JsonSave(check)
     )
@@ -469,7 +413,7 @@ def _read_part(directory: files.Path, step: int, target: dict[str, Any]) -> dict
 def _unpacked(workdir: files.Path, abstract: Any) -> dict[str, Any]:
   """`restore_params` of an exported run; narrower floats become those that are asked for."""
   told = lambda path: path.replace("ema/", "params/model/", 1) if path.startswith("ema/") else path
-  wanted = _leaves(abstract)
+  wanted = digests.leaves(abstract)
   found = workdir.weights(map(told, wanted))
   as_wanted = lambda x, leaf: x.astype(leaf.dtype) if is_float(x.dtype) else x
   found = {p: as_wanted(found[told(p)], leaf) for p, leaf in wanted.items() if told(p) in found}

@@ -81,9 +81,7 @@ class Run:
     abstract = jax.eval_shape(self._init, jax.random.key(0))
     places = sharding.shardings(config["sharding"], self.mesh, abstract)
     self.abstract = checkpoint.with_sharding(abstract, places)
-    self.init = jax.jit(
-      self._init, out_shardings=places, compiler_options=_init_options(self.mesh)
-    )
+    self.init = jax.jit(self._init, out_shardings=places, compiler_options=_init_options(self.mesh))
     split = sharding.batch_sharding(self.mesh)
     self._split = target.Split(split, params=self.mesh.shape["fsdp"] > 1)
     program = functools.partial(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import vqjax
-from vqjax import api, checkpoint, config as configuration, data, tokenize, train
+from vqjax import api, config as configuration, data, digests, tokenize, train
 from vqjax.errors import UserError
 from vqjax.sampler import Given
 
@@ -379,8 +379,6 @@ def test_bad_requests_are_one_line(tokenizer, priors, tmp_path):
 
 def test_identity_tells_weights_apart():
   a = {"w": jnp.arange(4.0)}
-  assert checkpoint.identity({}, a) == checkpoint.identity({}, {"w": jnp.arange(4.0)})
-  assert checkpoint.identity({}, a) != checkpoint.identity(
-    {}, {"w": jnp.arange(4.0).at[1].add(1e-6)}
-  )
-  assert checkpoint.identity({}, a) != checkpoint.identity({"levels": (1,)}, a)
+  assert digests.identity({}, a) == digests.identity({}, {"w": jnp.arange(4.0)})
+  assert digests.identity({}, a) != digests.identity({}, {"w": jnp.arange(4.0).at[1].add(1e-6)})
+  assert digests.identity({}, a) != digests.identity({"levels": (1,)}, a)

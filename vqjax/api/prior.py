@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import checkpoint, checks, config as configuration
+from vqjax import checks, config as configuration, digests
 from vqjax.api._loaded import Loaded, open_run
 from vqjax.api.codec import Codec
 from vqjax.api.levels import Levels
@@ -256,7 +256,7 @@ class Prior:
   @functools.cached_property
   def _identities(self) -> tuple[bytes, ...]:
     """Hashes of their weights and networks."""
-    own = checkpoint.identity(self.config.model.to_dict(), self.weights.params["model"])
+    own = digests.identity(self.config.model.to_dict(), self.weights.params["model"])
     return (*(self._coarser._identities if self.modules.level else ()), bytes.fromhex(own))
 
   @functools.cached_property

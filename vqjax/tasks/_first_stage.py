@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from vqjax import checkpoint, config as configuration, files
+from vqjax import checkpoint, config as configuration, digests, files
 from vqjax.build import essential
 from vqjax.errors import UserError
 from vqjax.orders import Order
@@ -217,4 +217,4 @@ def identity(config: Any, weights: Any) -> str:
   version's further fields leave it as it was, and of the bits of its weights {"params", "stats"}.
   """
   model = {"params": weights["params"]["model"], "stats": weights["stats"]["model"]}
-  return checkpoint.identity(essential("autoencoders", config.model.to_dict()), model)
+  return digests.identity(essential("autoencoders", config.model.to_dict()), model)

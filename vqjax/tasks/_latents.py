@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from vqjax import checkpoint, checks, files, lineage
+from vqjax import checks, digests, files, lineage
 from vqjax.build import make as make_record, member, names
 from vqjax.errors import UserError
 from vqjax.latents import Codes, Floats
@@ -59,7 +59,7 @@ def identity(latent: Codes | Floats) -> dict[str, str]:
   if latent.kind == "codes":
     return {}
   arrays = {"mean": np.asarray(latent.mean), "std": np.asarray(latent.std)}
-  return {"latents": checkpoint.identity({}, arrays)}
+  return {"latents": digests.identity({}, arrays)}
 
 
 def begun(config: Mapping[str, Any], dataset: Any, workdir: files.Path) -> Mapping[str, Any]:

@@ -6,7 +6,8 @@ is held out by a hash of its name.
 Classes: the first folder level below the split, where all files lie in two or more such folders.
 
 Captions: `metadata.csv` or `metadata.jsonl` (`file_name`, `text`) in the folder or the split's, or
-a `.txt` beside the file, or beside the folder that is an example. One has several where rows repeat its name, or `text` is a list.
+a `.txt` beside the file, or beside the folder that is an example. One has several where rows repeat
+its name, or `text` is a list.
 
 A file that cannot be read is named in the log once and left out; more than 5 % of them is an error.
 
