@@ -113,12 +113,9 @@ def tfds_pictures(tmp_path_factory):
 @pytest.fixture
 def gs(tmp_path, monkeypatch):
   """A workdir under gs://, whose bucket is a folder in tmp_path: see bucket.py."""
-  spec = importlib.util.spec_from_file_location(
-    "bucket", pathlib.Path(__file__).parent / "bucket.py"
-  )
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.stand_in(monkeypatch, tmp_path)
+  import bucket
+
+  return bucket.stand_in(monkeypatch, tmp_path)
 
 
 class Disk:
@@ -268,8 +265,7 @@ def random_run():
   """random_run(workdir, config) -> workdir: a run with random weights, as if it had been trained,
   for what does not depend on learning: nothing is compiled.
   """
-  import jax.numpy as jnp
-  import numpy as np
+  import weights
 
   from vqjax import checkpoint, config as configuration, train
   from vqjax.compile import batch_of
@@ -281,15 +277,7 @@ def random_run():
     run = train.Run(config, batch_of(config))
     configuration.save(config, workdir)
     configuration.save_spec(run.spec, workdir)
-    rng = np.random.default_rng(len(str(workdir)))
-
-    def drawn(path, leaf):
-      x = np.ones(leaf.shape)
-      if jnp.issubdtype(leaf.dtype, jnp.floating):
-        x = rng.normal(size=leaf.shape) * 0.3 + x * ("scale" in jax.tree_util.keystr(path))
-      return jax.device_put(np.asarray(x, leaf.dtype), leaf.sharding)
-
-    state = jax.tree_util.tree_map_with_path(drawn, run.abstract)
+    state = weights.drawn(run.abstract, seed=len(str(workdir)), std=0.3)
     with checkpoint.Checkpoints(workdir) as checkpoints:
       checkpoints.save(1, state, checkpoint.NoStream())
     return workdir
@@ -303,7 +291,7 @@ def untrained(tmp_path):
   without their data, on images of 16 x 16 with the labels and maps of shapes. Its weights are
   random and nothing is compiled: for what does not depend on learning.
   """
-  import jax.numpy as jnp
+  import weights
 
   from vqjax import api, config as configuration, train
   from vqjax.tasks import Weights
@@ -312,11 +300,6 @@ def untrained(tmp_path):
   arrays = {"image": ((16, 16, 3), "uint8"), "layout": ((16, 16), "uint8"), "label": ((), "int32")}
   spec = {k: jax.ShapeDtypeStruct((8, *shape), dtype) for k, (shape, dtype) in arrays.items()}
 
-  def random(path, x):
-    key = jax.random.key(len(jax.tree_util.keystr(path)) + x.size)
-    floats = jnp.issubdtype(x.dtype, jnp.floating)
-    return jax.random.normal(key, x.shape, x.dtype) * 0.3 if floats else jnp.zeros(x.shape, x.dtype)
-
   def make(tokenizer, prior):
     workdir = tmp_path / "tokenizer"
     workdir.mkdir(exist_ok=True)
@@ -324,8 +307,7 @@ def untrained(tmp_path):
     configuration.save_spec(spec, workdir)
     config = configuration.complete(data | prior | dict(task="prior", tokenizer=str(workdir)))
     run = train.Run(config, spec)
-    weights = (run.abstract.params, run.abstract.stats, run.task.frozen.shapes())
-    weights = Weights(*jax.tree_util.tree_map_with_path(random, weights))
-    return api.Loaded(tmp_path / "prior", config, run, weights)
+    abstract = Weights(run.abstract.params, run.abstract.stats, run.task.frozen.shapes())
+    return api.Loaded(tmp_path / "prior", config, run, weights.drawn(abstract, std=0.3))
 
   return make

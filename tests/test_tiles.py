@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+import weights
 
 from vqjax import api, config as configuration, tiles, train
 from vqjax.api import tokenizer as tokenizer_module
@@ -150,7 +151,7 @@ def test_a_halo_is_as_far_as_a_model_looks(name):
   factor = model.factors[0]
   edge, far = 2 * factor, -(-(model.halo + 6 * factor) // factor) * factor
   x = np.random.default_rng(0).uniform(-1, 1, (1, edge + far, 3)).astype(np.float32)
-  variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), x)
+  variables = weights.initialised(model, x)
   recon, _ = jax.jit(functools.partial(model.apply, train=False))(
     variables, np.where(np.arange(x.shape[1])[:, None] < edge, np.nan, x)
   )

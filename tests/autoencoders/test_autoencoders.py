@@ -3,12 +3,12 @@ architecture.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 
 from vqjax.autoencoders import vit
 from vqjax.build import build, names
@@ -79,19 +79,7 @@ def grids(model, *size):
 def initialised(name, dtype="float32", **fields):
   model = make(name, dtype=dtype, **fields)
   size = times(model, 2, 3)
-  init = functools.partial(model.init, train=False)
-  rng = np.random.default_rng(1)
-
-  def drawn(path, leaf):
-    """Cheaper than compiling the initialisers, and as wide as they are."""
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-      return jnp.ones(leaf.shape, leaf.dtype)
-    fan_in = max(1, math.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 100
-    x = rng.standard_normal(leaf.shape) / math.sqrt(fan_in)
-    return jnp.asarray(x + ("scale" in jax.tree_util.keystr(path)), leaf.dtype)
-
-  abstract = jax.eval_shape(init, jax.random.key(0), signal(0, *size))
-  return model, jax.tree_util.tree_map_with_path(drawn, abstract), signal(1, *size)
+  return model, weights.initialised(model, signal(0, *size)), signal(1, *size)
 
 
 @pytest.mark.parametrize("name", names("autoencoders"))
@@ -298,7 +286,7 @@ def test_remat_changes_no_value(name, fields):
   )
   x = signal(0, 4, 4)
   rngs = {"params": jax.random.key(0), "dropout": jax.random.key(3)}
-  params = jax.jit(functools.partial(model.init, train=False))(rngs, x)
+  params = weights.initialised(model, x)
 
   def gradient(model):
     return jax.jit(jax.grad(lambda p: model.apply(p, x, train=True, rngs=rngs)[0].sum()))(params)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 
 from vqjax import tiles
 from vqjax.build import build
@@ -24,11 +25,7 @@ VQ = dict(name="residual", depth=2, quantizer=dict(name="ema", codebook_size=8, 
 def made(causal):
   fields = dict(name="seanet", quantizer=VQ) | SMALL | (ENCODEC if causal else {})
   model = build("autoencoders", fields)
-  variables = jax.jit(functools.partial(model.init, train=False))(
-    jax.random.key(0), jnp.zeros((1, 60, 1))
-  )
-  noisy = lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape, x.dtype)
-  return model, variables | {"params": jax.tree.map(noisy, variables["params"])}
+  return model, weights.initialised(model, jnp.zeros((1, 60, 1)), std=0.3)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 
 from vqjax.build import build
 from vqjax.errors import UserError
@@ -28,8 +29,7 @@ def make(name, **fields):
 def initialised(name, often, **fields):
   model = make(name, time_downsamples=often, **fields)
   x = jax.random.uniform(jax.random.key(1), (1, 1 + 2 * 2**often, 8, 12, 3), minval=-1)
-  variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), x)
-  return model, variables, x
+  return model, weights.initialised(model, x), x
 
 
 @pytest.mark.parametrize("often", [0, 1, 2])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 
 from vqjax.build import build
 from vqjax.errors import UserError
@@ -18,7 +19,7 @@ TINY = dict(periods=(2, 3), windows=(64,), period_channels=2, channels=4)
 def made():
   disc = build("discriminators", dict(name="waves") | TINY)
   x = 0.1 * jax.random.normal(jax.random.key(0), (2, 500, 1))
-  variables = jax.jit(functools.partial(disc.init, train=False))(jax.random.key(1), x)
+  variables = weights.initialised(disc, x, std=0.3)
   judge = jax.jit(lambda x: disc.apply(variables, x, train=False))
   return disc, variables, x, judge
 
