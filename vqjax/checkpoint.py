@@ -388,10 +388,9 @@ def restore_params(
       damaged.add(newest)
   if not damaged:
     raise UserError(f"--workdir={workdir}: holds no finished checkpoint.")
-  what = f"workdir={workdir}: none of its checkpoints can"
   if step is not None:
-    what = f"step={step}: this checkpoint of {workdir} cannot"
-  raise UserError(f"--{what} be read.")
+    raise UserError(f"--step={step}: this checkpoint of {workdir} cannot be read.")
+  raise UserError(f"--workdir={workdir}: none of its checkpoints can be read.")
 
 
 def _read_part(directory: files.Path, step: int, target: dict[str, Any]) -> dict[str, Any]:
