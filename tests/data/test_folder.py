@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqjax.data.sources import _files, folder, frames
+from vqjax import data
+from vqjax.data.sources import _files, folder as source, frames
 from vqjax.errors import UserError
 
 
@@ -18,7 +19,7 @@ def write(path, value=0, size=(4, 4)):
 
 
 def load(root):
-  return folder.Source(str(root)).examples("train"), folder.Source(str(root)).examples("eval")
+  return source.Source(str(root)).examples("train"), source.Source(str(root)).examples("eval")
 
 
 def test_plain_folder_is_split_by_name(tmp_path):
@@ -207,3 +208,59 @@ def test_a_file_that_is_gone_is_left_out_of_the_fingerprint(tmp_path, caplog):
   (tmp_path / train.names[0]).unlink()
   assert train.content(0) is None and train.content(1)["file"].dtype == np.uint8
   assert train.names[0] in caplog.text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """40 pictures in a folder each, so that the label says which they are; two are unreadable."""
+  root = tmp_path_factory.mktemp("folder")
+  for i in range(44):
+    file = root / ("train" if i < 40 else "eval") / f"{i % 40:02d}" / "a.png"
+    file.parent.mkdir(parents=True)
+    image = np.random.default_rng(i).integers(0, 256, (9, 10 + i % 3, 3), np.uint8)
+    Image.fromarray(image).save(file)
+    file.with_suffix(".txt").write_text(f"picture {i}")
+  for i in (3, 17):
+    (root / "train" / f"{i:02d}" / "a.png").write_bytes(b"damaged")
+  return {"name": "folder", "path": str(root)}
+
+
+def taken(config, batch_size, num, ops):
+  stream = data.Dataset(config, ops).train(batch_size, seed=0)
+  batches = [next(stream) for _ in range(num)]
+  stream.close()
+  return batches
+
+
+def test_every_epoch_holds_every_readable_example(folder):
+  first, second = (b["label"] for b in taken(folder, 40, 2, {"size": 4}))
+  assert set(first) == set(second) == set(range(40)) - {3, 17} and (first != second).any()
+  assert data.Dataset(folder).size() == 4 and data.Dataset(folder).class_names[:2] == ("00", "01")
+  assert data.Dataset(folder, {"size": 9, "channels": 1}).sample(3)["image"].shape == (3, 9, 9, 1)
+
+
+def test_evaluation_masks_what_cannot_be_read(folder):
+  seen = [
+    x
+    for b, m in data.Dataset(folder, {"size": 9}).batches(7, split="train")
+    for x in b["label"][m > 0]
+  ]
+  assert seen == sorted(set(range(40)) - {3, 17})
+
+
+def test_errors_inside_the_pipeline_come_out_whole(folder, tmp_path):
+  with pytest.raises(UserError, match=r"a\.png: is 1\dx9x3, others are 1\dx9x3"):
+    taken(folder, 8, 5, {})
+  for i in range(20):
+    Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+    if i in (4, 9, 11):
+      (tmp_path / f"{i}.png").write_bytes(b"damaged")
+  with pytest.raises(UserError, match="of 20 images cannot be read, more than 5%"):
+    taken({"name": "folder", "path": str(tmp_path)}, 8, 20, {"size": 7})
+
+
+def test_small_images_in_the_pipeline(tmp_path):
+  for i in range(40):
+    Image.new("RGB", (8, 5 if i == 20 else 8)).save(tmp_path / f"{i}.png")
+  with pytest.raises(UserError, match=r"20\.png: is 8x5, smaller than crop='random' with size=6"):
+    taken({"name": "folder", "path": str(tmp_path)}, 8, 20, {"size": 6, "crop": "random"})
