@@ -16,7 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqjax import checkpoint, config as configuration, convert, data, importers, tasks, train
+from vqjax import (
+  checkpoint,
+  config as configuration,
+  convert,
+  data,
+  holder,
+  importers,
+  tasks,
+  train,
+)
 from vqjax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -291,6 +300,21 @@ def test_nothing_recompiles_when_the_adversary_starts():
     scales.append(float(metrics["adversarial/scale"]))
   assert scales[:3] == [0, 0, 0] and min(scales[3:]) > 0
   assert run.step._cache_size() == 1
+
+
+def test_what_another_process_took_over_is_written_no_more(tmp_path, monkeypatch):
+  calls = iter(range(9))
+
+  def check(self):
+    if next(calls) == 2:
+      raise UserError("another process trains here")
+
+  monkeypatch.setattr(holder.Holder, "check", check)
+  with pytest.raises(UserError, match="another process trains here"):
+    train.train(tiny(log_every=1), tmp_path)
+  # In step 3: the line of step 2 was to be written while that one ran.
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == [1]
 
 
 def test_an_unwritable_workdir(tmp_path):
