@@ -4,8 +4,8 @@ of hands, given the digit.
   python -m vqjax.main --config=configs/prior_vqvae2_sign_digits_top.py --data=FOLDER \
       --workdir=runs/prior_vqvae2_sign_digits_top
 
-Needs runs/vqvae2_sign_digits, whose docstring says where the data are. Learns from pictures, half of
-them mirrored, that it encodes itself: 1,854 are few. No paper has a figure for this data.
+Needs runs/vqvae2_sign_digits, whose docstring says where the data are. Learns from pictures, half
+of them mirrored, that it encodes itself: 1,854 are few. No paper has a figure for this data.
 """
 
 from configs import common
