@@ -9,12 +9,12 @@ import math
 import os
 import pathlib
 import sys
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 from ml_collections import ConfigDict
 
 from vqjax import build, config as configuration, data, sharding, train
@@ -36,8 +36,10 @@ COMPILED = {
   "lfq_imagenet",
   "maskgit_imagenet",
   "pixelsnail_vqvae2_bottom",
+  "prior_fashion_mnist_pixelcnn",
   "vit_vqgan",
   "vq_diffusion_imagenet",
+  "vqgan_imagenet_f8_gumbel8192",
   "vqvae2_ffhq256",
 }
 if os.environ.get("VQJAX_EVERY_CONFIG"):
@@ -132,12 +134,6 @@ def test_llamagen_names_the_near_miss():
     load("llamagen:xxll")
 
 
-def values(tree: Any, scale: float) -> Any:
-  """Small random numbers for abstract arrays: cheaper than compiling their initialisers."""
-  rng = np.random.default_rng(0)
-  return jax.tree.map(lambda x: np.asarray(scale * rng.standard_normal(x.shape), x.dtype), tree)
-
-
 def debug_config(name: str, folder: pathlib.Path) -> ConfigDict:
   config = load(f"{name}:debug")
   assert config.data["name"] in ("shapes", "moving_shapes", "tones") and config.total_steps <= 4
@@ -160,13 +156,12 @@ def test_debug_variant_takes_two_steps(name, tmp_path):
   ones = jax.tree.map(
     lambda x: np.full(x.shape, x.dtype != bool, x.dtype), run.abstract.stats
   )  # but nothing is initialised
-  params = values(run.abstract.params, 0.05)
-  state = zeros.replace(
-    params=params, stats=ones, ema=None if zeros.ema is None else params["model"]
-  )
+  drawn = lambda tree: tree if tree is None else weights.drawn(tree, std=0.05)
+  params, ema = drawn(run.abstract.params), drawn(run.abstract.ema)
+  state = zeros.replace(params=params, stats=ones, ema=ema)
   # Placed as a step's results are, or the second would be compiled anew.
   state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, run.abstract))
-  frozen = values(run.task.frozen.shapes(), 0.05)
+  frozen = drawn(run.task.frozen.shapes())
   types = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   for _ in range(2):
     state, metrics = run.step(state, frozen, sharding.to_global(run.task.prepare(batch), run.mesh))

@@ -362,13 +362,12 @@ def restore_params(
   directory = _absolute(workdir) / "checkpoints"
   if not directory.is_dir():
     raise UserError(f"--workdir={workdir}: holds no checkpoint.")
-  if step is not None and step not in (there := files.saved_steps(directory.parent)):
-    there = ", ".join(map(str, there)) or "none"
-    raise UserError(f"--step={step}: {workdir} has no such checkpoint; it has {there}.")
   find = lambda: [s for s in files.saved_steps(directory.parent) if step in (None, s)]
   damaged: set[int] = set()
   end = time.monotonic() + _READ_SECONDS
-  saved = find()
+  if not (saved := find()) and step is not None:
+    there = ", ".join(map(str, files.saved_steps(directory.parent))) or "none"
+    raise UserError(f"--step={step}: {workdir} has no such checkpoint; it has {there}.")
   while left := [s for s in saved if s not in damaged]:
     newest = left[-1]
     try:

@@ -49,7 +49,7 @@ def setup() -> None:
   log.setLevel(logging.INFO)
   _warn_of_slow_scatter(log)
   if cache := files.cache():
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   if os.environ.get("VQJAX_DISTRIBUTED") == "1":
     jax.distributed.initialize(**_other_processes())

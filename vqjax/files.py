@@ -220,12 +220,11 @@ class Growing:
       self._raw.close()
 
 
-def cache() -> pathlib.Path | None:
-  """Where this machine keeps compiled programs, and notes of what it wrote: VQJAX_CACHE, which may
-  be empty for nowhere.
+def cache() -> str:
+  """Where this machine keeps compiled programs, and notes of what it wrote: VQJAX_CACHE as it was
+  given, which may be a bucket, or empty for nowhere.
   """
-  place = os.environ.get("VQJAX_CACHE", str(pathlib.Path.home() / ".cache" / "vqjax" / "xla"))
-  return pathlib.Path(place) if place else None
+  return os.environ.get("VQJAX_CACHE", str(pathlib.Path.home() / ".cache" / "vqjax" / "xla"))
 
 
 def saved_steps(workdir: Path) -> list[int]:

@@ -48,7 +48,7 @@ def test_what_was_read_is_kept_while_there_is_room(tmp_path, monkeypatch):
     now = train[i]
     assert now["name"] == example["name"]
     assert (now["image"] == (example["image"] if i < 5 else 100)).all()
-  train.kept.add("film", {"video": range(9)})  # decoded when it is indexed
+  train.kept.add("film", {"video": range(9)})  # the list of its pictures takes room, too
   assert train.kept.get("film") is None
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 
 from vqjax import build
 from vqjax.errors import UserError
@@ -66,13 +67,7 @@ def make(name, variant, **fields):
   shapes = jax.eval_shape(
     lambda: model.init(jax.random.key(0), IDS, PREFIX, time_B=TIME, train=False)
   )
-  return model, drawn(shapes)
-
-
-def drawn(like, seed=0):
-  """Params drawn wide."""
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(lambda s: jnp.asarray(0.3 * rng.standard_normal(s.shape), s.dtype), like)
+  return model, weights.drawn(shapes, std=0.3)
 
 
 @functools.cache
@@ -101,7 +96,7 @@ def test_what_each_position_sees(name, variant):
   # Rectifiers and clipped integers of one draw may let nothing of a token through.
   gradient, sees = jax.jit(jax.jacrev(per_position)), 0
   for seed in range(3):
-    params = drawn(params, seed)
+    params = weights.drawn(params, seed, std=0.3)
     found = gradient(params["params"]["embed"]["table"], params)
     sees = np.maximum(sees, np.asarray(jnp.abs(found).sum(-1) > 0).astype(int))
   causal = [[0, 0, 0, 0, 0, 0],

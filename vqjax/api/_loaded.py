@@ -20,7 +20,6 @@ from vqjax import (
   measure,
   sharding,
 )
-from vqjax.data import Dataset
 from vqjax.errors import UserError
 from vqjax.tasks import Task, Weights
 
@@ -73,12 +72,12 @@ class Loaded(NamedTuple):
   run: Opened
   weights: Weights
 
-  def dataset(self, source: str | None = None) -> Dataset:
+  def dataset(self, source: str | None = None) -> data.Dataset:
     """The data that the run was trained on, or what `source` names, as --data, in their place."""
     if source is not None:
       self.config.data = data.resolve(source)
     configuration.check_there(self.config, self.workdir, "data")
-    return Dataset(self.config.data, self.config.ops)
+    return data.Dataset(self.config.data, self.config.ops)
 
 
 def open_run(

@@ -12,7 +12,7 @@ from vqjax.errors import UserError
 
 
 def _notes() -> pathlib.Path | None:
-  return (cache := files.cache()) and cache / "codec_runs.json"
+  return pathlib.Path(cache) / "codec_runs.json" if (cache := files.cache()) else None
 
 
 def remember(data: bytes, workdir: str) -> None:
