@@ -25,11 +25,15 @@ if "host_platform_device_count" not in flags:
   flags += " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
   # XLA stops at a flag that a version does not know.
   if importlib.metadata.version("jaxlib").startswith("0.10."):
-    flags += " --xla_cpu_use_fusion_emitters=false"
+    flags += " --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
+    flags += " --xla_cpu_parallel_codegen_split_count=1"
   os.environ["XLA_FLAGS"] = flags.strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+# Traces are millions of objects with hardly a cycle: looking for cycles took a tenth of the suite.
+gc.set_threshold(100_000, 20, 50)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_prng_impl", "rbg")

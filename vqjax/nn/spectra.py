@@ -57,11 +57,18 @@ def _transformed(x: jax.Array) -> jax.Array:
 
 
 def _product(x: jax.Array) -> jax.Array:
-  size = x.shape[-1]
+  product = jnp.matmul(x, _waves(x.shape[-1]), precision=jax.lax.Precision.HIGHEST)
+  return jax.lax.complex(*jnp.split(product, 2, axis=-1))
+
+
+@functools.lru_cache(maxsize=16)
+def _waves(size: int) -> np.ndarray:
+  """Cosines and negative sines of the transform of `size` values, float32 [size, 2 * (size // 2 +
+  1)].
+  """
   turns = np.outer(np.arange(size), np.arange(size // 2 + 1)) % size / size
   waves = np.concatenate([np.cos(2 * np.pi * turns), -np.sin(2 * np.pi * turns)], 1)
-  product = jnp.matmul(x, waves.astype(np.float32), precision=jax.lax.Precision.HIGHEST)
-  return jax.lax.complex(*jnp.split(product, 2, axis=-1))
+  return waves.astype(np.float32)
 
 
 def magnitudes(x: jax.Array, window: int, hop: int | None = None) -> jax.Array:
