@@ -222,6 +222,15 @@ def test_compile_names_an_unknown_topology():
   assert "\n" not in str(e.value)
 
 
+def test_a_chip_of_v4_is_described_as_one_device(monkeypatch):
+  asked = []
+  describe = lambda **given: asked.append(given) or types.SimpleNamespace(devices=[])
+  monkeypatch.setattr(topologies, "get_topology_desc", describe)
+  for topology in ("v4:2x2x1", "v5e:2x2"):
+    compile_.describe(topology)
+  assert [given.get("chip_config_name") for given in asked] == ["megacore", None]
+
+
 def test_compile_prints_what_a_step_takes(prior, tmp_path, capsys, monkeypatch, printed):
   # Two devices of this machine stand for the topology.
   monkeypatch.setattr(

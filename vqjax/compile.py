@@ -55,9 +55,11 @@ def describe(topology: str, slices: int = 1) -> Any:
   warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
   from jax.experimental import topologies
 
+  # A chip of v4 is one device, as of all later ones, only where it is asked for so.
+  chip = dict(chip_config_name="megacore") if topology.startswith("v4:") else {}
   try:
     return topologies.get_topology_desc(
-      platform="tpu", topology_name=topology, num_slices=slices
+      platform="tpu", topology_name=topology, num_slices=slices, **chip
     ).devices
   except Exception as e:
     reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
