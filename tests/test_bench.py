@@ -127,9 +127,13 @@ def test_bench_quantizers(arrays, tmp_path, capsys, monkeypatch, printed):
   rows = printed(capsys.readouterr().out)
   assert set(rows) == {"quantizer", "identity", "fsq"} and len(rows["fsq"]) == 7
   assert rows["identity"][3:6] == ["", "", ""] and rows["fsq"][5] == f"{16 * np.log2(1000):.0f}"
-  monkeypatch.setattr(train, "train", None)  # finished rows are read, not trained again
+  began = []
+  monkeypatch.setattr(train, "train", lambda *run: began.append(run))
   bench.main(command)
   assert printed(capsys.readouterr().out) == rows
+  assert not began  # finished rows are read, not trained again
+  bench.main(["--steps=3" if a == "--steps=2" else a for a in command[:-2]] + ["fsq"])
+  assert [config.total_steps for config, _ in began] == [3]  # unless more steps are asked for
 
 
 def test_the_classifier_of_bench_priors_is_judged_on_held_out_pictures(arrays):

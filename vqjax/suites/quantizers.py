@@ -70,9 +70,10 @@ def measure(
 
   workdir = workdir / f"{name}_{bits}"
   file = workdir / "comparison.json"
-  if file.exists():
+  config = configuration.located(config_of(name, bits, steps, data), workdir)
+  if file.exists() and configuration.of_run(workdir) == config:
     return json.loads(file.read_text())
-  train.train(config_of(name, bits, steps, data), workdir)
+  train.train(config, workdir)  # goes on where it was, or says what differs
   loaded = api.open_run(workdir)
   figures, learned = (
     measure.evaluate_split(loaded.run, loaded.dataset(), loaded.weights, split=split)
