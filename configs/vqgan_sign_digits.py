@@ -19,7 +19,7 @@ def get_config():
     model=config["model"] | dict(upsample="repeat"),
     disc=dict(name="patchgan", channels=32, n_layers=2, norm="group"),
     loss=dict(
-      reconstruction="l1", feature_weight=0.2, adversarial="hinge", adversarial_weight=0.5,
+      reconstruction="l1", feature_weight=0.2, adversarial="hinge", adversarial_weight=0.3,
       adversarial_start=1_000),
     batch_size=16,
     total_steps=2_500,
