@@ -134,6 +134,8 @@ def test_bench_quantizers(arrays, tmp_path, capsys, monkeypatch, printed):
   assert not began  # finished rows are read, not trained again
   bench.main(["--steps=3" if a == "--steps=2" else a for a in command[:-2]] + ["fsq"])
   assert [config.total_steps for config, _ in began] == [3]  # unless more steps are asked for
+  bench.main(command)
+  assert len(began) == 2  # and what was measured since is no row of fewer
 
 
 def test_the_classifier_of_bench_priors_is_judged_on_held_out_pictures(arrays):

@@ -72,7 +72,10 @@ def measure(
   file = workdir / "comparison.json"
   config = configuration.located(config_of(name, bits, steps, data), workdir)
   if file.exists() and configuration.of_run(workdir) == config:
-    return json.loads(file.read_text())
+    figures = json.loads(file.read_text())
+    # A run that went on may have been stopped before it was measured again.
+    if figures.get("steps") == steps:
+      return figures
   train.train(config, workdir)  # goes on where it was, or says what differs
   loaded = api.open_run(workdir)
   figures, learned = (
@@ -80,7 +83,7 @@ def measure(
     for split in ("eval", "train")
   )
   figures |= {key: learned[key] for key in ("usage", "perplexity") if key in learned}
-  figures["steps_per_second"] = _speed(loaded)
+  figures |= {"steps": steps, "steps_per_second": _speed(loaded)}
   file.write_text(json.dumps(figures, indent=2))
   return figures
 
