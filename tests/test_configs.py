@@ -70,28 +70,24 @@ def test_the_source_and_the_ops_know_the_fields(name):
     build.build("data.ops", config.ops, "config.ops")
 
 
-def abstract_run(config: ConfigDict) -> train.Run:
-  """Traces the initialisation on four devices; nothing is compiled."""
+def abstract_loss(config: ConfigDict) -> train.Run:
+  """Traces the loss of a batch on four devices; nothing is compiled."""
   run = train.Run(config, batch_of(config))
   sharding.local_batch_size(config.batch_size, run.mesh)
-  return run
-
-
-def abstract_loss(run: train.Run) -> None:
-  """Traces the loss of a batch."""
   state, key = run.abstract, jax.random.key(0)
   given = state.params, state.stats, run.task.frozen.shapes(), run.spec, key, state.step
   loss, (_, metrics) = jax.eval_shape(run.task.loss, *given)
   assert loss.shape == ()
-  assert ("loss/discriminator" in metrics) == (run.config.get("disc") is not None)
-  assert run.config.task != "prior" or metrics.keys() & {"loss/codes", "loss/floats"}
+  assert ("loss/discriminator" in metrics) == (config.get("disc") is not None)
+  assert config.task != "prior" or metrics.keys() & {"loss/codes", "loss/floats"}
+  return run
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_full_size(name, tmp_path):
   config = load(name)
   with_tokenizers(config, CONFIGS, str(tmp_path))
-  abstract_loss(abstract_run(config))
+  abstract_loss(config)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +143,7 @@ def debug_config(name: str, folder: pathlib.Path) -> ConfigDict:
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - COMPILED))
 def test_debug_variant_in_the_abstract(name, tmp_path):
-  # Its loss is that of the full size.
-  abstract_run(debug_config(name, tmp_path))
+  abstract_loss(debug_config(name, tmp_path))
 
 
 @pytest.mark.slow
