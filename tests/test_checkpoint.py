@@ -148,6 +148,10 @@ def test_part_of_another_run(tmp_path):
       lambda s: s["params"].update(w=jax.ShapeDtypeStruct((64, 32), jnp.float32)),
       r"holds float32\[64, 64\] as params/w, .* float32\[64, 32\]",
     ),
+    (
+      lambda s: s["params"].update(w=jax.ShapeDtypeStruct((64, 64), jnp.bfloat16)),
+      r"holds float32\[64, 64\] as params/w, .* bfloat16\[64, 64\]",
+    ),
     (lambda s: s["params"].update(new=s["params"]["w"]), r"holds nothing as params/new"),
     (lambda s: s["stats"].pop("n"), r"holds int32\[\] as stats/n, the config makes it nothing"),
   ],

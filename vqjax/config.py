@@ -63,6 +63,7 @@ _FREE = (
 )  # fmt: skip
 
 
+@functools.cache
 def _fields_of(task: str) -> Any:
   """What a config of this task holds: the dataclass of the common fields and its own."""
   own = build.module("tasks", task).Fields
