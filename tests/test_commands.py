@@ -9,7 +9,6 @@ import shutil
 import sys
 
 import einops
-import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
@@ -19,17 +18,14 @@ from vqjax import (
   cli,
   compress,
   config as configuration,
-  convert,
   data,
   decompress,
   evaluate,
-  importers,
   main,
   pictures,
   reconstruct,
   sample,
   tokenize,
-  train,
 )
 from vqjax.errors import UserError
 
@@ -47,25 +43,10 @@ RUN = dict(
 PRIOR = RUN | dict(task="prior", model=dict(name="transformer", layers=1, width=16, heads=2))
 
 
-def untrained(workdir, **values):
-  """A prior with random weights, large enough that its codes are far from uniform, as a conversion
-  would leave it.
-  """
-  config = configuration.complete(PRIOR | values)
-  spec = configuration.spec_of(data.Dataset(config.data, config.ops).sample(1))
-  shapes = train.Run(config, spec).abstract.params
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
-  spec = {k: (v.shape[1:], v.dtype) for k, v in spec.items()}
-  run = importers.Imported(config.to_dict(), spec, params, {"model": {}})
-  convert.write_run(run, workdir)
-  return str(workdir)
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, random_run):
   """Workdirs: a tokenizer and an autoregressive prior on its cached codes, both made by the
-  commands, and untrained priors.
+  commands, and untrained priors whose codes are far from uniform.
   """
   folder = tmp_path_factory.mktemp("runs")
   tokenizer, codes, prior = (
@@ -105,9 +86,11 @@ def runs(tmp_path_factory):
       scheme=dict(name="autoregressive"), condition=dict(layout=dict(classes=9, grid=(2, 2)))
     ),
   }
-  return dict(tokenizer=tokenizer, codes=codes, autoregressive=prior) | {
-    name: untrained(folder / name, tokenizer=tokenizer, **values) for name, values in more.items()
+  untrained = {
+    name: str(random_run(folder / name, PRIOR | dict(tokenizer=tokenizer) | values, std=1.0))
+    for name, values in more.items()
   }
+  return dict(tokenizer=tokenizer, codes=codes, autoregressive=prior) | untrained
 
 
 @pytest.fixture
