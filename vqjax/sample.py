@@ -54,9 +54,7 @@ def main(argv: Sequence[str]) -> None:
   _check(args, options)
   from vqjax import api, pictures
 
-  model = api.load(args.workdir)
-  if not isinstance(model, api.Prior):
-    raise UserError(f"--workdir={args.workdir}: is no prior, and nothing else draws samples.")
+  model = api.load_prior(args.workdir, "--workdir")
   given = _given(model, {name: texts for name in conditions if (texts := _texts(name, args))}, args)
   ranker = api.Ranker.open(args.rank, "--rank") if args.rank else None
   signal = model.info.signal

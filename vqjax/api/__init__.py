@@ -11,8 +11,9 @@ from vqjax.api._loaded import Loaded, open_run
 from vqjax.api.prior import Prior
 from vqjax.api.ranker import Ranker
 from vqjax.api.tokenizer import Tokenizer
+from vqjax.errors import UserError
 
-__all__ = ["Loaded", "Prior", "Ranker", "Tokenizer", "load", "open_run"]
+__all__ = ["Loaded", "Prior", "Ranker", "Tokenizer", "load", "load_prior", "open_run"]
 
 
 def load(workdir: str | os.PathLike[str]) -> Tokenizer | Prior | Ranker:
@@ -20,3 +21,11 @@ def load(workdir: str | os.PathLike[str]) -> Tokenizer | Prior | Ranker:
   loaded = open_run(workdir)
   kinds = {"autoencode": Tokenizer.of, "prior": Prior, "contrast": Ranker}
   return kinds[loaded.config.task](loaded)
+
+
+def load_prior(workdir: str | os.PathLike[str], option: str) -> Prior:
+  """Opens the run that a caller gave as `option`. Raises UserError for one of another kind."""
+  model = load(workdir)
+  if not isinstance(model, Prior):
+    raise UserError(f"{option}={workdir}: is no prior, and nothing else draws samples.")
+  return model

@@ -94,9 +94,7 @@ def main(argv: Sequence[str]) -> None:
   args = parser.parse_args(argv)
   from vqjax import api, pictures, writers
 
-  model = api.load(args.prior)
-  if not isinstance(model, api.Prior):
-    raise UserError(f"--prior={args.prior}: is no prior, and nothing else draws samples.")
+  model = api.load_prior(args.prior, "--prior")
   ranker = api.Ranker.open(args.rank, "--rank") if args.rank else None
   real, captions = scenes(model, args.num)
   options = {"guidance": args.guidance, "temperature": args.temperature, "top_k": args.top_k}

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from vqjax import cli, files
-from vqjax.errors import UserError
 
 
 def borders(images: np.ndarray, factors: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -105,9 +104,7 @@ def main(argv: Sequence[str]) -> None:
   from vqjax import api, pictures, writers
   from vqjax.nn import palette
 
-  model = api.load(args.prior)
-  if not isinstance(model, api.Prior):
-    raise UserError(f"--prior={args.prior}: is no prior, and nothing else draws samples.")
+  model = api.load_prior(args.prior, "--prior")
   batch = api.open_run(model.config.tokenizer).dataset().sample(args.num)
   given = {k: batch[k] for k in ("layout", "label") if k in model.levels.fields}
   window, apart = drawn(model, given, args.num, temperature=args.temperature)
