@@ -5,7 +5,7 @@ codes.
       --workdir=runs/nuclei_tokenizer
 
 The data are those of nuclei_layout_tokenizer. No paper has a figure for them. Measured on 133
-held-out photographs: 30.0 dB.
+held-out photographs: 35.3 dB.
 """
 
 from configs import common, nuclei_layout_tokenizer
