@@ -152,6 +152,10 @@ def test_part_of_another_run(tmp_path):
       lambda s: s["params"].update(w=jax.ShapeDtypeStruct((64, 64), jnp.bfloat16)),
       r"holds float32\[64, 64\] as params/w, .* bfloat16\[64, 64\]",
     ),
+    (  # of the same bits
+      lambda s: s["stats"].update(n=jax.ShapeDtypeStruct((), jnp.uint32)),
+      r"holds int32\[\] as stats/n, .* uint32\[\]",
+    ),
     (lambda s: s["params"].update(new=s["params"]["w"]), r"holds nothing as params/new"),
     (lambda s: s["stats"].pop("n"), r"holds int32\[\] as stats/n, the config makes it nothing"),
   ],

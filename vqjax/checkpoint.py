@@ -138,19 +138,11 @@ def _check_shapes(saved: Any, abstract: Any, where: str, whole: bool) -> None:
       )
 
 
-@contextlib.contextmanager
-def _shapes_first(
-  manager: ocp.CheckpointManager, step: int, abstract: Any, whole: bool
-) -> Iterator[None]:
-  """An error within, which reads a saved step, becomes that of `_check_shapes` where this has one:
-  only then are the step's metadata read, which takes as long as a small model's weights.
-  """
-  try:
-    yield
-  except Exception:
-    if (metadata := manager.item_metadata(step)["state"]) is not None:
-      _check_shapes(metadata.tree, abstract, f"{manager.directory / str(step)}", whole)
-    raise
+def _check_metadata(manager: ocp.CheckpointManager, step: int, abstract: Any, whole: bool) -> None:
+  """As `_check_shapes`, of a saved step. Raises ValueError where its metadata are gone."""
+  if (metadata := manager.item_metadata(step)["state"]) is None:
+    raise ValueError("its metadata are missing")
+  _check_shapes(metadata.tree, abstract, f"{manager.directory / str(step)}", whole)
 
 
 def _damage(error: Exception) -> str:
@@ -323,10 +315,10 @@ class Checkpoints:
     return None
 
   def _read(self, step: int, abstract: Any) -> tuple[Any, Any]:
+    _check_metadata(self._manager, step, abstract, whole=True)
     items = dict(state=ocp.args.StandardRestore(abstract), check=ocp.args.JsonRestore())
-    with _shapes_first(self._manager, step, abstract, whole=True):
-      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-      _check_contents(restored.state, restored.check)
+    restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+    _check_contents(restored.state, restored.check)
     return restored.state, restored.check
 
   def _set_aside(self, step: int) -> None:
@@ -409,12 +401,10 @@ def _read_part(directory: files.Path, step: int, target: dict[str, Any]) -> dict
   handlers = {"state": ocp.PyTreeCheckpointHandler(), "check": ocp.JsonCheckpointHandler()}
   options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
   with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
+    _check_metadata(manager, step, target, whole=False)
     items = ocp.args.Composite(state=part, check=ocp.args.JsonRestore())
-    with _shapes_first(manager, step, target, whole=False):
-      restored = manager.restore(step, args=items)
-      # Orbax gives what it finds where no device was asked for.
-      _check_shapes(restored["state"], target, f"{directory / str(step)}", whole=False)
-      _check_contents(restored["state"], restored["check"])
+    restored = manager.restore(step, args=items)
+  _check_contents(restored["state"], restored["check"])
   return restored["state"]
 
 
