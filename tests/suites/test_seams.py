@@ -1,8 +1,11 @@
 """Borders between codes, and pictures by a window beside pictures side by side."""
 
+import types
+
 import numpy as np
 import pytest
 
+from vqjax import api
 from vqjax.errors import UserError
 from vqjax.suites import seams
 
@@ -26,7 +29,16 @@ def test_maps_go_on_as_they_came():
   whole = seams.mirrored(maps)
   np.testing.assert_array_equal(whole[:, :6, :4], maps)
   np.testing.assert_array_equal(whole, whole[:, ::-1, ::-1])
-  np.testing.assert_array_equal(seams.joined(seams.quarters(whole)), whole)
+
+
+def test_quarters_lie_where_their_maps_lie():
+  """A prior that draws its map gives the same by the window and side by side."""
+  draw = lambda num, layout, **_: np.repeat(layout[..., None], 3, -1)
+  model = types.SimpleNamespace(info=types.SimpleNamespace(size=(6, 4)), sample=draw)
+  maps = np.random.default_rng(0).integers(0, 9, (2, 6, 4))
+  window, apart = seams.drawn(model, {"layout": maps}, 2)
+  np.testing.assert_array_equal(window, apart)
+  np.testing.assert_array_equal(window[..., 0], seams.mirrored(maps))
 
 
 def test_a_prior_of_maps(tmp_path, random_run, capsys, monkeypatch):
@@ -52,3 +64,8 @@ def test_a_prior_of_maps(tmp_path, random_run, capsys, monkeypatch):
     assert image.size == (2 * 64 + 2, 3 * 64 + 2 * 2)
   with pytest.raises(UserError, match="is no prior"):
     seams.main([f"--prior={tokenizer}"])
+  signal = types.SimpleNamespace(field="layout")
+  other = types.SimpleNamespace(info=types.SimpleNamespace(signal=signal))
+  monkeypatch.setattr(api, "load_prior", lambda *_: other)
+  with pytest.raises(UserError, match=r"--prior=.*: draws no pictures \(layout\); give one"):
+    seams.main([f"--prior={workdir}"])

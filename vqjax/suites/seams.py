@@ -8,7 +8,7 @@ Prints by how much pixels differ across
 
   middle     the two lines through the middle, over what they differ by across other borders between
              codes: 1 where nothing can be seen, more for a seam
-  worst      the border between codes with the largest difference, likewise
+  worst      the border between codes with the largest difference, over the mean of all of them
   reals      that of held-out pictures of the training size: what borders vary by without a window
 
 --output is a page: maps, pictures by the window, four side by side. The held-out examples are those
@@ -21,9 +21,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import einops
 import numpy as np
 
 from vqjax import cli, files
+from vqjax.errors import UserError
 
 
 def borders(images: np.ndarray, factors: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -57,21 +59,8 @@ def worst(each: Sequence[np.ndarray]) -> float:
 
 def mirrored(maps: np.ndarray) -> np.ndarray:
   """Maps [B, H, W] as [B, 2 H, 2 W]: beyond their right and lower edges they go back."""
-  wide = np.concatenate([maps, maps[:, :, ::-1]], 2)
-  return np.concatenate([wide, wide[:, ::-1]], 1)
-
-
-def quarters(whole: np.ndarray) -> list[np.ndarray]:
-  """[B, 2 H, 2 W, …] as four [B, H, W, …], in raster order."""
-  height, width = (n // 2 for n in whole.shape[1:3])
-  return [
-    whole[:, top : top + height, left : left + width] for top in (0, height) for left in (0, width)
-  ]
-
-
-def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-  """The inverse of `quarters`."""
-  return np.concatenate([np.concatenate(parts[:2], 2), np.concatenate(parts[2:], 2)], 1)
+  height, width = maps.shape[1:]
+  return np.pad(maps, ((0, 0), (0, height), (0, width)), mode="symmetric")
 
 
 def drawn(
@@ -81,17 +70,18 @@ def drawn(
 
   Args:
     model: a vqjax.api.Prior.
-    given: conditions of the training size; "layout" is mirrored.
+    given: conditions of the training size; a "layout" is mirrored.
     **options: of `model.sample`.
   """
   height, width = model.info.size
-  wide = {k: mirrored(v) if k == "layout" else v for k, v in given.items()}
+  wide, parts = given, [given] * 4
+  if "layout" in given:
+    wide = given | {"layout": mirrored(given["layout"])}
+    quarters = einops.rearrange(wide["layout"], "b (i h) (j w) -> (i j) b h w", i=2, j=2)
+    parts = [given | {"layout": quarter} for quarter in quarters]
   window = model.sample(num, height=2 * height, width=2 * width, **wide, **options)
-  apart = []
-  for seed in range(4):
-    part = {k: quarters(v)[seed] if k == "layout" else v for k, v in wide.items()}
-    apart.append(model.sample(num, seed=seed, **part, **options))
-  return window, joined(apart)
+  apart = [model.sample(num, seed=seed, **part, **options) for seed, part in enumerate(parts)]
+  return window, einops.rearrange(apart, "(i j) b h w c -> b (i h) (j w) c", i=2)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -105,6 +95,10 @@ def main(argv: Sequence[str]) -> None:
   from vqjax.nn import palette
 
   model = api.load_prior(args.prior, "--prior")
+  if model.info.signal.field != "image":
+    raise UserError(
+      f"--prior={args.prior}: draws no pictures ({model.info.signal.field}); give one that does."
+    )
   batch = api.open_run(model.config.tokenizer).dataset().sample(args.num)
   given = {k: batch[k] for k in ("layout", "label") if k in model.levels.fields}
   window, apart = drawn(model, given, args.num, temperature=args.temperature)
