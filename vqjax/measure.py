@@ -46,7 +46,7 @@ class Measurement:
           f"it has {', '.join(sorted(predict))}."
         )
     self.made, self._predict, self._mesh = made, predict, mesh
-    frozen = {name: m.frozen() for name, m in made.items()}
+    frozen = {name: getattr(m, "frozen", tuple)() for name, m in made.items()}
     self.frozen = jax.device_put(frozen, sharding.replicated(mesh))
     self._step = sharding.program(self.one_batch, mesh)
 
@@ -59,6 +59,12 @@ class Measurement:
     key = jax.random.fold_in(jax.random.key(0), index)
     needs = sorted({m.needs for m in self.made.values()})
     outs = {need: self._predict[need](weights, batch, key) for need in needs}
+    for name, m in self.made.items():
+      if (field := getattr(m, "reads", None)) and field not in outs[m.needs]:
+        raise UserError(
+          f"config.evaluators: {name!r} measures {field}, and this run makes "
+          f"{', '.join(sorted(outs[m.needs]))}; leave it out."
+        )
     taken = {
       name: m.update(frozen[name], batch, outs[m.needs], mask) for name, m in self.made.items()
     }

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from vqjax import build, evaluators
+from vqjax import build, evaluators, measure, sharding
+from vqjax.errors import UserError
 from vqjax.latents import Codes
 from vqjax.nn import perceptual
 from vqjax.signals import audio
@@ -45,6 +46,10 @@ def measure_of(name, lpips_path):
   return build.build("evaluators", {"name": name, **fields}, **GIVEN.get(name, {}))
 
 
+def frozen_of(measure):
+  return getattr(measure, "frozen", tuple)()
+
+
 def data(count):
   rng = np.random.default_rng(1)
   image = rng.integers(0, 256, size=(count, 16, 20, 3)).astype(np.uint8)
@@ -60,7 +65,7 @@ def data(count):
 
 def run(measure, batch, out, size):
   """The measure over batches of `size`, the last one padded with junk."""
-  frozen, total = measure.frozen(), None
+  frozen, total = frozen_of(measure), None
   update = jax.jit(measure.update)
   count = len(batch["image"])
   for start in range(0, count, size):
@@ -91,10 +96,21 @@ def test_junk_in_the_padding_counts_nowhere(name, lpips_path):
   bad["image"][2:], bad["layout"][2:], bad["video"][2:] = np.nan, 255, np.nan
   mask = np.array([1, 1, 0], np.float32)
   update = jax.jit(measure.update)
-  got = measure.result(evaluators.add(None, update(measure.frozen(), batch, bad, mask)))
+  got = measure.result(evaluators.add(None, update(frozen_of(measure), batch, bad, mask)))
   expected = run(measure, *jax.tree.map(lambda v: v[:2], (batch, out)), 2)
   for key in expected:
     np.testing.assert_allclose(got[key], expected[key], rtol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", sorted({*RECONSTRUCTION} - {"codes"}))  # of any signal
+def test_another_kind_of_signal_is_one_line(name, lpips_path):
+  made = measure_of(name, lpips_path)
+  batch, out = data(1)
+  del out[made.reads]
+  predict = {"reconstruct": lambda weights, batch, key: out}
+  measurement = measure.Measurement({name: made}, predict, sharding.make_mesh())
+  with pytest.raises(UserError, match=f"{name!r} measures {made.reads}, and this run makes"):
+    measurement.one_batch(measurement.frozen, batch, np.ones(1), 0, None)
 
 
 def test_lpips_is_zero_for_identical_images_only(lpips_path):

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from vqjax import evaluators
-from vqjax.errors import UserError
 from vqjax.evaluators import layouts
 from vqjax.signals.layout import Signal
 
@@ -20,8 +19,3 @@ def test_written_out():
   # 0: 4 of 6; 1: 2 of 3; 2: 0 of 1; the last map is padding, and class 3 does not occur.
   expected = {"pixel_accuracy": 6 / 8, "mean_iou": (4 / 6 + 2 / 3 + 0) / 3}
   assert MEASURE.result(evaluators.add(None, sums)) == pytest.approx(expected)
-
-
-def test_a_run_of_images_has_none():
-  with pytest.raises(UserError, match="measure 'layouts': this run was not trained on label maps"):
-    MEASURE.update((), {}, {"image": None}, jnp.ones(1))

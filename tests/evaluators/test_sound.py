@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from vqjax.errors import UserError
 from vqjax.evaluators import sound
 from vqjax.signals import audio
 
@@ -47,8 +46,3 @@ def test_spectra_of_what_is_ten_times_louder():
   assert abs(found["log_spectral_distance"] - 2) < 0.05
   assert abs(found["mel_distance"] - 7) < 0.35  # seven windows
   assert found["si_sdr"] == pytest.approx(100, abs=1)
-
-
-def test_other_signals_are_refused():
-  with pytest.raises(UserError, match="was not trained on sound"):
-    sound.Measure().update((), {}, {"image": 0}, np.ones(1))

@@ -2,9 +2,12 @@
 
 A file defines a frozen dataclass `Measure` (its fields a config may set) with
 
-    measure.frozen() -> pytree     weights of a network the measure uses, on the host; () for none
+    measure.frozen() -> pytree     weights of a network the measure uses, on the host; absent
+                                   where it uses none, and () is what `update` gets
     measure.needs: str             which of the task's predictions `out` is: "reconstruct",
                                    "sample", "likelihood", …
+    measure.reads: str             the kind of signal it is for, a field of `batch` and `out`;
+                                   absent where it takes any
     measure.update(frozen, batch, out, mask) -> {name: array}      pure and jittable: of one batch
     measure.reduction: str         what becomes of them over the split: "sum" adds them up, "gather"
                                    concatenates rows [B, …] (features, for distances between

@@ -11,6 +11,10 @@ import jax.numpy as jnp
 
 ROUNDING = "pixels in [0, 1], reconstruction clipped and rounded to 8 bits"
 
+# A perfect reconstruction has no finite PSNR; half an 8-bit level in one of 10^7 values is far
+# above this.
+_MSE_FLOOR = 1e-10
+
 
 def pair(
   batch: dict[str, Any], out: dict[str, Any], field: str = "image"
@@ -23,6 +27,11 @@ def pair(
     jnp.clip(jnp.round((jnp.asarray(out[field]).astype(jnp.float32) + 1) * 127.5), 0, 255) / 255
   )
   return real, recon
+
+
+def psnr(mse: jax.Array) -> jax.Array:
+  """Peak signal-to-noise ratio in dB, at most 100, of mean squared errors of values in [0, 1]."""
+  return -10 * jnp.log10(jnp.maximum(mse, _MSE_FLOOR))
 
 
 def masked_sums(mask: jax.Array, **values: jax.Array) -> dict[str, jax.Array]:

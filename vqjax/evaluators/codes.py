@@ -50,10 +50,6 @@ class Measure:
         f"{max(codes.size for codes in self.levels)}; leave the measure out."
       )
 
-  def frozen(self) -> tuple[()]:
-    """No weights."""
-    return ()
-
   def update(
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
   ) -> dict[str, jax.Array]:

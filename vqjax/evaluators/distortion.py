@@ -11,10 +11,6 @@ import numpy as np
 
 from vqjax.evaluators import _pixels
 
-# A perfect reconstruction has no finite PSNR; half an 8-bit level in one of 10^7 values is far
-# above this.
-_MSE_FLOOR = 1e-10
-
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
@@ -23,14 +19,11 @@ class Measure:
   """
 
   needs: ClassVar[str] = "reconstruct"
+  reads: ClassVar[str] = "image"
   reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     f"{_pixels.ROUNDING}; psnr is the mean of per-image PSNR, at most 100 dB"
   )
-
-  def frozen(self) -> tuple[()]:
-    """No weights."""
-    return ()
 
   def update(
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
@@ -38,11 +31,10 @@ class Measure:
     """Sums each image's error and PSNR."""
     real, recon = _pixels.pair(batch, out)
     mse_B = jnp.square(real - recon).mean(axis=(1, 2, 3))
-    psnr_B = -10 * jnp.log10(jnp.maximum(mse_B, _MSE_FLOOR))
-    return _pixels.masked_sums(mask, mse=mse_B, psnr=psnr_B)
+    return _pixels.masked_sums(mask, mse=mse_B, psnr=_pixels.psnr(mse_B))
 
   def result(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
     """Means over images."""
     mse = float(sums["mse"] / sums["images"])
-    psnr_of_mse = float(-10 * np.log10(max(mse, _MSE_FLOOR)))
-    return {"mse": mse, "psnr": float(sums["psnr"] / sums["images"]), "psnr_of_mse": psnr_of_mse}
+    psnr = float(sums["psnr"] / sums["images"])
+    return {"mse": mse, "psnr": psnr, "psnr_of_mse": float(_pixels.psnr(mse))}

@@ -11,8 +11,6 @@ import numpy as np
 
 from vqjax.evaluators import _pixels, ssim
 
-_MSE_FLOOR = 1e-10  # as distortion has it
-
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
@@ -23,24 +21,19 @@ class Measure:
   """
 
   needs: ClassVar[str] = "reconstruct"
+  reads: ClassVar[str] = "video"
   reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     f"{_pixels.ROUNDING}; psnr and ssim are means over frames of each frame's own, psnr at most "
     "100 dB; ssim with a Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, within the frame"
   )
 
-  def frozen(self) -> tuple[()]:
-    """No weights."""
-    return ()
-
   def update(
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
   ) -> dict[str, jax.Array]:
     """Sums over videos of each frame's figures [T]."""
-    real, recon = _pixels.pair(batch, out, "video")
-    psnr = lambda x, y: (
-      -10 * jnp.log10(jnp.maximum(jnp.square(x - y).mean(axis=(2, 3, 4)), _MSE_FLOOR))
-    )
+    real, recon = _pixels.pair(batch, out, self.reads)
+    psnr = lambda x, y: _pixels.psnr(jnp.square(x - y).mean(axis=(2, 3, 4)))
     change = psnr(jnp.diff(real, axis=1), jnp.diff(recon, axis=1))
     values = {"psnr": psnr(real, recon), "change": change}
     if min(real.shape[2:4]) >= ssim.WINDOW:

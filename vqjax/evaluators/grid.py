@@ -36,6 +36,7 @@ class Measure:
   periods: tuple[int, ...] = (2, 4, 8)
 
   needs: ClassVar[str] = "reconstruct"
+  reads: ClassVar[str] = "image"
   reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     f"{_pixels.ROUNDING}; Hann window after removal of the mean, power summed over channels and "
@@ -45,10 +46,6 @@ class Measure:
   def __post_init__(self) -> None:
     if not self.periods or min(self.periods) < 2:
       raise UserError(f"periods={self.periods}: give periods of 2 pixels or more.")
-
-  def frozen(self) -> tuple[()]:
-    """No weights."""
-    return ()
 
   def update(
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array

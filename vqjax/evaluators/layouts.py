@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqjax import fields
-from vqjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,23 +27,16 @@ class Measure:
   signal: Any = fields.program(None)
 
   needs: ClassVar[str] = "reconstruct"
+  reads: ClassVar[str] = "layout"
   reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     "likeliest class of each pixel; pixels of all maps of the split counted together"
   )
 
-  def frozen(self) -> tuple[()]:
-    """No weights."""
-    return ()
-
   def update(
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
   ) -> dict[str, jax.Array]:
     """Counts pixels per class, int32 [N]: of the maps, the reconstructions, and both at once."""
-    if "layout" not in out:
-      raise UserError(
-        "measure 'layouts': this run was not trained on label maps; leave the measure out."
-      )
     kept = (mask != 0)[:, None, None, None]
     real, recon = (
       jax.nn.one_hot(maps["layout"], self.signal.classes, dtype=bool) & kept

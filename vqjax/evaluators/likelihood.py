@@ -60,10 +60,6 @@ class Measure:
   def _floats(self) -> bool:
     return self.latent is not None and self.latent.kind == "floats"
 
-  def frozen(self) -> tuple[()]:
-    """No weights."""
-    return ()
-
   def update(
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
   ) -> dict[str, jax.Array]:

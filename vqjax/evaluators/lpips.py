@@ -24,6 +24,7 @@ class Measure:
   weights: str = fields.place()
 
   needs: ClassVar[str] = "reconstruct"
+  reads: ClassVar[str] = "image"
   reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     f"{_pixels.ROUNDING}, then in [-1, 1]; VGG16 with the given linear weights, float32"

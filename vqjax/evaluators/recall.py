@@ -40,10 +40,6 @@ class Measure:
     if not self.k or not all(isinstance(k, int) and k > 0 for k in self.k):
       raise UserError(f"k: {self.k} is no list of positive integers; for example (1, 5, 10).")
 
-  def frozen(self) -> tuple[()]:
-    """No weights."""
-    return ()
-
   def update(
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
   ) -> dict[str, jax.Array]:

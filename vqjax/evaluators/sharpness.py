@@ -35,6 +35,7 @@ class Measure:
   edges: tuple[float, ...] = (0.0625, 0.125, 0.25)
 
   needs: ClassVar[str] = "reconstruct"
+  reads: ClassVar[str] = "image"
   reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     f"{_pixels.ROUNDING}; Hann window after removal of the mean, power summed over radial "
@@ -50,10 +51,6 @@ class Measure:
       raise UserError(
         f"edges={self.edges}: give rising frequencies between 0 and 0.5 cycles per pixel."
       )
-
-  def frozen(self) -> tuple[()]:
-    """No weights."""
-    return ()
 
   def update(
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array

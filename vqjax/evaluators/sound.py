@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqjax import fields
-from vqjax.errors import UserError
 from vqjax.nn import spectra
 
 _SILENT = 1e-8  # mean square below which there is no signal to compare with: -80 decibels
@@ -34,22 +33,17 @@ class Measure:
   signal: Any = fields.program(None)
 
   needs: ClassVar[str] = "reconstruct"
+  reads: ClassVar[str] = "audio"
   reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     "samples clipped to [-1, 1]; si_sdr is the mean of each sound's own, all channels together; "
     f"spectra of {_WINDOW} samples in log_spectral_distance"
   )
 
-  def frozen(self) -> tuple[()]:
-    """No weights."""
-    return ()
-
   def update(
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
   ) -> dict[str, jax.Array]:
     """Sums each sound's figures."""
-    if "audio" not in out:
-      raise UserError("measure 'sound': this run was not trained on sound; leave the measure out.")
     real = jnp.asarray(batch["audio"]).astype(jnp.float32)
     recon = jnp.clip(jnp.asarray(out["audio"]).astype(jnp.float32), -1, 1)
     distances = self.signal.distances

@@ -24,15 +24,12 @@ class Measure:
   """ "ssim" in [-1, 1], 1 for identical images: mean over window positions, channels and images."""
 
   needs: ClassVar[str] = "reconstruct"
+  reads: ClassVar[str] = "image"
   reduction: ClassVar[str] = "sum"
   protocol: ClassVar[str] = (
     f"{_pixels.ROUNDING}; Gaussian window 11x11 with sigma 1.5, K1 0.01, K2 0.03, "
     "windows within the image, mean over channels"
   )
-
-  def frozen(self) -> tuple[()]:
-    """No weights."""
-    return ()
 
   def update(
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
