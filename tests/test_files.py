@@ -1,5 +1,6 @@
 """Files: whole or not at all, in folders and in buckets; a write that fails is one line."""
 
+import concurrent.futures
 import errno
 import os
 import pathlib
@@ -37,6 +38,16 @@ def test_whole_files_and_json(workdir):
   files.write_bytes(workdir / "a.json", b"{")
   with pytest.raises(UserError, match="a.json: is damaged"):
     files.read_json(workdir / "a.json")
+
+
+def test_two_writers_of_one_file_leave_the_whole_one_of_either(tmp_path):
+  wholes = [bytes([i]) * 200_000 for i in range(2)]
+  write = lambda content: [files.write_bytes(tmp_path / "a", content) for _ in range(50)]
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    writers = [pool.submit(write, content) for content in wholes]
+    while not all(writer.done() for writer in writers):
+      assert not (tmp_path / "a").exists() or (tmp_path / "a").read_bytes() in wholes
+    assert [writer.result() for writer in writers] and os.listdir(tmp_path) == ["a"]
 
 
 def test_growing_files_continue_after_what_is_kept(workdir):

@@ -12,7 +12,7 @@ from vqjax.trace import Trace
 
 
 def test_time_adds_up_over_restarts(tmp_path, monkeypatch):
-  clock = iter([10.0, 14.0, 15.0, 15.0])
+  clock = iter([10.0, 14.0, 15.0, 15.0, 15.0])
   monkeypatch.setattr(time, "monotonic", lambda: next(clock))
   monkeypatch.setattr(time, "time", lambda: 1000.0)
   ledger = goodput.Ledger(tmp_path, 0, began=8.0)
@@ -27,6 +27,8 @@ def test_time_adds_up_over_restarts(tmp_path, monkeypatch):
   again = goodput.Ledger(tmp_path, 5, began=15.0)
   assert again.seconds["lost"] == 30.0 and again.seconds["step"] == 4.0
   assert goodput.Ledger(tmp_path, 0, began=15.0).seconds["step"] == 0.0  # begun anew
+  (tmp_path / goodput.FILE).write_text("{")
+  assert goodput.Ledger(tmp_path, 5, began=15.0).seconds["lost"] == 0.0  # nothing is known of it
 
 
 def test_a_run_tells_where_its_time_went_and_profiles(tmp_path, caplog):

@@ -18,6 +18,7 @@ import pathlib
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,7 @@ def write_bytes(file: Path, content: bytes, workdir: Path | None = None) -> None
     if is_remote(file):
       file.write_bytes(content)
       return
-    beside = file.with_name(file.name + ".new")
+    beside = file.with_name(f".{uuid.uuid4().hex}.new")  # another process may write it as well
     try:
       file.parent.mkdir(parents=True, exist_ok=True)
       beside.write_bytes(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import time
+from typing import Any
 
 import jax
 
@@ -16,7 +17,8 @@ KINDS = ("step", "compile", "input", "evaluate", "save", "start", "lost")
 
 
 class Ledger:
-  """Seconds by what they were spent on, kept with every save.
+  """Seconds by what they were spent on, kept with every save. A file of them that is damaged, or
+  cannot be written, is no loss to the run.
 
   "step" is what a run is for, "start" all before its first step, "lost" what was computed after the
   last save of a process that was killed, as far as its log tells.
@@ -29,7 +31,10 @@ class Ledger:
 
   def __init__(self, workdir: files.Path, start: int, began: float):
     self._file = workdir / FILE
-    then = files.read_json(self._file) if start and self._file.exists() else {}
+    then: dict[str, Any] = {}
+    if start and self._file.exists():
+      with contextlib.suppress(UserError):
+        then = files.read_json(self._file)
     self.seconds = collections.Counter({kind: 0.0 for kind in KINDS} | then.get("seconds", {}))
     if then:
       self.seconds["lost"] += max(0.0, _last_sign(workdir) - then["until"])
@@ -42,7 +47,7 @@ class Ledger:
     self._kind, self._since = kind, now
 
   def keep(self) -> None:
-    """Writes the file, on the first process; one that cannot be written is no loss to the run."""
+    """Writes the file, on the first process."""
     self.on(self._kind)
     if jax.process_index() == 0:
       seconds = {kind: round(n, 3) for kind, n in self.seconds.items()}
