@@ -69,5 +69,17 @@ def test_a_prior_that_never_drew_without_its_condition_needs_it(untrained):
 def test_rows_of_what_is_given():
   given = Given(5, {"label": np.arange(5)})
   last = given.rows(3, 4)
-  assert last.num == 2
-  np.testing.assert_array_equal(last.conditions["label"], [3, 4])
+  assert last.num == 4
+  np.testing.assert_array_equal(last.conditions["label"], [3, 4, 4, 4])
+
+
+def test_one_program_draws_whatever_the_numbers(untrained):
+  sampler = sampler_of(untrained, label=dict(classes=8), drop=0.1)
+  request = sampler.request(Given(2, {"label": np.array([1, 2])}))
+  options = dict(guidance=2.0, temperature=0.5, top_p=0.9, steps=2)
+  drawn = [sampler.draw(request, 0, **options | more) for more in ({}, dict(temperature=0.9))]
+  sampler.draw(request, 0, **options | dict(guidance=3.0, guidance_last=0.5, top_p=0.5))
+  (fn,) = sampler._compiled.values()
+  assert fn._cache_size() == 1 and (np.asarray(drawn[0]) != np.asarray(drawn[1])).any()
+  greedy = [sampler.draw(request, seed, temperature=0, steps=1) for seed in (0, 1)]
+  np.testing.assert_array_equal(*greedy)

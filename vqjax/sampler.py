@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -45,11 +46,10 @@ class Given(NamedTuple):
   mask: Any = None
 
   def rows(self, start: int, count: int) -> Given:
-    """Examples `start` to `start + count`, or to the last."""
-    cut = lambda values: values[start : start + count]
+    """Examples `start` to `start + count`; the last one again where there are fewer."""
+    cut = lambda values: np.take(values, range(start, start + count), axis=0, mode="clip")
     conditions = {name: cut(values) for name, values in self.conditions.items()}
-    levels = tuple(map(cut, self.levels))
-    return self._replace(num=min(count, self.num - start), conditions=conditions, levels=levels)
+    return self._replace(num=count, conditions=conditions, levels=tuple(map(cut, self.levels)))
 
 
 class Request(NamedTuple):
@@ -61,7 +61,8 @@ class Request(NamedTuple):
 
 
 class Sampler:
-  """Draws latents from one prior; compiled once per batch size and options.
+  """Draws latents from one prior; compiled once per batch size and options, whatever the numbers of
+  temperature, top-p and guidance.
 
   A batch that the devices divide evenly is split over them.
 
@@ -155,7 +156,7 @@ class Sampler:
     names = _guidance.OPTIONS.items()
     given = {field: options.pop(name) for name, field in names if name in options}
     guidance = Guidance(**given)
-    if guidance.scale == 1:
+    if guidance.none:
       return guidance
     # Without a condition both halves would be the unconditional network: twice the work, no gain.
     if self.prior.prefix.drop == 0:
@@ -224,13 +225,15 @@ class Sampler:
     options = dict(options)
     guidance = self._guidance(options, request.prefix_BP)
     draw = Draw(**{name: options.pop(name) for name in _DRAW if name in options})
-    options |= scheme.plan(np.asarray(request.known_BL))
+    if hasattr(scheme, "plan"):
+      options |= scheme.plan(np.asarray(request.known_BL))
     fn = self._jit(
-      ("draw", guidance, draw, trajectory, *sorted(options.items())),
-      lambda: self.prior.sampler(guidance, draw, trajectory=trajectory, **options),
+      ("draw", trajectory, *sorted(options.items())),
+      lambda: functools.partial(self.prior.draw, trajectory=trajectory, **options),
     )
     keys = self._keys(seed, first, len(request.prefix_BP))
-    out = fn(self.weights.params, *sharding.spread((keys, *request), self._mesh))
+    placed = sharding.spread((keys, *request), self._mesh)
+    out = fn(self.weights.params, *placed, guidance, draw)
     flat, steps = out if trajectory else (out, None)
     drawn = self.prior.latent.unflatten(flat)
     return (drawn, steps) if trajectory else drawn
@@ -270,7 +273,9 @@ class Sampler:
     guidance = self._guidance(options, string(parts, given.num))
     draw = Draw(**options)
 
-    def run(params: Any, keys_B: jax.Array, parts: Any) -> jax.Array:
+    def run(
+      params: Any, keys_B: jax.Array, parts: Any, guidance: Guidance, draw: Draw
+    ) -> jax.Array:
       def full(ids_BL: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
         crop = lambda part, over: _crop(part, grid, (top, left), shape) if over else part
         prefix = string(list(map(crop, parts, spatial)), len(ids_BL))
@@ -280,9 +285,11 @@ class Sampler:
       none = empty.astype(bool)
       return autoregressive.sample_window(keys_B, full, empty, none, draw, latent=prior.latent)
 
-    fn = self._jit(("window", grid, guidance, draw), lambda: run)
+    fn = self._jit(("window", grid), lambda: run)
     keys = self._keys(seed, first, given.num)
-    return fn(self.weights.params, *sharding.spread((keys, list(parts)), self._mesh))
+    return fn(
+      self.weights.params, *sharding.spread((keys, list(parts)), self._mesh), guidance, draw
+    )
 
   def nats(self, request: Request, draws: int) -> jax.Array:
     """-log p of every code `[B, L]` given the request's condition: exact, or the mean of `draws`

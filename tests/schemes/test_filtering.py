@@ -98,6 +98,17 @@ def test_options_out_of_range_are_one_clear_line(name, value):
   assert "\n" not in str(e.value)
 
 
+def test_numbers_are_traced_and_what_leaves_a_step_out_is_not():
+  structure = lambda **options: jax.tree.structure(Draw(**options))
+  assert structure(temperature=0.5, top_p=0.3) == structure(temperature=2, top_p=np.float32(0.9))
+  assert len({structure(), structure(temperature=0), structure(top_p=0.9), structure(top_k=2)}) == 4
+  assert structure(top_p=1) != structure() == structure(temperature=3)
+  logits = jax.random.normal(jax.random.key(0), (3, 8))
+  for how in (Draw(0.7, 6, 0.9), Draw(0), Draw(0.5, None, 1.0)):
+    filtered = jax.jit(Draw.filter)(how, logits)
+    np.testing.assert_allclose(filtered, how.filter(logits), rtol=1e-6)
+
+
 def test_top_k_is_held_against_the_number_of_codes_when_it_is_known():
   jax.eval_shape(Draw(np.float32(0.0), np.int64(8), 1).filter, jnp.zeros(8))
   with pytest.raises(UserError, match="top_k: 9 is outside 1 to 8, the number of codes"):

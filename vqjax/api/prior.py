@@ -112,13 +112,14 @@ class Prior:
     _check_seed(seed)
     conditions, options = self.levels.split(given, num)
     whole = Given(num, conditions)
-    parts = [(start, whole.rows(start, batch_size)) for start in range(0, num, batch_size)]
+    each = min(batch_size, num)  # of the last batch too, which would be compiled anew
+    parts = [(start, whole.rows(start, each)) for start in range(0, num, each)]
     if height is None and width is None:
       draw = lambda first, rows: self._stage.merge(self.levels.draw(rows, seed, first, options))
     else:
       grid = self._grid(height, width)
       draw = lambda first, rows: self.sampler.draw_window(rows, seed, grid, first, **options)
-    return np.concatenate([self.decode(draw(first, rows)) for first, rows in parts])
+    return np.concatenate([self.decode(draw(first, rows)) for first, rows in parts])[:num]
 
   def complete(
     self, values: Any, keep: float | None = None, mask: Any = None, *, seed: int = 0, **given: Any

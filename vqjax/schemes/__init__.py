@@ -20,7 +20,8 @@ A file defines a frozen dataclass `Scheme`, whose fields a config may set; the p
     objective(key, network, latent) -> Loss     in the place of these two, where the loss itself
                                                 differentiates the network
     plan(known_BL) -> {name: value}             static options of `sample` that follow from what is
-                                                known (NumPy, on the host); pass them on
+                                                known (NumPy, on the host); pass them on; absent
+                                                where nothing does
     sample(key, network, latent_BL, known_BL, draw=Draw(), *, trajectory=False, **options, **plan)
         -> latent_BL
     bound(key, network, latent_BL) -> nats_BL   whose mean over keys is at least -log p in total, of
@@ -35,7 +36,7 @@ A file defines a frozen dataclass `Scheme`, whose fields a config may set; the p
   ignored.
 - `known_BL` is true where `latent_BL` is given: these are returned unchanged, whatever the scheme.
   None known is plain sampling, all but a region is inpainting, the first half is completion.
-- `sample` is one compiled loop: call it under `jit`; all after `known_BL` is static. An option out
+- `sample` is one compiled loop: call it under `jit`; all after `draw` is static. An option out
   of range or of the wrong type raises UserError. With trajectory=True it returns (latent_BL,
   latent_SBL), the latents after every step, with the mask id where nothing is decided yet.
 - `key` of `sample` may be an array of B keys: permuting keys, latents, known and condition permutes

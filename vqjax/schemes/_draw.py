@@ -10,14 +10,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from vqjax.errors import UserError
-from vqjax.schemes._options import is_real, is_whole
+from vqjax.schemes._options import is_real, is_whole, traced
 
 _RADIX_BITS = 2  # of the threshold, per pass; 30 in all: float32 values in [0, 1] need no more
 
 
+@traced(temperature=0, top_p=1)
 @dataclasses.dataclass(frozen=True)
 class Draw:
-  """How a code is drawn from its logits.
+  """How a code is drawn from its logits; a pytree of its numbers, see `traced`.
 
   Fields:
     temperature: divides the logits, from 0 up; 0 takes the most probable code (the first of
@@ -63,14 +64,14 @@ class Draw:
         "all."
       )
     logits = logits.astype(jnp.float32)
-    if self.temperature == 0:
+    if is_real(self.temperature) and self.temperature == 0:
       best = jax.nn.one_hot(jnp.argmax(logits, -1), codes, dtype=bool)
       return jnp.where(best, 0.0, -jnp.inf)
     logits = logits / self.temperature
     if self.top_k is not None and self.top_k < codes:
       relative = jnp.exp(logits - jnp.max(logits, -1, keepdims=True))
       logits = jnp.where(_heaviest(relative, jnp.ones_like(relative), self.top_k), logits, -jnp.inf)
-    if self.top_p is not None and self.top_p < 1:
+    if self.top_p is not None and not (is_real(self.top_p) and self.top_p == 1):
       probs = jax.nn.softmax(logits)
       logits = jnp.where(_heaviest(probs, probs, self.top_p), logits, -jnp.inf)
     return logits

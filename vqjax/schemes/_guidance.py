@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vqjax.errors import UserError
-from vqjax.schemes._options import is_real
+from vqjax.schemes._options import is_real, traced
 from vqjax.schemes._records import Network
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -34,9 +34,11 @@ OPTIONS = {
 }
 
 
+@traced(scale=1, first=None, last=None)
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-  """How much a condition is strengthened; `OPTIONS` are the fields as users name them.
+  """How much a condition is strengthened; `OPTIONS` are the fields as users name them. A pytree of
+  its numbers, see `traced`.
 
   Fields:
     scale: 1 is the conditional network, 0 the unconditional one, above 1 away from the latter.
@@ -66,13 +68,18 @@ class Guidance:
         "the share of the draws that is done."
       )
 
+  @property
+  def none(self) -> bool:
+    """Whether the network is left as it is."""
+    return is_real(self.scale) and self.scale == 1
+
   def at(self, done: jax.Array | float) -> jax.Array:
     """The scale, float32, at a draw from the first (`done` 0) to the last (1)."""
     done = jnp.asarray(done, jnp.float32)
     ramp = _RAMP[self.schedule](done)
     ramp = jnp.where((self.first <= done) & (done <= self.last), ramp, 0.0)
     # Not 1 + ramp · (scale - 1), which rounds: the last draw has the very scale.
-    return (1 - ramp) + ramp * jnp.float32(self.scale)
+    return (1 - ramp) + ramp * jnp.asarray(self.scale, jnp.float32)
 
 
 def double(cond_BX: jax.Array, uncond_BX: jax.Array) -> jax.Array:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable
 from typing import Any
+
+import jax
 
 from vqjax.errors import UserError
 
@@ -18,10 +21,31 @@ def is_real(value: object) -> bool:
   return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def no_plan(scheme: Any, known_BL: Any) -> dict[str, Any]:
-  """`plan` of a scheme for which nothing follows from what is known."""
-  del scheme, known_BL
-  return {}
+def traced(**off: float | None) -> Callable[[type], type]:
+  """Makes a frozen dataclass a pytree: the numbers of these fields are leaves, so that one program
+  serves them all. A None, and the value in `off`, with which a step is left out, are static.
+  """
+
+  def register(cls: type) -> type:
+    def flatten(record: Any) -> tuple[list[Any], Any]:
+      static = lambda k, v: (
+        k not in off or v is None or (is_real(v) and off[k] is not None and v == off[k])
+      )
+      fixed = tuple((k, v) for k, v in vars(record).items() if static(k, v))
+      free = vars(record).keys() - dict(fixed)
+      names = tuple(k for k in off if k in free)
+      return [vars(record)[k] for k in names], (names, fixed)
+
+    def unflatten(static: Any, leaves: Any) -> Any:
+      names, fixed = static
+      record = object.__new__(cls)  # unchecked: a traced number has no value
+      vars(record).update(dict(fixed) | dict(zip(names, leaves)))
+      return record
+
+    jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+    return cls
+
+  return register
 
 
 def check_whole(name: str, value: int, least: int, most: int | None = None, what: str = "") -> None:

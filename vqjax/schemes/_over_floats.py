@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import jax
 
-from vqjax.schemes import _options, _solvers
+from vqjax.schemes import _solvers
 from vqjax.schemes._draw import Draw
 from vqjax.schemes._records import Network
 
@@ -28,7 +28,6 @@ class OverFloats(abc.ABC):
   exact: ClassVar[bool] = False
   options: ClassVar[Mapping[str, type]] = _solvers.OPTIONS
   usual: ClassVar[tuple[int, str]]
-  plan = _options.no_plan
 
   @property
   def outputs(self) -> int:

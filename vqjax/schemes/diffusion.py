@@ -142,8 +142,6 @@ class Scheme:
     total_BL, _ = lax.scan(add, jnp.zeros(latent_BL.shape, jnp.float32), jnp.arange(times))
     return total_BL * (self.timesteps / times)
 
-  plan = _options.no_plan
-
   def sample(
     self,
     key: jax.Array,

@@ -92,8 +92,6 @@ class Scheme:
     nats_BL = -losses.log_prob(logits_BLV[..., : self.latent.size], latent_BL)
     return jnp.where(hidden_BL, nats_BL * (length / count_B)[:, None], 0.0)
 
-  plan = _options.no_plan
-
   def sample(
     self,
     key: jax.Array,

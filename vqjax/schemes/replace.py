@@ -58,8 +58,6 @@ class Scheme:
     """Cross entropy of x_a in nats; every position counts."""
     return _sampling.cross_entropy(prediction[..., : self.latent.size], corrupted)
 
-  plan = _options.no_plan
-
   def sample(
     self,
     key: jax.Array,

@@ -5,7 +5,7 @@ written as a prefix of tokens.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -277,7 +277,7 @@ class Prior:
 
   def network(self, params: Any, prefix: jax.Array, guidance: Guidance = Guidance()) -> Network:
     """The network with parameters and condition bound; guidance doubles the batch."""
-    if guidance.scale == 1.0 or not self.prefix.length:
+    if guidance.none or not self.prefix.length:
       return self._plain(params, prefix)
     # All of the prefix is null, as `dropped` trains it: one that is partly so was never seen.
     doubled = self._plain(params, _guidance.double(prefix, jnp.full_like(prefix, -1)))
@@ -300,20 +300,20 @@ class Prior:
 
     return Network(full, start, bound("decode"))
 
-  def sampler(
-    self, guidance: Guidance = Guidance(), draw: Draw = Draw(), **options: Any
-  ) -> Callable[..., Any]:
-    """fn(params, key, prefix_BP, latent_BL, known_BL) -> latent_BL (with trajectory=True also the
-    latents after every step); jit it once per shape.
-    """
-
-    def sample(
-      params: Any, key: jax.Array, prefix: jax.Array, latent: jax.Array, known: jax.Array
-    ) -> Any:
-      network = self.network(params, prefix, guidance)
-      return self.scheme.sample(key, network, latent, known, draw, **options)
-
-    return sample
+  def draw(
+    self,
+    params: Any,
+    key: jax.Array,
+    prefix: jax.Array,
+    latent: jax.Array,
+    known: jax.Array,
+    guidance: Guidance = Guidance(),
+    draw: Draw = Draw(),
+    **options: Any,
+  ) -> Any:
+    """Latents like `latent` under a prefix, see `Scheme.sample`; `options` are static."""
+    network = self.network(params, prefix, guidance)
+    return self.scheme.sample(key, network, latent, known, draw, **options)
 
   def likelihood(self, weights: Weights, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
     """{"nats": [B, L]}: -log p per position, exact or a bound as the scheme has it; "prefix":
@@ -344,7 +344,7 @@ class Prior:
     levels, latent, prefix = self._given(weights.frozen, batch)
     blank = self.latent.blank(len(latent))
     known = jnp.zeros(blank.shape[:2], bool)
-    drawn = self.latent.unflatten(self.sampler()(weights.params, key, prefix, blank, known))
+    drawn = self.latent.unflatten(self.draw(weights.params, key, prefix, blank, known))
     levels = (*levels[: self.level], drawn, *levels[self.level + 1 :])
     return {self.tokenizer.field: self.tokenizer.decode(weights.frozen["tokenizer"], levels)}
 
