@@ -267,8 +267,8 @@ def test_pytorch_is_compared_turn_by_turn(capsys, monkeypatch):
   assert suite.ratios(made, 3) == [["step", "2000.0", "2000.0", "1.00 (0.50 to 3.00)"]]
   for argument, message in (
     ("--only=transformers", "'transformers' is none of transformer, resnet, dac"),
-    ("--repeats=0", "--repeats=0 --threads=None: give 1 or more"),
-    ("--threads=0", "--repeats=7 --threads=0: give 1 or more"),
+    ("--repeats=0", "--repeats: 0 is no whole number from 1 up"),
+    ("--threads=0", "--threads: 0 is no whole number from 1 up"),
   ):
     with pytest.raises(UserError, match=message):
       suite.main([argument])

@@ -3,6 +3,7 @@
 import pytest
 
 from vqjax import cli
+from vqjax.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +58,25 @@ def test_one_of_several_processes_leaves_at_once(monkeypatch, capsys):
     cli.run(lost)
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith("error: another process of this run is gone (Gloo: reset by peer)")
+
+
+@pytest.mark.parametrize(
+  "argv, line",
+  [
+    (["--nun=3"], "--nun: is no flag of this command. Did you mean '--num'?"),
+    (["--num=0"], "--num: 0 is no whole number from 1 up; see --help."),
+    (["--num=-3"], "--num: -3 is no whole number from 1 up; see --help."),
+    (["--num=1e9"], "--num: 1e9 is no whole number from 1 up; see --help."),
+    (["--kind=c"], "--kind: invalid choice: 'c' (choose from"),
+    (["--num"], "--num: expected one argument; see --help."),
+    (["there"], "unrecognized arguments: there; see --help."),
+  ],
+)
+def test_flags_that_are_wrong_are_one_line(argv, line):
+  parser = cli.parser("What it does.")
+  parser.add_argument("--num", type=cli.count, default=1)
+  parser.add_argument("--kind", choices=("a", "b"))
+  assert parser.parse_args(["--num=12"]).num == 12
+  with pytest.raises(UserError) as e:
+    parser.parse_args(argv)
+  assert str(e.value).startswith(line) and "\n" not in str(e.value)

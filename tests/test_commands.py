@@ -420,7 +420,7 @@ def test_tokenize_replaces_a_folder_and_refuses_priors(runs, tmp_path):
   (tmp_path / "manifest.json").write_text("{}")
   with pytest.raises(UserError, match="is no tokenizer"):
     tokenize.main(["--workdir", runs["autoregressive"], "--output", str(tmp_path)])
-  with pytest.raises(UserError, match="--shard=0: give 1 or more"):
+  with pytest.raises(UserError, match="--shard: 0 is no whole number from 1 up"):
     tokenize.main(["--workdir", runs["tokenizer"], "--output", str(tmp_path), "--shard=0"])
   assert (tmp_path / "manifest.json").exists()
   with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -505,7 +505,7 @@ def test_evaluate_a_tokenizer(runs, capsys, printed):
   assert float(printed(capsys.readouterr().out)["psnr"][0]) == pytest.approx(
     result["figures"]["psnr"], rel=1e-4
   )
-  with pytest.raises(UserError, match="--limit=0: give 1 or more"):
+  with pytest.raises(UserError, match="--limit: 0 is no whole number from 1 up"):
     evaluate.main(["--workdir", runs["tokenizer"], "--limit=0"])
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 
 from vqjax import chips, cli, config as configuration
-from vqjax.errors import UserError
 
 
 def time_calls(
@@ -199,10 +198,8 @@ def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
   parser.add_argument("--config", required=True, metavar="FILE[:debug]", help="or --suite=NAME")
   parser.add_argument("--data", metavar="PATH")
-  parser.add_argument("--repeats", type=int, default=10)
+  parser.add_argument("--repeats", type=cli.count, default=10)
   args = parser.parse_args(argv)
-  if args.repeats < 1:
-    raise UserError(f"--repeats={args.repeats}: give 1 or more.")
   config = configuration.load(args.config)
   if args.data is not None:
     config.data = data.resolve(args.data)

@@ -26,7 +26,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from vqjax import digests, files
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 from vqjax.tensors import is_float
 
 log = logging.getLogger("vqjax")
@@ -157,7 +157,7 @@ def _damage(error: Exception) -> str:
     or "RESOURCE_EXHAUSTED" in str(error)
   ):
     raise error
-  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+  return reason(error)
 
 
 class Checkpoints:

@@ -63,6 +63,18 @@ def within(
       raise UserError(f"{field}: {value} is out of range; give a number {said}.")
 
 
+def heads(module: Any) -> None:
+  """Raises UserError unless `width` channels split evenly over `heads`."""
+  positive(module, "width", "heads")
+  if module.width % module.heads:
+    raise UserError(f"heads: {module.heads} does not divide width {module.width}.")
+
+
+def dropout(module: Any) -> None:
+  """Raises UserError where the field `dropout` is no share that leaves anything."""
+  within(module, "dropout", at_least=0, below=1)
+
+
 def array(name: str, value: Any) -> np.ndarray:
   """`value` as NumPy's array. Raises UserError for what is none: ragged lists, words, huge ints."""
   try:

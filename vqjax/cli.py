@@ -8,11 +8,13 @@ import argparse
 import importlib.util
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from vqjax import files, preemption
-from vqjax.errors import UserError
+from vqjax.errors import UserError, near_miss
 
 # For NPROC, how many threads XLA has, where one CPU pretends to be several devices: those that wait
 # for each other hold a thread each, or several where sums do not depend on one another. With no
@@ -20,10 +22,28 @@ from vqjax.errors import UserError
 PRETENDED_THREADS = "64"
 
 
+class _Parser(argparse.ArgumentParser):
+  """Raises UserError where argparse would print the usage and leave."""
+
+  def error(self, message: str) -> NoReturn:
+    if unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", message):
+      known = (flag for flag in self._option_string_actions if flag.startswith("--"))
+      raise UserError(f"{unknown[1]}: is no flag of this command.{near_miss(unknown[1], known)}")
+    raise UserError(f"{message.removeprefix('argument ')}; see --help.")
+
+
 def parser(doc: str) -> argparse.ArgumentParser:
-  return argparse.ArgumentParser(
+  """For a command or suite; what is wrong with its flags is a UserError."""
+  return _Parser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
   )
+
+
+def count(text: str) -> int:
+  """The type of flags that are numbers from 1 up."""
+  if not text.isdecimal() or not int(text):
+    raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 up")
+  return int(text)
 
 
 def setup() -> None:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vqjax import build, cli, config as configuration, costs
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,9 +34,9 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument(
     "--topology", default="v5e:2x2", help="e.g. v4:2x2x1, v5e:4x4, v5p:2x2x1, v6e:2x4"
   )
-  parser.add_argument("--slices", type=int, default=1, help="of that topology, see config.mesh")
+  parser.add_argument("--slices", type=cli.count, default=1, help="of it, see config.mesh")
   parser.add_argument("--cached", action="store_true", help="the data are codes, not the signal")
-  parser.add_argument("--top", type=int, default=10, help="fusions and arrays that are listed")
+  parser.add_argument("--top", type=cli.count, default=10, help="fusions, arrays listed")
   args = parser.parse_args(argv)
   devices = describe(args.topology, args.slices)
   config = configuration.load(args.config)
@@ -62,10 +62,9 @@ def describe(topology: str, slices: int = 1) -> Any:
       platform="tpu", topology_name=topology, num_slices=slices, **chip
     ).devices
   except Exception as e:
-    reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
     raise UserError(
-      f"--topology={topology}: cannot be described, {slices} of it ({reason}); pip install libtpu, "
-      "and name e.g. v5e:4x4."
+      f"--topology={topology}: cannot be described, {slices} of it ({reason(e)}); pip install "
+      "libtpu, and name e.g. v5e:4x4."
     ) from None
 
 

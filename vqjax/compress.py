@@ -31,10 +31,8 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--output", required=True, type=pathlib.Path)
   parser.add_argument("--mode", choices=sorted(codec.modes()))
   more = "pictures of an archive that share a stream: more take fewer bytes, and are read together"
-  parser.add_argument("--group", type=int, default=codec.GROUP, help=more)
+  parser.add_argument("--group", type=cli.count, default=codec.GROUP, help=more)
   args = parser.parse_args(argv)
-  if args.group < 1:
-    raise UserError(f"--group={args.group}: give 1 or more.")
   model = reconstruct.opened(args.workdir)
   signal = model.info.signal
   inputs = reconstruct.inputs(args.input, signal.suffixes, signal.noun)

@@ -12,6 +12,12 @@ class UserError(ValueError):
   """Bad input. The message names the field, the value and the remedy, on one line."""
 
 
+def reason(error: BaseException, most: int = 200) -> str:
+  """What an exception says, on one line of so many characters; its type where it says nothing."""
+  said = f"no {error}" if isinstance(error, KeyError) else str(error)
+  return " ".join(said.split())[:most].rstrip(".") or type(error).__name__
+
+
 def near_miss(name: str, known: Iterable[str]) -> str:
   """Returns ' Did you mean 'x'?' for the closest known name, else the list of known names."""
   known = sorted(known)

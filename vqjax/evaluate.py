@@ -25,17 +25,14 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument(
     "--data", metavar="PATH", help="local data instead of what the run was trained on"
   )
-  parser.add_argument("--limit", type=int, help="only the first N held-out examples")
+  parser.add_argument("--limit", type=cli.count, help="only the first N held-out examples")
   parser.add_argument(
-    "--batch_size", type=int, help="over all devices; the training batch size by default"
+    "--batch_size", type=cli.count, help="over all devices; the training batch size by default"
   )
   parser.add_argument(
     "--coded", type=int, default=128, help="held-out examples that the codec writes; 0 for none"
   )
   args = parser.parse_args(argv)
-  for name in ("limit", "batch_size"):
-    if (value := getattr(args, name)) is not None and value < 1:
-      raise UserError(f"--{name}={value}: give 1 or more, or leave it out.")
   import jax
 
   from vqjax import api, lineage, measure, packed, writers

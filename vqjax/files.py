@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 
 if TYPE_CHECKING:
   from etils import epath
@@ -258,13 +258,13 @@ def saving(file: Path, workdir: Path | None = None, needed: int = 0) -> Iterator
   except UserError:
     raise
   except Exception as e:
-    if (reason := _system(e)) is None:
+    if (found := _system(e)) is None:
       raise
-    raise UserError(_refusal(file, workdir, needed, *reason)) from e
+    raise UserError(_refusal(file, workdir, needed, *found)) from e
 
 
-def _refusal(file: Path, workdir: Path | None, needed: int, number: int, reason: str) -> str:
-  said = f"{file}: cannot be written ({reason})"
+def _refusal(file: Path, workdir: Path | None, needed: int, number: int, text: str) -> str:
+  said = f"{file}: cannot be written ({text})"
   if number in _FULL:
     said += f": {_size(needed)} needed, {_size(_free(file))} free"
   if workdir is not None:
@@ -286,7 +286,7 @@ def _system(error: BaseException | None) -> tuple[int, str] | None:
       if os.strerror(number) in text:
         return number, os.strerror(number)
     if isinstance(error, OSError) or any(c.__name__ == "OpError" for c in type(error).__mro__):
-      return 0, (text.strip().splitlines() or [type(error).__name__])[0][:200]
+      return 0, reason(error)
     error = error.__cause__ or error.__context__
   return None
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -115,7 +115,7 @@ def read_layout(file: str | pathlib.Path) -> np.ndarray:
 
 
 def _unreadable(file: str | pathlib.Path, error: Exception) -> UserError:
-  return UserError(f"{file}: cannot be read as an image ({' '.join(str(error).split())}).")
+  return UserError(f"{file}: cannot be read as an image ({reason(error)}).")
 
 
 def to_channels(image: np.ndarray, channels: int | None) -> np.ndarray:

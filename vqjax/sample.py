@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
   parser.add_argument("--workdir", required=True, type=files.path, help="a trained prior")
   parser.add_argument("--output", type=pathlib.Path, help="samples.png, or what the signal is")
-  parser.add_argument("--num", type=int, default=16)
+  parser.add_argument("--num", type=cli.count, default=16)
   parser.add_argument("--seed", type=int, default=0)
   conditions, options = condition_fields(), scheme_options()
   for name, condition in conditions.items():
@@ -80,8 +80,6 @@ def _check(args: Any, options: Sequence[str]) -> None:
   """Raises UserError for what can be said before anything is loaded."""
   from vqjax.schemes import Draw, Guidance, _guidance
 
-  if args.num < 1:
-    raise UserError(f"--num={args.num}: draw at least one.")
   if args.gif and args.gif.suffix.lower() != ".gif":
     raise UserError(f"--gif={args.gif}: is written as GIF; end the name in .gif.")
   if args.mask and not args.input:

@@ -14,7 +14,7 @@ import wave
 
 import numpy as np
 
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 WRITTEN = (".wav", ".flac", ".ogg", ".mp3")
@@ -43,8 +43,7 @@ def decode(
       always_2d=True,
     )  # fmt: skip
   except (OSError, RuntimeError, ValueError, TypeError) as e:  # LibsndfileError is a RuntimeError
-    reason = " ".join(str(e).split()).rstrip(".")
-    raise UserError(f"{file}: cannot be read as sound ({reason}).") from None
+    raise UserError(f"{file}: cannot be read as sound ({reason(e)}).") from None
   if not len(samples):
     raise UserError(f"{file}: cannot be read as sound (it holds no sample).")
   if not np.isfinite(samples).all():
@@ -58,8 +57,7 @@ def info(file: str | pathlib.Path) -> tuple[int, int]:
   try:
     header = soundfile.info(str(file))
   except (OSError, RuntimeError, TypeError) as e:
-    reason = " ".join(str(e).split()).rstrip(".")
-    raise UserError(f"{file}: cannot be read as sound ({reason}).") from None
+    raise UserError(f"{file}: cannot be read as sound ({reason(e)}).") from None
   return header.frames, header.samplerate
 
 
@@ -136,5 +134,4 @@ def save(file: pathlib.Path, samples: np.ndarray, rate: int) -> None:
   try:
     _soundfile().write(str(file), np.clip(samples, -1, 1), rate)
   except (OSError, RuntimeError, ValueError, TypeError) as e:
-    reason = " ".join(str(e).split()).rstrip(".")
-    raise UserError(f"{file}: cannot be written ({reason}); end the name in .wav.") from None
+    raise UserError(f"{file}: cannot be written ({reason(e)}); end the name in .wav.") from None

@@ -29,14 +29,11 @@ def main(argv: Sequence[str]) -> None:
   )
   parser.add_argument("--output", required=True, type=pathlib.Path)
   parser.add_argument("--data", metavar="PATH")
-  parser.add_argument("--batch_size", type=int, default=64)
-  parser.add_argument("--shard", type=int, default=8192, help="examples per file")
+  parser.add_argument("--batch_size", type=cli.count, default=64)
+  parser.add_argument("--shard", type=cli.count, default=8192, help="examples per file")
   choices = ("auto", "continuous")
   parser.add_argument("--latents", choices=choices, default="auto", help="auto: codes, if any")
   args = parser.parse_args(argv)
-  for name in ("batch_size", "shard"):
-    if (value := getattr(args, name)) < 1:
-      raise UserError(f"--{name}={value}: give 1 or more.")
   from vqjax import api
   from vqjax.codec import _tables
   from vqjax.data.sources import codes

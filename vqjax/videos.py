@@ -16,7 +16,7 @@ import numpy as np
 from PIL import GifImagePlugin, Image
 
 from vqjax import pictures
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 
 ANIMATED = (".gif", ".webp", ".apng")
 FILMED = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".m4v")
@@ -110,8 +110,7 @@ def read(file: str | pathlib.Path) -> File:
   except UserError:
     raise
   except Exception as e:  # decoders raise nearly anything on damaged files
-    reason = " ".join(str(e).split()).rstrip(".")
-    raise UserError(f"{file}: cannot be read as video ({reason}).") from None
+    raise UserError(f"{file}: cannot be read as video ({reason(e)}).") from None
   return opened
 
 

@@ -149,7 +149,7 @@ class Model(nn.Module):
     checks.at_least(self, 2 * self.axes, "width", "decoder_width")  # sincos: a pair for each axis
     if self.positions == "learned":
       checks.at_least(self, self.patch, "resolution")
-    checks.share(self, "dropout")
+    checks.dropout(self)
     for width, heads in ((self.width, self.heads), (self.decoder_width, self.decoder_heads)):
       width, heads = width or self.width, heads or self.heads
       if width % heads or width % 2:

@@ -12,7 +12,7 @@ import math
 import constriction
 import numpy as np
 
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 
 TOTAL = 2**24
 LARGEST = 2**20  # codes of a book, which leaves each 16 parts of TOTAL on average
@@ -122,7 +122,7 @@ class Decoder:
         return self._coder.decode(_model.Categorical(floats, perfect=False), number)
       return self._coder.decode(self._family, floats)
     except (AssertionError, ValueError) as e:
-      raise UserError(f"its stream is damaged ({' '.join(str(e).split())}).") from None
+      raise UserError(f"its stream is damaged ({reason(e)}).") from None
 
 
 def _floats(frequencies: np.ndarray) -> np.ndarray:

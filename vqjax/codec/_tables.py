@@ -11,7 +11,7 @@ import numpy as np
 
 from vqjax import files
 from vqjax.codec import Tables, books_of, digest
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 
 FILE = "code_counts.npz"
 
@@ -63,7 +63,7 @@ def load(workdir: files.Path, levels: tuple[Any, ...], identity: str) -> Tables 
       tables = tuple(tuple(found[f"{i}.{j}"] for j in range(c.books)) for i, c in enumerate(levels))
   except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
     raise UserError(
-      f"{file}: is damaged ({' '.join(str(e).split())}); put it back: files that were written with "
+      f"{file}: is damaged ({reason(e)}); put it back: files that were written with "
       "its counts cannot be read without it."
     ) from None
   for level, codes in zip(tables, levels):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vqjax import checks
 from vqjax.checks import check_classes
 from vqjax.conditions import Context, Lead, Part, per_example, require
 from vqjax.errors import UserError
@@ -31,8 +32,7 @@ class Condition:
   help: ClassVar[str] = "a class, several separated by commas (one row each), or 'all'"
 
   def __post_init__(self) -> None:
-    if self.classes < 1:
-      raise UserError(f"classes: {self.classes} is not positive; leave the condition out for none.")
+    checks.positive(self, "classes")
 
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     del ops

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import pictures
+from vqjax import checks, pictures
 from vqjax.checks import check_classes
 from vqjax.conditions import Context, Lead, Part, per_example, require
 from vqjax.errors import UserError
@@ -35,8 +35,7 @@ class Condition:
   help: ClassVar[str] = "a label map: a picture whose grey values or palette indices are classes"
 
   def __post_init__(self) -> None:
-    if self.classes < 1:
-      raise UserError(f"classes: {self.classes} is not positive; leave the condition out for none.")
+    checks.positive(self, "classes")
     if len(self.grid) != 2 or min(self.grid) < 1:
       raise UserError(f"grid: {self.grid} is no height and width; for example (8, 8).")
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import fields, files, pictures
+from vqjax import checks, fields, files, pictures
 from vqjax.conditions import Context, Lead, Part, require
 from vqjax.data import captions
 from vqjax.errors import UserError
@@ -50,12 +50,8 @@ class Condition:
   def __post_init__(self) -> None:
     if self.size < 256:
       raise UserError(f"size: {self.size} is too small; there are 256 bytes.")
-    if self.length < 1:
-      raise UserError(f"length: {self.length} is not positive; 256 in the paper.")
-    if not 0 <= self.predicted < 1:
-      raise UserError(
-        f"predicted: {self.predicted} is outside [0, 1), the text's share of the loss."
-      )
+    checks.positive(self, "length")
+    checks.within(self, "predicted", at_least=0, below=1)
 
   @classmethod
   def begin(cls, values: Mapping[str, Any], dataset: Any, workdir: files.Path) -> dict[str, Any]:

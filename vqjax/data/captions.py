@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vqjax import fields, files
+from vqjax import checks, fields, files
 from vqjax.data.text import Bpe
 from vqjax.errors import UserError
 
@@ -37,9 +37,7 @@ class Text:
   lower: bool = False
 
   def __post_init__(self) -> None:
-    for name in ("size", "length"):
-      if getattr(self, name) < 1:
-        raise UserError(f"{name}: {getattr(self, name)} is not positive.")
+    checks.positive(self, "size", "length")
 
 
 def keep(

@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from vqjax import files
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 
 # What marks the end of a word in CLIP's files, its marks of a text, and how it splits a text
 # (simple_tokenizer.py in github.com/openai/CLIP).
@@ -197,8 +197,7 @@ def _of_json(content: Any, path: files.Path) -> Bpe | None:
   try:
     return bpe if isinstance(bpe._tokenizer.model, models.BPE) else None
   except Exception as e:
-    said = str(e).splitlines()[0][:80]
-    raise UserError(f"{path}: cannot be read ({said}); give {_KINDS}.") from None
+    raise UserError(f"{path}: cannot be read ({reason(e, 80)}); give {_KINDS}.") from None
 
 
 def _found(path: files.Path) -> files.Path:

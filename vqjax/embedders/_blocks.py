@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vqjax import checks
-from vqjax.errors import UserError
 from vqjax.nn import layers
 from vqjax.nn.attention import attend
 
@@ -30,9 +29,8 @@ def norm(dtype: str, name: str) -> nn.LayerNorm:
 
 def check(module: Any) -> None:
   """Raises UserError for sizes of which no tower can be made."""
-  checks.positive(module, "width", "depth", "heads", "mlp_width", "features")
-  if module.width % module.heads:
-    raise UserError(f"width: {module.width} is not a multiple of heads ({module.heads}).")
+  checks.positive(module, "depth", "mlp_width", "features")
+  checks.heads(module)
 
 
 class Block(nn.Module):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vqjax import files, tensors
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -120,9 +120,8 @@ def _unpickle(path: pathlib.Path) -> Any:
     with torch.serialization.safe_globals([(_Inert, name) for name in unknown]):
       return torch.load(path, map_location="cpu", weights_only=True)
   except Exception as e:  # whatever a damaged file makes torch raise
-    reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
     raise UserError(
-      f"checkpoint: cannot read {str(path)!r} weights-only ({reason}); "
+      f"checkpoint: cannot read {str(path)!r} weights-only ({reason(e)}); "
       "save its state_dict() and give that."
     ) from None
 

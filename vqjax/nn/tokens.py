@@ -1,5 +1,5 @@
 """What priors share: token embeddings with holes, a prefix of tokens as the condition of a network
-on a grid, checks of sizes.
+on a grid.
 """
 
 from __future__ import annotations
@@ -44,26 +44,6 @@ def head(size: int, dtype: str, **fields: Any) -> nn.Dense:
     dot_general=functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32),
     **fields,
   )
-
-
-def check_sizes(least: int = 1, **sizes: int) -> None:
-  """Raises UserError for a size, by the field's name, below `least`."""
-  for name, size in sizes.items():
-    if size < least:
-      raise UserError(f"{name}: {size} is too small; use {least} or more.")
-
-
-def check_heads(heads: int, width: int) -> None:
-  """Raises UserError unless `width` channels split evenly over the attention heads."""
-  check_sizes(heads=heads)
-  if width % heads:
-    raise UserError(f"heads: {heads} does not divide width {width}.")
-
-
-def check_dropout(dropout: float) -> None:
-  """Raises UserError for a share outside [0, 1)."""
-  if not 0 <= dropout < 1:
-    raise UserError(f"dropout: {dropout} is outside [0, 1), the share that is dropped.")
 
 
 def image_grid(grid: tuple[int, ...], causal: bool, kernel: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes, Floats
 from vqjax.nn import attention, patches, tokens
@@ -177,11 +177,9 @@ class Model(nn.Module):
     )
 
   def _check(self) -> None:
-    tokens.check_sizes(layers=self.layers, width=self.width, max_prefix=self.max_prefix)
-    tokens.check_heads(self.heads, self.width)
-    tokens.check_dropout(self.dropout)
-    if self.hidden is not None:
-      tokens.check_sizes(hidden=self.hidden)
+    checks.positive(self, "layers", "max_prefix", "hidden")
+    checks.heads(self)
+    checks.dropout(self)
     if self.causal:
       raise UserError("causal: 'dit' sees all positions; use the transformer with this scheme.")
     grid = self.latent.grid

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes
 from vqjax.nn import integers, tokens
@@ -82,9 +82,9 @@ class Model(nn.Module):
   cached = True
 
   def __post_init__(self) -> None:
-    tokens.check_sizes(layers=self.layers, width=self.width)
-    tokens.check_sizes(3, kernel=self.kernel)
-    tokens.check_dropout(self.dropout)
+    checks.positive(self, "layers", "width")
+    checks.at_least(self, 3, "kernel")
+    checks.dropout(self)
     if self.kernel % 2 == 0:
       raise UserError(f"kernel: {self.kernel} is even; use an odd width.")
     if not self.causal:

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.latents import Codes
 from vqjax.nn import tokens
 from vqjax.priors import _books
@@ -77,8 +77,8 @@ class Model(nn.Module):
   cached = False
 
   def __post_init__(self) -> None:
-    tokens.check_sizes(layers=self.layers, width=self.width, kernel=self.kernel)
-    tokens.check_dropout(self.dropout)
+    checks.positive(self, "layers", "width", "kernel")
+    checks.dropout(self)
     super().__post_init__()
 
   @nn.compact

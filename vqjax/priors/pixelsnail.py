@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.latents import Codes
 from vqjax.nn import attention, tokens
 from vqjax.priors import _books
@@ -137,13 +137,11 @@ class Model(nn.Module):
   cached = False
 
   def __post_init__(self) -> None:
-    tokens.check_sizes(
-      blocks=self.blocks, residuals=self.residuals, width=self.width, kernel=self.kernel
-    )
-    tokens.check_sizes(0, prefix_layers=self.prefix_layers)
+    checks.positive(self, "blocks", "residuals", "width", "kernel")
+    checks.at_least(self, 0, "prefix_layers")
     if self.attention == "causal":
-      tokens.check_heads(self.heads, self.width)
-    tokens.check_dropout(self.dropout)
+      checks.heads(self)
+    checks.dropout(self)
     super().__post_init__()
 
   @nn.compact

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes
 from vqjax.nn import attention, sparse, target, tokens
@@ -304,11 +304,9 @@ class Model(nn.Module):
     )
 
   def _check(self) -> None:
-    tokens.check_sizes(layers=self.layers, width=self.width, max_prefix=self.max_prefix)
-    tokens.check_heads(self.heads, self.width)
-    tokens.check_dropout(self.dropout)
-    if self.hidden is not None:
-      tokens.check_sizes(hidden=self.hidden)
+    checks.positive(self, "layers", "max_prefix", "hidden")
+    checks.heads(self)
+    checks.dropout(self)
     multiple = 2 * len(self.latent.step_grid) if self.positions == "rotary" else 1
     if self.width // self.heads % multiple:
       raise UserError(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes
 from vqjax.nn import losses
@@ -51,8 +51,7 @@ class Scheme:
   options: ClassVar[Mapping[str, type]] = {"steps": int, "choice_temperature": float}
 
   def __post_init__(self) -> None:
-    if not 0 <= self.label_smoothing < 1:
-      raise UserError(f"label_smoothing: {self.label_smoothing} is outside [0, 1).")
+    checks.within(self, "label_smoothing", at_least=0, below=1)
 
   def corrupt(self, key: jax.Array, latent_BL: jax.Array) -> Corrupted:
     """Hides ⌈schedule(u)·L⌉ codes of each example, at least one, at random places; u is uniform."""

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vqjax import fields
-from vqjax.errors import UserError
+from vqjax import checks, fields
 from vqjax.latents import Codes
 from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _sampling
 
@@ -37,8 +36,7 @@ class Scheme:
   options: ClassVar[Mapping[str, type]] = {"steps": int}
 
   def __post_init__(self) -> None:
-    if not 0 < self.extra_share <= 1:
-      raise UserError(f"extra_share: {self.extra_share} is outside (0, 1].")
+    checks.within(self, "extra_share", above=0, at_most=1)
 
   def corrupt(self, key: jax.Array, latent_BL: jax.Array) -> Corrupted:
     """Inputs are x_b, targets x_a; the share replaced in x_a is uniform in [0, 1) per example."""

@@ -116,11 +116,9 @@ def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
   parser.add_argument("--workdir", required=True, type=files.path)
   parser.add_argument("--data", metavar="PATH", help="instead of what the tokenizer learned")
-  parser.add_argument("--examples", type=int, default=256)
+  parser.add_argument("--examples", type=cli.count, default=256)
   parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("codec.png"))
   args = parser.parse_args(argv)
-  if args.examples < 1:
-    raise UserError(f"--examples={args.examples}: give 1 or more.")
   pictures.check(args.output)
   model = reconstruct.opened(args.workdir)
   images = _images(getattr(model, "tokenizer", model), args, data)

@@ -74,7 +74,7 @@ def limit(
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
   for name, value in (("layers", 6), ("width", 256), ("grid", 16), ("repeats", 3)):
-    parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument(f"--{name}", type=cli.count, default=value)
   parser.add_argument("--batch", default="4", help="batch sizes, separated by commas")
   parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
   parser.add_argument("--caches", default="none,fused,heads,keys_last")

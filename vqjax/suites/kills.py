@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
   argv, overrides = configuration.split_arguments(argv)
   parser = cli.parser(__doc__)
   parser.add_argument("--config", metavar="FILE[:debug]", help="another run than the tiny GAN")
-  parser.add_argument("--kills", type=int, default=20)
+  parser.add_argument("--kills", type=cli.count, default=20)
   parser.add_argument("--seed", type=int, default=0, help="of the moments")
   args = parser.parse_args(argv)
   with tempfile.TemporaryDirectory() as folder:

@@ -110,7 +110,7 @@ def kept(
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
   parser.add_argument("--workdir", required=True, type=files.path)
-  parser.add_argument("--num", type=int, default=64, help="held-out videos")
+  parser.add_argument("--num", type=cli.count, default=64, help="held-out videos")
   parser.add_argument("--frames", type=int, default=2, help="that are given")
   parser.add_argument("--temperature", type=float, default=1.0)
   parser.add_argument("--output", type=pathlib.Path, help="a gif: real videos above predictions")

@@ -124,12 +124,10 @@ def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
   parser.add_argument("--workdir", required=True, type=files.path)
   parser.add_argument("--data", metavar="PATH", help="instead of what the run learned from")
-  parser.add_argument("--examples", type=int, default=10_000, help="crops")
-  parser.add_argument("--alone", type=int, default=256, help="of them in a file each")
+  parser.add_argument("--examples", type=cli.count, default=10_000, help="crops")
+  parser.add_argument("--alone", type=cli.count, default=256, help="of them in a file each")
   parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
   args = parser.parse_args(argv)
-  if args.examples < 1 or args.alone < 0:
-    raise UserError(f"--examples={args.examples} --alone={args.alone}: give 1 and 0 or more.")
   model = reconstruct.opened(args.workdir)
   if args.folder is not None:  # one of the processes that are compared
     print(json.dumps(report(model, args.folder, args.alone)))

@@ -114,7 +114,7 @@ def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
   parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/quantizers"))
   parser.add_argument("--data", metavar="PATH")
-  parser.add_argument("--steps", type=int, default=1000)
+  parser.add_argument("--steps", type=cli.count, default=1000)
   parser.add_argument("--bits", type=int, nargs="*", choices=LEVELS, default=[10])
   parser.add_argument("--only", nargs="*", choices=quantizers(10), help="a few of them")
   args = parser.parse_args(argv)

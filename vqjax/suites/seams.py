@@ -87,7 +87,7 @@ def drawn(
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
   parser.add_argument("--prior", required=True, type=files.path)
-  parser.add_argument("--num", type=int, default=8, help="pictures")
+  parser.add_argument("--num", type=cli.count, default=8, help="pictures")
   parser.add_argument("--temperature", type=float, default=1.0)
   parser.add_argument("--output", type=pathlib.Path)
   args = parser.parse_args(argv)

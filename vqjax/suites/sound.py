@@ -155,8 +155,8 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--workdir", required=True, type=files.path, help="a codec of sound")
   parser.add_argument("--data", metavar="PATH")
   parser.add_argument("--prior", type=files.path, help="over its codes, given classes")
-  parser.add_argument("--examples", type=int, default=300)
-  parser.add_argument("--samples", type=int, default=20, help="of each class")
+  parser.add_argument("--examples", type=cli.count, default=300)
+  parser.add_argument("--samples", type=cli.count, default=20, help="of each class")
   args = parser.parse_args(argv)
   from vqjax import api, writers
 

@@ -275,8 +275,8 @@ def main(argv: Sequence[str]) -> None:
   from vqjax import writers
 
   parser = cli.parser(__doc__)
-  parser.add_argument("--threads", type=int, help="cores for both sides; all by default")
-  parser.add_argument("--repeats", type=int, default=7)
+  parser.add_argument("--threads", type=cli.count, help="cores for both sides; all by default")
+  parser.add_argument("--repeats", type=cli.count, default=7)
   parser.add_argument("--only", default=",".join(PARTS))
   args = parser.parse_args(argv)
   _check(args)
@@ -299,8 +299,6 @@ def main(argv: Sequence[str]) -> None:
 def _check(args: argparse.Namespace) -> None:
   if importlib.util.find_spec("torch") is None:
     raise UserError("torch: is not installed; pip install torch.")
-  if args.repeats < 1 or (args.threads is not None and args.threads < 1):
-    raise UserError(f"--repeats={args.repeats} --threads={args.threads}: give 1 or more.")
   for name in args.only.split(","):
     if name not in PARTS:
       raise UserError(f"--only={args.only}: {name!r} is none of {', '.join(PARTS)}.")

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vqjax import checks
 from vqjax.build import make as make_record, member, names
 from vqjax.conditions import Context, Lead
 from vqjax.errors import UserError
@@ -31,8 +32,7 @@ class Dropping:
   drop: float = 0.1
 
   def __post_init__(self) -> None:
-    if not 0 <= self.drop < 1:
-      raise UserError(f"drop: {self.drop} is outside [0, 1).")
+    checks.within(self, "drop", at_least=0, below=1)
 
 
 class Bound(NamedTuple):

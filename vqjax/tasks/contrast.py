@@ -17,6 +17,7 @@ from vqjax import config as configuration, fields, files
 from vqjax.build import build, make as make_record, module, names
 from vqjax.data import captions
 from vqjax.errors import UserError
+from vqjax.nn import codebook
 from vqjax.signals import image
 from vqjax.tasks import Frozen, Info, Task, Weights, need
 
@@ -175,10 +176,11 @@ class Contrast:
     return self.embed_image(weights, batch, key) | self.embed_text(weights, batch, key)
 
   def _images(self, params: Any, batch: Any) -> jax.Array:
-    return _unit(self.image.apply({"params": params["image"]}, self._pixels(batch)))
+    found = self.image.apply({"params": params["image"]}, self._pixels(batch))
+    return codebook.l2_normalize(found)
 
   def _texts(self, params: Any, batch: Any) -> jax.Array:
-    return _unit(self.text.apply({"params": params["text"]}, batch["text"]))
+    return codebook.l2_normalize(self.text.apply({"params": params["text"]}, batch["text"]))
 
   def logits(self, params: Any, batch: Any) -> jax.Array:
     """float32 [B, B]: rows are images, columns captions."""
@@ -211,11 +213,6 @@ class Contrast:
     """Images above those that are found by their captions among all of them."""
     show = image.Signal().pictures
     return show(batch["image"]), show(out["found"])
-
-
-def _unit(x_BD: jax.Array) -> jax.Array:
-  x_BD = x_BD.astype(jnp.float32)
-  return x_BD * jax.lax.rsqrt(jnp.sum(jnp.square(x_BD), axis=-1, keepdims=True) + 1e-12)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

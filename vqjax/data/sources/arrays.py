@@ -37,7 +37,7 @@ import numpy as np
 
 from vqjax import fields, pictures
 from vqjax.data.sources import hold_out
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 
 _IMAGES = ("images", "x", "image", "videos", "video")
 _LABELS = ("labels", "y", "label")
@@ -143,7 +143,7 @@ def _load(path: pathlib.Path, changed: int) -> dict[str, Columns]:
       if objects
       else "it is damaged or mislabelled"
     )
-    raise UserError(f"{path}: cannot be read as {path.suffix}; {remedy} ({_line(e)}).") from None
+    raise UserError(f"{path}: cannot be read as {path.suffix}; {remedy} ({reason(e)}).") from None
   if len(arrays) == 1 and _find(arrays, _IMAGES) is None:
     arrays = {"images": next(iter(arrays.values()))}
   if _find(arrays, _IMAGES, "_train") is not None:
@@ -293,7 +293,7 @@ def _captions(path: pathlib.Path, num: int) -> tuple[list[str | list[str]], np.n
     )
   except (OSError, ValueError, KeyError, TypeError) as e:
     raise UserError(
-      f"{path}: give a JSON list of strings or of objects with a 'caption' ({_line(e)})."
+      f"{path}: give a JSON list of strings or of objects with a 'caption' ({reason(e)})."
     ) from None
   if len(texts) != num:
     raise UserError(
@@ -334,7 +334,7 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
     data = path.read_bytes()
     data = gzip.decompress(data) if path.suffix == ".gz" else data
   except _BROKEN as e:
-    raise UserError(f"{path}: cannot be read; it is cut short or not gzip ({_line(e)}).") from None
+    raise UserError(f"{path}: cannot be read; it is cut short or not gzip ({reason(e)}).") from None
   rank = data[3] if data[:3] == b"\x00\x00\x08" and len(data) > 3 else 0
   if not rank or len(data) < 4 + 4 * rank:
     raise UserError(
@@ -358,7 +358,3 @@ def _find(
 
 def _select(column: Any, keep: np.ndarray) -> Any:
   return [v for v, k in zip(column, keep) if k] if isinstance(column, list) else column[keep]
-
-
-def _line(e: Exception) -> str:
-  return " ".join(f"{type(e).__name__}: {e}".split())[:120]

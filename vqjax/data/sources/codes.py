@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vqjax import fields
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 
 MANIFEST = "manifest.json"
 
@@ -61,9 +61,8 @@ def _whole(folder: pathlib.Path, what: str) -> Iterator[None]:
   try:
     yield
   except (OSError, ValueError, KeyError, TypeError) as e:
-    reason = " ".join(str(e).split()) if isinstance(e, OSError | ValueError) else f"no {e}"
     raise UserError(
-      f"config.data.path: {what} of {folder} cannot be read ({reason}); {_REMEDY} anew."
+      f"config.data.path: {what} of {folder} cannot be read ({reason(e)}); {_REMEDY} anew."
     ) from None
 
 

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from vqjax.errors import UserError
+from vqjax.errors import UserError, reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _builder(dataset: str, data_dir: str | None) -> Any:
   except (
     Exception
   ) as e:  # TFDS raises AssertionError, ValueError, ImportError … for what the name asks for.
-    raise UserError(f"config.data.dataset: {dataset!r}: {_line(e)}") from None
+    raise UserError(f"config.data.dataset: {dataset!r}: {reason(e)}") from None
   if not builder.is_prepared():
     where = f"config.data.dataset: {dataset} is not prepared in {builder.data_path}"
     try:
@@ -186,9 +186,5 @@ def _builder(dataset: str, data_dir: str | None) -> Any:
     try:
       builder.download_and_prepare()
     except Exception as e:
-      raise UserError(f"{where} and cannot be downloaded: {_line(e)}") from None
+      raise UserError(f"{where} and cannot be downloaded: {reason(e)}") from None
   return builder
-
-
-def _line(e: Exception) -> str:
-  return " ".join(f"{type(e).__name__}: {e}".split())[:300]
