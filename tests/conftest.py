@@ -316,3 +316,20 @@ def untrained(tmp_path):
     return api.Loaded(tmp_path / "prior", config, run, weights.drawn(abstract, std=0.3))
 
   return make
+
+
+@pytest.fixture
+def compiled_once(monkeypatch):
+  """The runs of a test, which have one config, share their compiled functions: those take far
+  longer than the steps.
+  """
+  from vqjax import train
+
+  made = []
+
+  def run(*args):
+    made.append(made[0] if made else Run(*args))
+    return made[-1]
+
+  Run = train.Run
+  monkeypatch.setattr(train, "Run", run)

@@ -106,7 +106,6 @@ def test_a_transformer_with_both_stages(golden, tmp_path):
     convert.main(command)
   convert.main([*command, "--option=heads=2", "--option=classes=5"])
   model = vqjax.load(tmp_path / "run")
-  assert model.sample(1, label=4).shape == (1, 32, 32, 3)
   ids = np.load(golden / "taming_vqmodel.npz")["indices"].reshape(2, 16, 16)
   assert np.isfinite(model.log_prob(ids, label=4)).all()
   back = [f"--workdir={tmp_path / 'run'}", f"--checkpoint={tmp_path / 'back.ckpt'}"]

@@ -14,7 +14,7 @@ from vqjax.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
-PARTS = int(os.environ.get("VQJAX_FUZZ_PARTS", 10))  # of fifty configs each
+PARTS = int(os.environ.get("VQJAX_FUZZ_PARTS", 4))  # of fifty configs each
 CASES = 50
 SECONDS = 10  # no case takes a tenth of it
 

@@ -20,18 +20,16 @@ RATE = 4_000
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-  """(codec, prior), two steps each: nothing that they make is good."""
+def runs(tmp_path_factory, random_run):
+  """(codec after two steps, prior of random weights): nothing that they make is good."""
   folder = tmp_path_factory.mktemp("runs")
-  for name, more in (
-    ("codec_digits", {}),
-    ("prior_digits", {"tokenizer": str(folder / "codec_digits")}),
-  ):
-    config = configuration.load(f"{ROOT}/configs/{name}.py:debug")
-    for field, value in more.items():
-      config[field] = value
-    train.train(config, folder / name)
-  return folder / "codec_digits", folder / "prior_digits"
+  codec, prior = (
+    configuration.load(f"{ROOT}/configs/{name}.py:debug")
+    for name in ("codec_digits", "prior_digits")
+  )
+  train.train(codec, folder / "codec_digits")
+  prior.tokenizer = str(folder / "codec_digits")
+  return folder / "codec_digits", random_run(folder / "prior_digits", prior)
 
 
 def test_a_run_leaves_pictures_and_sounds(runs):
@@ -105,7 +103,7 @@ def test_sample_and_complete_write_sound(runs, tmp_path, capsys):
 
 def test_measures_and_pictures_of_a_prior(runs):
   _, prior = runs
-  evaluate.main([f"--workdir={prior}", "--limit=8", "--batch_size=8"])
+  evaluate.main([f"--workdir={prior}", "--limit=8", "--batch_size=8", "--coded=0"])
   found = json.loads((prior / "evaluation.json").read_text())["figures"]
   assert np.isfinite(found["bits_per_second"]) and np.isfinite(found["nats_per_code"])
   assert (prior / "positions.png").exists() and (prior / "nearest.png").exists()

@@ -85,7 +85,9 @@ CASES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_crashed_run_continues_bit_for_bit(case, tmp_path, crash, same_run, request):
+def test_a_crashed_run_continues_bit_for_bit(
+  case, tmp_path, crash, same_run, compiled_once, request
+):
   values = dict(CASES[case])
   if "data" in values:
     values["data"] = request.getfixturevalue(values["data"])
@@ -98,7 +100,9 @@ def test_a_crashed_run_continues_bit_for_bit(case, tmp_path, crash, same_run, re
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_run_continues_bit_for_bit(tmp_path, terminate, same_run):
+def test_sigterm_saves_and_the_run_continues_bit_for_bit(
+  tmp_path, terminate, same_run, compiled_once
+):
   config = tiny()
   train.train(config, tmp_path / "whole")
   with terminate(5):

@@ -43,7 +43,7 @@ def test_contract(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-  "changes, message", [(dict(heads=3), "multiple of heads"), (dict(depth=0), "depth"),
+  "changes, message", [(dict(heads=3), "does not divide width"), (dict(depth=0), "depth"),
                        (dict(activation="relu"), "activation")]
 )  # fmt: skip
 def test_sizes_are_refused_when_it_is_made(name, changes, message):

@@ -99,7 +99,13 @@ def test_contract_and_gradients(name, fields):
   grads, (out, variables) = train(variables.get("params", {}), z, variables)
   _, (again, variables) = train(variables.get("params", {}), z, variables)
   assert all(np.isfinite(g).all() and np.any(g) for g in jax.tree.leaves(grads))
-  final = jax.jit(lambda v, z: call(q, v, z, False)[0])(variables, z)
+
+  @jax.jit
+  def evaluated(variables, z):
+    out, _ = call(q, variables, z, False)
+    return out, q.apply(variables, out.ids, method="embed") if q.codebook_size else None
+
+  final, codes = evaluated(variables, z)
   for o in (out, again, final):
     assert o.z.shape == (4, 3, 4, q.width) and o.z.dtype == z.dtype
     assert o.loss.shape == () and o.loss.dtype == jnp.float32 and np.isfinite(o.loss)
@@ -117,7 +123,6 @@ def test_contract_and_gradients(name, fields):
   assert (
     0 < final.metrics["usage"] <= 1 and 1 - 1e-5 <= final.metrics["perplexity"] <= q.codebook_size
   )
-  codes = jax.jit(lambda v, ids: q.apply(v, ids, method="embed"))(variables, final.ids)
   np.testing.assert_allclose(codes, final.z, rtol=1e-6, atol=1e-6)
 
 

@@ -144,7 +144,7 @@ def test_a_flow_trains_samples_completes_and_stays_with_its_statistics(vae, tmp_
 
 @pytest.mark.slow
 def test_a_killed_run_on_cached_latents_continues_bit_for_bit(
-  vae, cached, tmp_path, crash, same_run
+  vae, cached, tmp_path, crash, same_run, compiled_once
 ):
   source = dict(name="codes", path=str(cached["vae"]))
   scheme = dict(name="ddpm", variance="learned", likelihood_steps=2)

@@ -45,26 +45,7 @@ def config_of(tokenizer, source, scheme):
   )
 
 
-@pytest.fixture
-def compiled_once(monkeypatch):
-  """The runs of a test, which have one config, share their compiled functions: those take far
-  longer than the steps.
-  """
-  made = []
-
-  def run(*args):
-    made.append(made[0] if made else Run(*args))
-    return made[-1]
-
-  Run = train.Run
-  monkeypatch.setattr(train, "Run", run)
-
-
-SCHEMES = {
-  "autoregressive": dict(name="autoregressive"),
-  "masked": dict(name="masked"),
-  "diffusion": dict(name="diffusion", timesteps=2),
-}
+SCHEMES = {"autoregressive": dict(name="autoregressive"), "masked": dict(name="masked")}
 
 
 @pytest.mark.slow
@@ -74,7 +55,6 @@ SCHEMES = {
     # While the log line of step 6 is written: the checkpoint of step 5 is the last.
     ("images", "masked", "crash", 5),
     ("codes", "autoregressive", "terminate", 7),
-    ("codes", "diffusion", "crash", 5),
   ],
 )
 def test_a_stopped_prior_continues_bit_for_bit(

@@ -3,6 +3,7 @@ lineage, and what is refused.
 """
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from PIL import Image
 
 import vqjax
 from vqjax import config as configuration, data, sample, tokenize, train
+from vqjax.data import captions
 from vqjax.data.text import Bpe
 from vqjax.errors import UserError
 from vqjax.sampler import Given
@@ -157,30 +159,30 @@ def test_samples_are_ranked_by_another_run(workdir, tmp_path, capsys):
   )
   flags = ["--workdir", str(workdir), "--num", "4", "--label", "3", "--text=a red ring"]
   page = tmp_path / "page.png"
-  for more, captions in [([], ["a red ring"]), (["--text=a star"], ["a red ring", "a star"])]:
+  for more, ranked in [([], ["a red ring"]), (["--text=a star"], ["a red ring", "a star"])]:
     sample.main([*flags, *more, "--output", str(page), "--rank", str(ranker)])
     said = capsys.readouterr().out.splitlines()
-    assert [line.split(": best ")[0] for line in said if ": best " in line] == captions
+    assert [line.split(": best ")[0] for line in said if ": best " in line] == ranked
     with Image.open(page) as image:
       assert image.width == 2 * 64 + 2
   with pytest.raises(UserError, match="--rank: .* embeds no images and captions"):
     sample.main([*flags, "--rank", str(workdir)])
 
 
-def test_captions_beside_codes_train_the_same_vocabulary(tokenizer, workdir, tmp_path):
+def test_captions_beside_codes_train_the_same_vocabulary(tokenizer, short, tmp_path):
   folder = tmp_path / "codes"
   flags = ["--workdir", tokenizer, "--output", str(folder), "--shard", "12", "--batch_size", "8"]
   tokenize.main(flags)
   cached = data.Dataset(data.resolve(str(folder)))
   assert json.loads((folder / "train-00001-text.json").read_text())[0].startswith("a ")
   assert len(list(cached.texts())) == 32 and cached.sample(8)["text"][0].startswith("a ")
-  source = dict(name="codes", path=str(folder))
-  condition = dict(text=TEXT | dict(bpe=str(workdir / "bpe.json")))
-  train.train(config_of(tokenizer, data=source, ops={}, condition=condition), tmp_path / "prior")
-  own = vqjax.load(tmp_path / "prior")
-  assert own.sample(1, text="a red circle").shape == (1, 16, 16, 3)
-  assert (tmp_path / "prior" / "bpe.json").exists()
-  (tmp_path / "prior").rename(tmp_path / "moved")
+  kept = captions.keep(captions.Text(**TEXT), "config.condition.text", cached, tmp_path / "run")
+  of_images = Bpe.train(data.Dataset(short["data"]).texts(), TEXT["size"])
+  assert Bpe.read(kept).identity == of_images.identity
+
+
+def test_another_vocabulary_in_the_workdir_is_seen(workdir, tmp_path):
+  shutil.copytree(workdir, tmp_path / "moved")
   Bpe.train(["another one"] * 3, 270).write(tmp_path / "moved" / "bpe.json")
   with pytest.raises(UserError, match="config.condition.text.bpe: has changed since .*moved began"):
     vqjax.load(tmp_path / "moved")

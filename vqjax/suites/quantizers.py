@@ -34,6 +34,9 @@ def quantizers(bits: int) -> dict[str, dict[str, Any]]:
     "lfq": dict(dim=bits),
     "bsq": dict(dim=bits),
     "residual": dict(depth=2, quantizer=dict(name="ema", dim=DIM, **half)),
+    "projected": dict(
+      outer=DIM, quantizer=dict(name="vq", codebook_size=2**bits, dim=8, normalize="search")
+    ),
     "grouped": dict(groups=2, quantizer=dict(name="ema", dim=DIM // 2, **half)),
   }
 
