@@ -3,10 +3,9 @@
   python -m vqjax.main --config=configs/prior_fashion_mnist_diffusion.py \
       --workdir=runs/prior_fashion_mnist_diffusion
 
-Needs runs/vqvae_fashion_mnist. One of four priors with the same data, batch and steps:
-  autoregressive, masked,
-diffusion and pixelcnn. TFDS downloads the data (30 MB); `--data=FOLDER` reads the original IDX
-files. No paper has a figure for this.
+Needs runs/vqvae_fashion_mnist. One of five priors with the same data, batch and steps:
+autoregressive, masked, diffusion, replace and pixelcnn. TFDS downloads the data (30 MB);
+`--data=FOLDER` reads the original IDX files. No paper has a figure for this.
 """
 
 from configs import prior_fashion_mnist_autoregressive

@@ -5,8 +5,7 @@ quickstart's second half.
   python -m vqjax.sample --workdir=runs/prior_shapes --num=64 --label=all --output=samples.png
 
 Needs runs/vqvae_shapes. The pictures are drawn on the fly. Made for a CPU: in the few minutes that
-  it
-has, convolutions learn outlines sooner than a transformer does. No paper has a figure for this
+it has, convolutions learn outlines sooner than a transformer does. No paper has a figure for this
 data.
 """
 

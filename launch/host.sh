@@ -28,7 +28,11 @@ jax() {
     elif compgen -G '/dev/accel*' >/dev/null || compgen -G '/dev/vfio/[0-9]*' >/dev/null; then found=tpu
     else found=cpu; fi
   fi
-  if [[ $found == cpu ]]; then echo jax; else echo "jax[$found]"; fi
+  case $found in
+    cpu) echo jax ;;
+    cuda*) echo "jax[$found]!=0.10.2,!=0.11.0" ;;  # which add slowly on GPUs
+    *) echo "jax[$found]" ;;
+  esac
 }
 
 # After a reboot another process may have the number: its command tells.
@@ -40,7 +44,7 @@ install() {
   command -v uv >/dev/null && [[ ! $dry_run ]] ||
     run bash -c 'curl -LsSf https://astral.sh/uv/install.sh | sh'
   [[ -x .venv/bin/python && ! $dry_run ]] || run uv venv --python "$PYTHON" .venv
-  run uv pip install --quiet --python .venv/bin/python -r requirements.txt "$(jax)"
+  run uv pip install --quiet --python .venv/bin/python -r requirements.txt gcsfs "$(jax)"
 }
 
 start() {

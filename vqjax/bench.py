@@ -195,7 +195,9 @@ def main(argv: Sequence[str]) -> None:
     build.module("suites", chosen.suite).main(argv)
     return
   argv, overrides = configuration.split_arguments(argv)
-  parser = cli.parser(__doc__)
+  parser = cli.parser(
+    f"{__doc__}\nsuites, each with its own --help: {', '.join(build.names('suites'))}"
+  )
   parser.add_argument("--config", required=True, metavar="FILE[:debug]", help="or --suite=NAME")
   parser.add_argument("--data", metavar="PATH")
   parser.add_argument("--repeats", type=cli.count, default=10)

@@ -2,8 +2,8 @@
 
 Running the same command again continues the run; then --config may be left out, the workdir holds
 it. `--config=FILE:debug` shrinks any config to seconds on a CPU. `--data=PATH` points it at local
-files: a folder of images, an .npz, or a directory of IDX files. `--config.FIELD=VALUE` overrides
-any field.
+files: a folder of images, sounds or films, an .npz or .npy, a directory of IDX files, or codes.
+`--config.FIELD=VALUE` overrides any field.
 """
 
 from __future__ import annotations

@@ -99,9 +99,10 @@ class Prior:
       seed: the same seed draws the same examples, the first ones of a larger `num` too.
       batch_size: how many are drawn at once; the examples do not depend on it but for rounding.
       **given: conditions by name (label=3, layout=map, text="a red circle"), one for all or one for
-        each; those left out are drawn freely. And options, as the prior's scheme has them: guidance
-        and guidance_schedule (constant, or growing from none: linear, cosine), temperature,
-        top_k, top_p, steps, choice_temperature.
+        each; those left out are drawn freely. And options, as the prior's scheme has them:
+        guidance, guidance_schedule (constant, or growing from none: linear, cosine), guidance_first
+        and guidance_last, temperature, top_k, top_p, steps, choice_temperature; of priors over
+        floats steps, solver, eta, resample.
 
     Raises:
       UserError: a condition or option that the prior does not have, or a value out of range.

@@ -70,7 +70,7 @@ class Periods(nn.Module):
 
 class Spectra(nn.Module):
   """One window: real and imaginary parts of every channel, each band of frequencies through
-  convolutions of its own (arXiv 2306.06546, sec. 3.3).
+  convolutions of its own (arXiv 2306.06546, sec. 3.4).
   """
 
   window: int
@@ -96,7 +96,7 @@ class Spectra(nn.Module):
 
 
 class Model(nn.Module):
-  """DAC's discriminator (arXiv 2306.06546, sec. 3.3): multi-period (HiFi-GAN, arXiv 2010.05646) and
+  """DAC's discriminator (arXiv 2306.06546, sec. 3.4): multi-period (HiFi-GAN, arXiv 2010.05646) and
   multi-scale complex STFT, in bands. Every part's logits count alike.
 
   Attributes:

@@ -117,7 +117,7 @@ def mel_distance(
   rate: int,
   windows: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048),
 ) -> jax.Array:
-  """DAC's multi-scale mel loss (arXiv 2306.06546, sec. 3.4): the sum over windows of the mean
+  """DAC's multi-scale mel loss (arXiv 2306.06546, sec. 3.5): the sum over windows of the mean
   difference of log10 mel magnitudes, with 5 bands for 32 samples and twice as many for every
   doubling.
   """

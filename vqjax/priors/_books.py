@@ -15,7 +15,7 @@ from vqjax.latents import Codes
 
 
 def embedded(embed: nn.Module, latent: Codes, ids_BL: jax.Array) -> jax.Array:
-  """The sum of the embeddings of each step's codes, `[B, S, C]` (arXiv 2306.05284, section 2.3)."""
+  """The sum of the embeddings of each step's codes, `[B, S, C]` (arXiv 2306.05284, section 2.4)."""
   return embed(latent.arrange(latent.numbered(ids_BL), fill=-1)).sum(2)
 
 

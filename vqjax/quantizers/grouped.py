@@ -16,7 +16,7 @@ from vqjax.quantizers import Quantized
 
 class Model(nn.Module):
   """Cuts channels into `groups` equal runs and quantizes each by a quantizer of its own (arXiv
-  1910.05453, sec. 3.2).
+  1910.05453, sec. 3.3).
 
   The loss is the mean over groups, as one quantizer's is the mean over its elements; so are the
   metrics. A shared codebook's metrics are of all groups together.

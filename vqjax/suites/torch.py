@@ -4,8 +4,9 @@
 Needs torch (and for `dac` Hugging Face's transformers, which have DAC in PyTorch). The same
 networks with as many parameters on either side: minGPT's transformer (6 layers of 256, 256 codes;
 also drawn from, with keys and values kept), VQGAN's autoencoder (64 channels, 64 pixels, 8 x 8
-latents) and DAC (a sixth of a second at a quarter of the published width). Calls take turns in one
-process, and the ratio is of each pair of turns, so that a drifting machine hits both.
+latents) and DAC (0.37 seconds; a quarter of the published encoder's width, a sixth of the
+decoder's). Calls take turns in one process, and the ratio is of each pair of turns, so that a
+drifting machine hits both.
 """
 
 from __future__ import annotations
