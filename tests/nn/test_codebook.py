@@ -146,8 +146,15 @@ def test_sampled_rows_are_distinct_rows():
   z = np.asarray(normal(0, 50, 2))
   picked = np.asarray(book.sample_rows(jax.random.key(0), z, 50))
   np.testing.assert_array_equal(picked, z)
-  some = np.asarray(book.sample_rows(jax.random.key(0), z, 20))
-  assert len(np.unique(some, axis=0)) == 20 and all((z == r).all(-1).any() for r in some)
+  for size in (20, 26, 33, 49):  # none divides 50
+    some = np.asarray(book.sample_rows(jax.random.key(size), z, size))
+    assert len(np.unique(some, axis=0)) == size and all((z == r).all(-1).any() for r in some)
+  few = np.asarray(book.sample_rows(jax.random.key(0), z, 120))
+  assert len(np.unique(few, axis=0)) == 50
+  often = jax.vmap(lambda key: book.sample_rows(key, jnp.arange(5)[:, None], 2)[:, 0])
+  picked = often(jax.random.split(jax.random.key(0), 600))
+  counts = np.stack([np.bincount(column, minlength=5) for column in np.asarray(picked).T])
+  np.testing.assert_allclose(counts, [[300, 300, 0, 0, 0], [0, 0, 200, 200, 200]], atol=60)
 
 
 def test_revive_replaces_only_dead_codes():

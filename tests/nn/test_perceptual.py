@@ -123,9 +123,9 @@ def test_importer_names_the_tensor(states):
     importer.weights(vgg | {"classifier.0.weight": np.zeros(1)}, linear).keys()
     == perceptual.shapes().keys()
   )
-  with pytest.raises(UserError, match="features.5.weight' is missing"):
+  with pytest.raises(UserError, match="VGG16: missing: 'features.5.weight'"):
     importer.weights({k: v for k, v in vgg.items() if k != "features.5.weight"}, linear)
-  with pytest.raises(UserError, match="unexpected tensor 'lin5"):
+  with pytest.raises(UserError, match="LPIPS linear weights: unexpected: 'lin5"):
     importer.weights(vgg, linear | {"lin5.model.1.weight": np.zeros(1)})
-  with pytest.raises(UserError, match=r"features.0.bias' has shape \(3,\), expected \(64,\)"):
+  with pytest.raises(UserError, match=r"'features.0.bias' is \(3,\), not \(64,\)"):
     importer.weights(vgg | {"features.0.bias": np.zeros(3)}, linear)

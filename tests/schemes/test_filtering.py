@@ -83,6 +83,7 @@ def test_an_example_draws_the_same_in_any_batch(impl):
     ("temperature", float("nan")),
     ("temperature", float("inf")),
     ("temperature", "1"),
+    ("temperature", 1e-38),
     ("top_k", 0),
     ("top_k", 2.5),
     ("top_k", 3.0),

@@ -308,6 +308,8 @@ def test_known_vectors_stay_and_unknown_ones_are_never_looked_at(name):
     assert out.shape == (B, L, D) and out.dtype == jnp.float32 and path.shape == (4, B, L, D)
     np.testing.assert_array_equal(np.asarray(out)[known], np.asarray(z)[known])
     np.testing.assert_array_equal(path[-1], out)
+    for stop in np.asarray(path):
+      np.testing.assert_array_equal(stop[known], np.asarray(z)[known])
     np.testing.assert_array_equal(out, sample(jnp.where(known[..., None], z, other), known)[0])
 
 
@@ -365,6 +367,13 @@ def test_options_are_checked(name, options, message):
   with pytest.raises(UserError, match=message) as e:
     scheme.sample(jax.random.key(0), network(jnp.zeros(1)), blank, blank[..., 0] > 0, **options)
   assert "\n" not in str(e.value) and set(options) - {"draw"} <= scheme.options.keys()
+
+
+def test_averages_take_no_fresh_noise():
+  scheme, blank = make("meanflow"), LATENT.blank(1)
+  for options in (dict(solver="ancestral"), dict(solver="euler", eta=0.5)):
+    with pytest.raises(UserError, match="fresh noise needs velocities.*take euler"):
+      scheme.sample(jax.random.key(0), network(jnp.zeros(1)), blank, blank[..., 0] > 0, **options)
 
 
 def test_a_ddpm_has_no_more_steps_than_timesteps():

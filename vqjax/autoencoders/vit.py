@@ -15,7 +15,7 @@ from vqjax import checks, fields
 from vqjax.autoencoders import _composite as composite
 from vqjax.errors import UserError
 from vqjax.nn import layers, patches
-from vqjax.nn.attention import attend
+from vqjax.nn.block import Block
 
 
 def sincos(grid: Sequence[int], features: int) -> np.ndarray:
@@ -31,28 +31,6 @@ def sincos(grid: Sequence[int], features: int) -> np.ndarray:
     angles = coordinate[..., None] * 10_000.0 ** (-np.arange(n) / n)
     parts += [np.sin(angles), np.cos(angles)]
   return np.concatenate(parts, axis=-1).astype(np.float32)
-
-
-class Block(nn.Module):
-  """Pre-norm attention and MLP of one transformer layer, [B, L, width]."""
-
-  heads: int
-  mlp_width: int
-  dropout: float
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    width, dtype = x.shape[-1], jnp.dtype(self.dtype)
-    drop = nn.Dropout(self.dropout, deterministic=not train)
-    h = nn.LayerNorm(dtype=dtype, name="norm1")(x)
-    qkv = nn.Dense(3 * width, dtype=dtype, name="qkv")(h)
-    q, k, v = einops.rearrange(qkv, "b l (s n h) -> s b l n h", s=3, n=self.heads)
-    h = einops.rearrange(attend(q, k, v), "b l n h -> b l (n h)")
-    x = x + drop(nn.Dense(width, dtype=dtype, name="proj")(h))
-    h = nn.LayerNorm(dtype=dtype, name="norm2")(x)
-    h = nn.gelu(nn.Dense(self.mlp_width, dtype=dtype, name="mlp_in")(h))
-    return x + drop(nn.Dense(width, dtype=dtype, name="mlp_out")(h))
 
 
 class Transformer(nn.Module):
@@ -84,8 +62,9 @@ class Transformer(nn.Module):
     embedded = nn.Dense(self.width, dtype=dtype, name="embed")(x)
     h = einops.rearrange(embedded + self.position(grid).astype(dtype)[None], "b ... d -> b (...) d")
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+    fields = dict(activation=nn.gelu, epsilon=1e-6, dropout=self.dropout, dtype=self.dtype)
     for i in range(self.depth):
-      h = block(self.heads, self.mlp_width, self.dropout, self.dtype, name=f"block_{i}")(h, train)
+      h = block(self.heads, self.mlp_width, **fields, name=f"block_{i}")(h, train)
     h = nn.LayerNorm(dtype=dtype, name="norm_out")(h)
     h = jnp.tanh(nn.Dense(self.mlp_width, dtype=dtype, name="head")(h))
     h = h.reshape(h.shape[0], *grid, h.shape[-1])

@@ -8,11 +8,13 @@ the grid costs bytes.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from vqjax.codec import Example, Shapes, Source, _coder
@@ -37,6 +39,33 @@ class Network(NamedTuple):
   start: Callable[..., Any]
   step: Callable[..., Any]
   whole: Callable[..., Any] | None = None
+
+
+def stepped(
+  sampler: Any, params: Any, of_logits: Callable[[jax.Array], jax.Array] = lambda logits: logits
+) -> Network:
+  """The cached steps of a sampler's network, on the one device where `params` are.
+
+  `of_logits` [B, K] -> weights is compiled with each step: floats that are rounded elsewhere may
+  differ.
+  """
+  network = sampler.prior.network
+
+  @jax.jit
+  def first(params: Any, prefix_BP: jax.Array) -> tuple[jax.Array, Any]:
+    logits, cache = network(params, prefix_BP).start()
+    return of_logits(logits[:, 0]), cache
+
+  @functools.partial(jax.jit, donate_argnames="cache")  # written in place, not copied for each code
+  def after(params: Any, prefix_BP: jax.Array, ids_B: Any, index: Any, cache: Any) -> Any:
+    logits, cache = network(params, prefix_BP).step(ids_B[:, None], index, cache)
+    return of_logits(logits[:, 0]), cache
+
+  return Network(
+    prefix=lambda num, coarser: jax.device_put(sampler.free(num, coarser), jax.devices()[0]),
+    start=lambda prefix: first(params, prefix),
+    step=lambda prefix, *given: after(params, prefix, *given),
+  )
 
 
 class _Level(NamedTuple):

@@ -89,23 +89,10 @@ def _network(sampler: Any) -> _windows.Network:
     logits = [np.asarray(full(params, prefix[cut], ids_BL[cut])) for cut in cuts]
     return weights(np.concatenate(logits), resolution)
 
-  @jax.jit
-  def first(params: Any, prefix_BP: jax.Array) -> tuple[jax.Array, Any]:
-    logits, cache = prior.network(params, prefix_BP).start()
-    return logits[:, 0], cache
-
-  @functools.partial(jax.jit, donate_argnames="cache")  # written in place, not copied for each code
-  def after(params: Any, prefix_BP: jax.Array, ids_B: Any, index: Any, cache: Any) -> Any:
-    logits, cache = prior.network(params, prefix_BP).step(ids_B[:, None], index, cache)
-    return logits[:, 0], cache
-
-  def start(prefix: jax.Array) -> tuple[np.ndarray, Any]:
-    logits, cache = first(params, prefix)
-    return weights(logits, resolution), cache
-
-  def step(prefix: jax.Array, *given: Any) -> tuple[np.ndarray, Any]:
-    logits, cache = after(params, prefix, *given)
-    return weights(logits, resolution), cache
-
-  prefix = lambda num, coarser: jax.device_put(sampler.free(num, coarser), jax.devices()[0])
-  return _windows.Network(prefix, start, step, whole)
+  network = _windows.stepped(sampler, params)
+  on_host = lambda out: (weights(out[0], resolution), out[1])
+  return network._replace(
+    start=lambda *given: on_host(network.start(*given)),
+    step=lambda *given: on_host(network.step(*given)),
+    whole=whole,
+  )

@@ -8,7 +8,6 @@ what was encoded is decoded before it is given away, and the file names the envi
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import os
 import pathlib
@@ -81,24 +80,9 @@ def _short(text: str) -> str:
 
 def _network(sampler: Any) -> _windows.Network:
   """The prior of one level, on one device: its network's cached steps."""
-  prior = sampler.prior
+
+  def weights(logits_BK: jax.Array) -> jax.Array:
+    return (jax.nn.softmax(logits_BK.astype(jnp.float32)) * _ONE).astype(jnp.int32)
+
   params = jax.device_put(sampler.weights.params, jax.devices()[0])
-
-  def weights(logits_B1K: jax.Array) -> jax.Array:
-    return (jax.nn.softmax(logits_B1K[:, 0].astype(jnp.float32)) * _ONE).astype(jnp.int32)
-
-  @jax.jit
-  def first(params: Any, prefix_BP: jax.Array) -> tuple[jax.Array, Any]:
-    logits, cache = prior.network(params, prefix_BP).start()
-    return weights(logits), cache
-
-  @functools.partial(jax.jit, donate_argnames="cache")  # written in place, not copied for each code
-  def after(params: Any, prefix_BP: jax.Array, ids_B: Any, index: Any, cache: Any) -> Any:
-    logits, cache = prior.network(params, prefix_BP).step(ids_B[:, None], index, cache)
-    return weights(logits), cache
-
-  return _windows.Network(
-    prefix=lambda num, coarser: jax.device_put(sampler.free(num, coarser), jax.devices()[0]),
-    start=lambda prefix: first(params, prefix),
-    step=lambda prefix, *given: after(params, prefix, *given),
-  )
+  return _windows.stepped(sampler, params, weights)

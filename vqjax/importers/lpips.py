@@ -6,10 +6,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import einops
 import numpy as np
 
-from vqjax.errors import UserError
+from vqjax.importers import _reader
 from vqjax.nn import perceptual
 
 FILES = 2
@@ -52,38 +51,16 @@ def weights(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> p
   convolutions = [
     name.removesuffix("/kernel") for name in perceptual.shapes() if name.endswith("/kernel")
   ]
-  theirs = {}
+  shapes, vgg = perceptual.shapes(), _reader.Reader(vgg_state, "VGG16")
+  lin, found = _reader.Reader(lin_state, "LPIPS linear weights"), {}
   for position, name in zip(_POSITIONS, convolutions, strict=True):
-    theirs[f"{name}/kernel"] = f"features.{position}.weight"
-    theirs[f"{name}/bias"] = f"features.{position}.bias"
-  linear = {f"linear{g}": f"lin{g}.model.1.weight" for g in range(5)}
-  return _take(vgg_state, theirs, "VGG16") | _take(lin_state, linear, "LPIPS linear weights")
-
-
-def _take(
-  state: Mapping[str, np.ndarray], theirs: Mapping[str, str], source: str
-) -> perceptual.Weights:
-  """Collects `theirs`, our name -> their name, from `state`, which must hold nothing else."""
-  if extra := sorted(state.keys() - set(theirs.values())):
-    raise UserError(f"{source}: unexpected tensor {extra[0]!r}; give the file of this model only.")
-  weights = {}
-  for ours, name in theirs.items():
-    if name not in state:
-      raise UserError(f"{source}: tensor {name!r} is missing; give the whole file.")
-    array, expected = np.asarray(state[name], np.float32), _their_shape(ours)
-    if array.shape != expected:
-      raise UserError(
-        f"{source}: tensor {name!r} has shape {array.shape}, expected {expected}; is it a VGG16?"
-      )
-    if ours.endswith("/kernel"):
-      array = einops.rearrange(array, "o i h w -> h w i o")
-    weights[ours] = array.reshape(perceptual.shapes()[ours])
-  return weights
-
-
-def _their_shape(ours: str) -> tuple[int, ...]:
-  shape = perceptual.shapes()[ours]
-  if ours.endswith("/kernel"):
-    height, width, inputs, outputs = shape
-    return outputs, inputs, height, width
-  return (1, *shape, 1, 1) if ours.startswith("linear") else shape
+    for leaf in ("kernel", "bias"):
+      ours, theirs = f"{name}/{leaf}", f"features.{position}.{_reader.LEAVES[leaf]}"
+      found[ours] = vgg.leaf(theirs, (leaf,), shapes[ours])
+  for group in range(5):
+    shape = shapes[f"linear{group}"]
+    theirs = lin.take(f"lin{group}.model.1.weight", (1, *shape, 1, 1))
+    found[f"linear{group}"] = theirs.reshape(shape)
+  vgg.done()
+  lin.done()
+  return found

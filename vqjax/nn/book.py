@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from vqjax.nn import codebook
@@ -44,8 +45,10 @@ def sample_rows(key: jax.Array, z_ND: jax.Array, size: int) -> jax.Array:
   """`size` random rows of z, one from each of `size` equal strata of the positions: distinct where
   N >= size.
   """
-  stratum = jnp.arange(size) + jax.random.uniform(key, (size,))
-  return z_ND[jnp.minimum((stratum * (len(z_ND) / size)).astype(jnp.int32), len(z_ND) - 1)]
+  edges = np.arange(size + 1, dtype=np.int64) * len(z_ND) // size
+  first, width = edges[:-1].astype(np.int32), np.diff(edges).astype(np.int32)
+  within = (jax.random.uniform(key, (size,)) * width).astype(jnp.int32)
+  return z_ND[first + jnp.minimum(within, np.maximum(width - 1, 0))]  # u · width may round up
 
 
 def data_book(key: jax.Array, z_ND: jax.Array, size: int) -> jax.Array:

@@ -12,6 +12,7 @@ from jax import lax
 from vqjax.errors import UserError
 from vqjax.schemes._options import is_real, is_whole, traced
 
+_COLDEST = 1e-6  # what logits are divided by: the quotients stay finite
 _RADIX_BITS = 2  # of the threshold, per pass; 30 in all: float32 values in [0, 1] need no more
 
 
@@ -21,8 +22,7 @@ class Draw:
   """How a code is drawn from its logits; a pytree of its numbers, see `traced`.
 
   Fields:
-    temperature: divides the logits, from 0 up; 0 takes the most probable code (the first of
-      equals).
+    temperature: divides the logits; 0 takes the most probable code (the first of equals).
     top_k: keep the k most probable codes; those equal to the last one kept stay too.
     top_p: in (0, 1]; keep the smallest set of most probable codes whose probabilities add up to at
       least this (arXiv 1904.09751), again with all equals of the last. The probabilities are those
@@ -36,10 +36,9 @@ class Draw:
   top_p: float | None = None
 
   def __post_init__(self) -> None:
-    if not is_real(self.temperature) or not 0 <= self.temperature < math.inf:
+    if not is_real(heat := self.temperature) or not (heat == 0 or _COLDEST <= heat < math.inf):
       raise UserError(
-        f"temperature: {self.temperature!r} is no number from 0 up; use 0 for greedy or a "
-        "positive value."
+        f"temperature: {heat!r} is neither 0, for greedy, nor a number from {_COLDEST:g} up."
       )
     if self.top_k is not None and not (is_whole(self.top_k) and self.top_k >= 1):
       raise UserError(

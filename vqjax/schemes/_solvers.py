@@ -139,8 +139,8 @@ def follow(
       after = _step(chosen, x, said, before, at, noise(index + 1), look, i)
       if again + 1 < chosen.resample:
         x = at.back * after + at.back_noise * noise(index + 2)
-    shown = jnp.where(known, latent_BLD, after)
-    return (shown, said.data), scale[i + 1] * shown if trajectory else None
+    shown = lambda x: jnp.where(known, latent_BLD, x)
+    return (shown(after), said.data), shown(scale[i + 1] * after) if trajectory else None
 
   # The first stop of a path that does not end in pure noise holds standard noise all the same. It
   # is the same for any number of steps.

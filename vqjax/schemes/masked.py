@@ -106,8 +106,8 @@ class Scheme:
     """Draws all hidden codes at every step and keeps the most confident, as many as the schedule
     says (§3.2).
 
-    At least one code is kept per step, so `steps` beyond the number of unknown codes change
-    nothing; with as many, and a concave or linear schedule, each step keeps exactly one.
+    At least one code is kept per step: with as many `steps` as unknown codes, or more, and a
+    concave or linear schedule, each keeps exactly one until none is left.
 
     Args:
       key: one key, or one per example [B].

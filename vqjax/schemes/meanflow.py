@@ -55,6 +55,11 @@ class Scheme(_over_floats.OverFloats):
         f"solver: {chosen.solver!r} is for velocities, and this prior has their averages; take "
         "euler."
       )
+    if chosen.eta:
+      raise UserError(
+        "solver, eta: fresh noise needs velocities, and this prior has their averages; take euler "
+        "without eta, or resample=2 for noise."
+      )
     return self._path(chosen.steps, lambda times: np.append(times[1:], 0.0))
 
   def likelihood_path(self) -> tuple[_solvers.Grid, _solvers.Reader]:
