@@ -627,7 +627,7 @@ def test_compress_and_decompress_a_folder(runs, tmp_path, capsys, monkeypatch):
   for output in (archive, each):
     compress.main(["--workdir", runs["tokenizer"], f"--input={folder}", f"--output={output}"])
     out, err = capsys.readouterr()
-    assert "2 picture(s)" in out and "1 left out" in out and "c.png: cannot be read" in err
+    assert "2 image(s)" in out and "1 left out" in out and "c.png: cannot be read" in err
   # On this machine the run is known; elsewhere it is given.
   decompress.main([f"--input={archive}", f"--output={tmp_path / 'one'}"])
   check(tmp_path / "one")
@@ -638,7 +638,7 @@ def test_compress_and_decompress_a_folder(runs, tmp_path, capsys, monkeypatch):
   workdir = ["--workdir", runs["tokenizer"]]
   decompress.main([*workdir, f"--input={each}", f"--output={tmp_path / 'several'}"])
   out, err = capsys.readouterr()
-  assert "2 picture(s)" in out and "1 file(s) left out" in out and "bad.vqjc: is cut short" in err
+  assert "2 image(s)" in out and "1 file(s) left out" in out and "bad.vqjc: is cut short" in err
   check(tmp_path / "several")
   decompress.main([*workdir, f"--input={each / 'a.vqjc'}", f"--output={tmp_path / 'my.png'}"])
   np.testing.assert_array_equal(Image.open(tmp_path / "my.png"), wanted["a"])

@@ -104,7 +104,7 @@ def attempt(config, trace):
     train.Run(config, spec)
     return
   build.module("tasks", config["task"]).make(config, spec)
-  optim.make(config["optim"], config.get("optim_disc"), config["total_steps"], config["accumulate"])
+  optim.make(config)
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -23,8 +23,14 @@ def test_schedule_corners():
   assert optim.Optimizer(lr=1.0, schedule="constant").learning_rate(10)(9) == 1.0
 
 
+def made(fields, disc=None, total_steps=10, accumulate=1):
+  return optim.make(
+    dict(optim=fields, optim_disc=disc, total_steps=total_steps, accumulate=accumulate)
+  )
+
+
 def test_players_have_their_own_learning_rates():
-  tx = optim.make({"lr": 1e-2, "schedule": "constant"}, {"lr": 1e-3, "schedule": "constant"}, 10, 1)
+  tx = made({"lr": 1e-2, "schedule": "constant"}, {"lr": 1e-3, "schedule": "constant"})
   grads = jax.tree.map(jnp.ones_like, PARAMS)
   updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS)
   np.testing.assert_allclose(updates["model"]["conv"]["kernel"], -1e-2, rtol=1e-4)
@@ -33,7 +39,7 @@ def test_players_have_their_own_learning_rates():
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "adafactor"])
 def test_weight_decay_follows_the_learning_rate_and_leaves_biases_alone(name):
-  tx = optim.make({"name": name, "lr": 0.1, "schedule": "linear", "weight_decay": 0.5}, None, 10, 1)
+  tx = made({"name": name, "lr": 0.1, "schedule": "linear", "weight_decay": 0.5})
   zero, state = jax.tree.map(jnp.zeros_like, PARAMS), tx.init(PARAMS)
   for lr in (0.1, 0.09, 0.08):
     updates, state = tx.update(zero, state, PARAMS)
@@ -44,7 +50,7 @@ def test_weight_decay_follows_the_learning_rate_and_leaves_biases_alone(name):
 def test_adafactor_without_decay_is_the_one_of_optax():
   grads = jax.tree.map(lambda p: jnp.full_like(p, 0.3), PARAMS["model"])
   tx, theirs = (
-    optim.make({"name": "adafactor", "lr": 0.1, "schedule": "constant"}, None, 10, 1),
+    made({"name": "adafactor", "lr": 0.1, "schedule": "constant"}),
     optax.adafactor(0.1),
   )
   ours, _ = tx.update(
@@ -59,7 +65,7 @@ def test_the_learning_rate_goes_by_steps_however_many_make_an_update():
   fields = {"lr": 1.0, "warmup": 8, "schedule": "linear", "end_lr": 0.5, "eps": 1e-12}
   grads, shown = jax.tree.map(jnp.ones_like, PARAMS), {}
   for accumulate in (1, 4):
-    tx = optim.make(fields, None, 24, accumulate)
+    tx = made(fields, None, 24, accumulate)
     update, state = jax.jit(tx.update), tx.init(PARAMS)
     for step in range(24):
       updates, state = update(grads, state, PARAMS)
@@ -75,12 +81,12 @@ def test_the_learning_rate_goes_by_steps_however_many_make_an_update():
 
 def test_accumulation_equals_the_mean_gradient():
   grads = [jax.tree.map(lambda p, s=s: jnp.full_like(p, s), PARAMS) for s in (1.0, 3.0)]
-  tx = optim.make({"lr": 0.1, "schedule": "constant"}, None, 10, 2)
+  tx = made({"lr": 0.1, "schedule": "constant"}, None, 10, 2)
   params, state = PARAMS, tx.init(PARAMS)
   for g in grads:
     updates, state = tx.update(g, state, params)
     params = optax.apply_updates(params, updates)
-  once = optim.make({"lr": 0.1, "schedule": "constant"}, None, 5, 1)
+  once = made({"lr": 0.1, "schedule": "constant"}, None, 5, 1)
   updates, _ = once.update(
     jax.tree.map(lambda p: jnp.full_like(p, 2.0), PARAMS), once.init(PARAMS), PARAMS
   )
@@ -102,4 +108,4 @@ def test_accumulation_equals_the_mean_gradient():
 )
 def test_bad_fields(fields, message):
   with pytest.raises(UserError, match=message):
-    optim.make(fields, None, 10, 1)
+    made(fields)

@@ -87,8 +87,8 @@ def _report(model: Any, written: dict[pathlib.Path, bytes], count: int, failed: 
   header, payload = (sum(getattr(r, name) for r in rates) for name in ("header", "payload"))
   left_out = f", {failed} left out" if failed else ""
   print(
-    f"{count} picture(s) in {len(written)} file(s): {header + payload} bytes, {header} of headers, "
-    f"{payload} of codes{left_out}"
+    f"{count} {model.info.signal.noun}(s) in {len(written)} file(s): {header + payload} bytes, "
+    f"{header} of headers, {payload} of codes{left_out}"
   )
 
 

@@ -59,7 +59,7 @@ class Common:
 # What may differ between a checkpoint and the run that continues it.
 _FREE = (
   "total_steps", "log_every", "save_every", "eval_examples", "keep", "best", "preview", "mesh",
-  "sharding", "evaluators", "debug", "init_from", "optim.lr", "optim_disc.lr",
+  "sharding", "evaluators", "debug", "init_from",
 )  # fmt: skip
 
 
@@ -371,6 +371,7 @@ def check_same(saved: ConfigDict, new: ConfigDict, within: Sequence[str] = ("",)
       old.get(path) != now.get(path)
       and path.startswith(tuple(within))
       and not any(path == f or path.startswith(f + ".") for f in free)
+      and not re.fullmatch(r"optim(_\w+)?\.lr", path)
     ):
       raise UserError(
         f"config.{path}: this workdir was trained with {old.get(path)!r}, the config says "

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
   if not count:
     raise failed[0]
   left_out = f", {len(failed)} file(s) left out" if failed else ""
-  print(f"{count} picture(s) in {args.output}{left_out}")
+  print(f"{count} {signal.noun}(s) in {args.output}{left_out}")
 
 
 def _opened(file: pathlib.Path, workdir: Any, models: dict[Any, Any]) -> Any:

@@ -79,6 +79,7 @@ class Optimizer:
     return optax.chain(optax.clip_by_global_norm(self.clip), core) if self.clip else core
 
 
+_PLAYER = "optim_"  # begins the field of a player beside the model
 _UNREAD = {"adamw": (), "lion": ("eps",), "adafactor": ("b1", "b2", "eps")}
 
 
@@ -88,20 +89,21 @@ def _decayed(params: Any) -> Any:
   )
 
 
-def make(
-  optim: Mapping[str, Any], optim_disc: Mapping[str, Any] | None, total_steps: int, accumulate: int
-) -> optax.GradientTransformation:
-  """The transformation for params {"model": …, "disc": …}.
+def make(config: Mapping[str, Any]) -> optax.GradientTransformation:
+  """The transformation for params {"model": …} and a player for each field "optim_PLAYER" of a
+  completed config, which is `optim`'s where that field is None.
 
   Raises:
-    UserError: unknown field or wrong type in either sub-dict, or a field that the chosen optimizer
-      does not read.
+    UserError: unknown field or wrong type in a sub-dict, or a field that the chosen optimizer does
+      not read.
   """
+  total_steps, accumulate = config["total_steps"], config["accumulate"]
+  fields = {"model": "optim"} | {
+    k.removeprefix(_PLAYER): k for k in config if k.startswith(_PLAYER)
+  }
   players = {
-    "model": _one(optim, "config.optim").chain(total_steps, accumulate),
-    "disc": _one(optim if optim_disc is None else optim_disc, "config.optim_disc").chain(
-      total_steps, accumulate
-    ),
+    player: _one(config[name] or config["optim"], f"config.{name}").chain(total_steps, accumulate)
+    for player, name in fields.items()
   }
   tx = optax.partition(
     players, lambda params: {k: jax.tree.map(lambda _: k, v) for k, v in params.items()}

@@ -74,9 +74,7 @@ class Run:
     self.config, self.spec = config, spec
     self.mesh = sharding.make_mesh(**config["mesh"], devices=devices)
     self.task = module("tasks", config["task"]).make(config, spec)
-    self.tx = optim.make(
-      config["optim"], config.get("optim_disc"), config["total_steps"], config["accumulate"]
-    )
+    self.tx = optim.make(config)
     everywhere = sharding.replicated(self.mesh)
     abstract = jax.eval_shape(self._init, jax.random.key(0))
     places = sharding.shardings(config["sharding"], self.mesh, abstract)
@@ -301,7 +299,9 @@ def _settle(config: Any, workdir: files.Path) -> None:
   """Compares the config with the one that is there, or saves it where nothing was trained yet."""
   if (workdir / "config.json").exists() and (steps := files.saved_steps(workdir)):
     # Step 0 is a conversion: only what its weights belong to is settled.
-    weights = ("model", "disc", "task", "tokenizer", "signal", "text", "condition.layout_codes")
+    weights = ["model", "disc", "task", "tokenizer", "signal", "text"]
+    places = [p.field for p in configuration.places_of(config) if p.needed and "." in p.field]
+    weights += [field.rpartition(".")[0] for field in places]
     within = weights if max(steps) == 0 else ("",)
     configuration.check_same(configuration.of_run(workdir), config, within)
   elif jax.process_index() == 0:

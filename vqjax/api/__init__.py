@@ -1,6 +1,7 @@
 """A trained run as Python functions: load(workdir), or load of an exported file, is a Tokenizer,
 which encodes and decodes, a Prior, which samples, completes and tells how probable codes are, or a
-Ranker, which embeds images and captions.
+Ranker, which embeds images and captions. A run of a task that has no such class is a Loaded, whose
+`run.task.predict` are its functions.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from vqjax.errors import UserError
 __all__ = ["Loaded", "Prior", "Ranker", "Tokenizer", "load", "load_prior", "open_run"]
 
 
-def load(workdir: str | os.PathLike[str]) -> Tokenizer | Prior | Ranker:
+_KINDS = {"autoencode": Tokenizer.of, "prior": Prior, "contrast": Ranker}
+
+
+def load(workdir: str | os.PathLike[str]) -> Tokenizer | Prior | Ranker | Loaded:
   """Opens the run in `workdir`, trained or converted, or the exported run of that name."""
   loaded = open_run(workdir)
-  kinds = {"autoencode": Tokenizer.of, "prior": Prior, "contrast": Ranker}
-  return kinds[loaded.config.task](loaded)
+  return _KINDS.get(loaded.config.task, lambda loaded: loaded)(loaded)
 
 
 def load_prior(workdir: str | os.PathLike[str], option: str) -> Prior:
