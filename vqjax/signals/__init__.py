@@ -50,12 +50,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vqjax import pictures
 from vqjax.errors import UserError
-from vqjax.nn import losses
 
 MEMBER = "Signal"
 
@@ -71,14 +69,6 @@ class Likelihood(NamedTuple):
   loss: Callable[[jax.Array, jax.Array], jax.Array]
   mean: Callable[[jax.Array], jax.Array] = lambda output: output
   outputs: int = 1
-
-
-# Of signals that are pixels.
-PIXEL_LIKELIHOODS: Mapping[str, Likelihood] = {
-  "l1": Likelihood(losses.l1),
-  "l2": Likelihood(losses.l2),
-  "logit_laplace": Likelihood(losses.logit_laplace, losses.logit_laplace_mean, outputs=2),
-}
 
 
 class Row(NamedTuple):
@@ -135,35 +125,6 @@ def unheard(signal: Any, values: Any) -> tuple[()]:
   """`clips` of what has no sound."""
   del signal, values
   return ()
-
-
-def read_pixels(signal: Any, values: jax.Array) -> jax.Array:
-  """`read` of pixels: uint8 to [-1, 1]; floats are so already."""
-  del signal
-  return values.astype(jnp.float32) / 127.5 - 1 if values.dtype == jnp.uint8 else values
-
-
-def write_pixels(signal: Any, mean: jax.Array) -> jax.Array:
-  """`write` of pixels: float32, clipped to [-1, 1]."""
-  del signal
-  return jnp.clip(mean.astype(jnp.float32), -1.0, 1.0)
-
-
-def pixels(name: str, values: np.ndarray) -> jax.Array:
-  """What a caller gave as pixels, of any shape: uint8, or float32 in [-1, 1].
-
-  Raises UserError for another type or range, with `name` before it.
-  """
-  if values.dtype == jnp.uint8:
-    return jnp.asarray(values)
-  if not jnp.issubdtype(values.dtype, jnp.floating):
-    raise UserError(
-      f"{name}: {values.dtype} is neither uint8 nor float in [-1, 1]; convert with "
-      ".astype('uint8')."
-    )
-  if not (top := float(np.abs(values).max())) <= 1.001:  # NaN fails the comparison, too
-    raise UserError(f"{name}: floats reach {top:.4g}; scale them to [-1, 1], or pass uint8.")
-  return jnp.asarray(values, jnp.float32)
 
 
 def sized(ops: Mapping[str, Any]) -> int:

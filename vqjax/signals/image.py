@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 
-from vqjax import checks, pictures
-from vqjax.errors import UserError
-from vqjax.signals import (
-  PIXEL_LIKELIHOODS,
-  Likelihood,
-  always_its_own,
-  check_sheet,
-  pixels,
-  read_pixels,
-  save_sheet,
-  sized,
-  unheard,
-  write_pixels,
-)
+from vqjax import pictures
+from vqjax.signals import always_its_own, check_sheet, save_sheet, sized
+from vqjax.signals._pixels import Pixels
 
 
 @dataclasses.dataclass(frozen=True)
-class Signal:
+class Signal(Pixels):
   """Pixels, which the model reads in [-1, 1]. Callers may give floats in [-1, 1] instead."""
 
   field: ClassVar[str] = "image"
   axes: ClassVar[int] = 2
-  likelihoods: ClassVar[Mapping[str, Likelihood]] = PIXEL_LIKELIHOODS
-  distances: ClassVar[Mapping[str, Callable]] = {}
   judges: ClassVar[tuple[str, ...]] = ("discriminator", "perceptual")
   measures: ClassVar[tuple[str, ...]] = ("distortion", "ssim")
   noun: ClassVar[str] = "image"
@@ -41,8 +27,6 @@ class Signal:
   suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
   suffix: ClassVar[str] = ".png"
 
-  read, write = read_pixels, write_pixels
-  clips = unheard
   suffix_for = always_its_own
   check_page, save_page = check_sheet, save_sheet
 
@@ -56,24 +40,6 @@ class Signal:
   def amount(self, shape: tuple[int, ...]) -> tuple[str, float]:
     del shape
     return "image", 1.0
-
-  def channels(self, shape: tuple[int, ...]) -> int:
-    return shape[-1]
-
-  def prepare(self, values: np.ndarray) -> np.ndarray:
-    return values
-
-  def given(self, values: Any, shape: tuple[int, ...]) -> jax.Array:
-    images, channels = checks.array("images", values), shape[-1]
-    if images.ndim != 4 or images.shape[-1] != channels or not images.size:
-      raise UserError(
-        f"images: shape {images.shape} is not [B, H, W, {channels}]; this model was trained on "
-        f"{channels} channel(s)."
-      )
-    return pixels("images", images)
-
-  def finished(self, values: jax.Array) -> np.ndarray:
-    return pictures.to_uint8(np.asarray(values))
 
   def pictures(self, values: Any, hidden: np.ndarray | None = None) -> np.ndarray:
     return pictures.greyed(self.finished(values), hidden)

@@ -4,46 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 
-from vqjax import checks, pictures, videos
+from vqjax import pictures, videos
 from vqjax.errors import UserError
-from vqjax.signals import (
-  PIXEL_LIKELIHOODS,
-  Likelihood,
-  Row,
-  pixels,
-  read_pixels,
-  save_sheet,
-  sized,
-  unheard,
-  write_pixels,
-)
+from vqjax.signals import Row, save_sheet, sized
+from vqjax.signals._pixels import Pixels
 
 
 @dataclasses.dataclass(frozen=True)
-class Signal:
+class Signal(Pixels):
   """Pixels of frames, which the model reads in [-1, 1]. Callers may give floats in [-1, 1]
   instead. People see strips of the frames, or an animation.
   """
 
   field: ClassVar[str] = "video"
   axes: ClassVar[int] = 3
-  likelihoods: ClassVar[Mapping[str, Likelihood]] = PIXEL_LIKELIHOODS
-  distances: ClassVar[Mapping[str, Callable]] = {}
   judges: ClassVar[tuple[str, ...]] = ("discriminator",)
   measures: ClassVar[tuple[str, ...]] = ("frames",)
   noun: ClassVar[str] = "video"
   columns: ClassVar[int | None] = 1
   suffixes: ClassVar[tuple[str, ...]] = videos.SUFFIXES
   suffix: ClassVar[str] = ".gif"
-
-  read, write = read_pixels, write_pixels
-  clips = unheard
 
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     side = sized(ops)
@@ -56,24 +41,6 @@ class Signal:
 
   def amount(self, shape: tuple[int, ...]) -> tuple[str, float]:
     return "frame", float(shape[0])
-
-  def channels(self, shape: tuple[int, ...]) -> int:
-    return shape[-1]
-
-  def prepare(self, values: np.ndarray) -> np.ndarray:
-    return values
-
-  def given(self, values: Any, shape: tuple[int, ...]) -> jax.Array:
-    video, channels = checks.array("video", values), shape[-1]
-    if video.ndim != 5 or video.shape[-1] != channels or not video.size:
-      raise UserError(
-        f"video: shape {video.shape} is not [B, T, H, W, {channels}]; this model was trained on "
-        f"{channels} channel(s)."
-      )
-    return pixels("video", video)
-
-  def finished(self, values: jax.Array) -> np.ndarray:
-    return pictures.to_uint8(np.asarray(values))
 
   def pictures(self, values: Any, hidden: np.ndarray | None = None) -> np.ndarray:
     """Frames beside each other, uint8 `[B, H, T (W + 1) - 1, C]`."""

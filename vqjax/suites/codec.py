@@ -110,7 +110,7 @@ def speed(call: Callable[[], Any], number: int) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-  from vqjax import data, pictures, reconstruct, writers
+  from vqjax import pictures, reconstruct, writers
   from vqjax.api import rates
 
   parser = cli.parser(__doc__)
@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
   args = parser.parse_args(argv)
   pictures.check(args.output)
   model = reconstruct.opened(args.workdir)
-  images = _images(getattr(model, "tokenizer", model), args, data)
+  images = _images(getattr(model, "tokenizer", model), args)
   examples, _ = model.codec.encode(images)
   found = rates.measure(model, examples)
   size, number = model.info.size, len(images)
@@ -147,7 +147,7 @@ def main(argv: Sequence[str]) -> None:
   print(f"written to {args.output}")
 
 
-def _images(tokenizer: Any, args: Any, data: Any) -> list[np.ndarray]:
+def _images(tokenizer: Any, args: Any) -> list[np.ndarray]:
   from vqjax.api import open_run
 
   if (field := tokenizer.info.signal.field) != "image":
