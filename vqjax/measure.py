@@ -4,7 +4,7 @@ devices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -73,14 +73,25 @@ class Measurement:
   def over(self, batches: Iterable, weights: Any) -> dict[str, float]:
     """Every measure's figures over this process's `batches` of (batch, mask)."""
     totals: dict[str, Any] = dict.fromkeys(self.made)
-    for index, (batch, mask) in enumerate(batches):
-      placed = sharding.to_global((batch, mask), self._mesh)
-      taken, kept = jax.device_get(self._step(self.frozen, *placed, np.int32(index), weights))
+    placed = (sharding.to_global(given, self._mesh) for given in batches)
+    steps = (self._step(self.frozen, *p, np.int32(i), weights) for i, p in enumerate(placed))
+    for taken, kept in _one_late(steps):
       for name, m in self.made.items():
         so_far, new = totals[name], taken[name]
         totals[name] = add(so_far, new) if m.reduction == "sum" else gather(so_far, new, kept)
     figures = {name: m.result(reduced(totals[name])) for name, m in self.made.items()}
     return {key: float(value) for found in figures.values() for key, value in found.items()}
+
+
+def _one_late(steps: Iterable[Any]) -> Iterator[Any]:
+  """What steps make, on the host, each when the next one is under way."""
+  before = None
+  for now in steps:
+    if before is not None:
+      yield jax.device_get(before)
+    before = now
+  if before is not None:
+    yield jax.device_get(before)
 
 
 def of_run(config: Mapping[str, Any], task: Any, mesh: Any) -> Measurement:
