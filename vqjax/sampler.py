@@ -13,7 +13,7 @@ import numpy as np
 
 from vqjax import checks, sharding
 from vqjax.errors import UserError, near_miss
-from vqjax.schemes import Draw, Guidance, _guidance, autoregressive
+from vqjax.schemes import Draw, Guidance, _guidance
 from vqjax.schemes._options import is_real
 from vqjax.tasks import Weights
 from vqjax.tasks._prefix import string
@@ -255,7 +255,12 @@ class Sampler:
     """
     prior = self.prior
     shape = prior.latent.shape
-    if not prior.scheme.causal or prior.latent.grid != shape or prior.level or len(shape) != 2:
+    if (
+      not hasattr(prior.scheme, "window")
+      or prior.latent.grid != shape
+      or prior.level
+      or len(shape) != 2
+    ):
       raise UserError(
         "height, width: only an autoregressive prior over one codebook, without levels, slides "
         "over more."
@@ -283,7 +288,7 @@ class Sampler:
 
       empty = jnp.zeros((len(keys_B), *grid), jnp.int32)
       none = empty.astype(bool)
-      return autoregressive.sample_window(keys_B, full, empty, none, draw, latent=prior.latent)
+      return prior.scheme.window(keys_B, full, empty, none, draw)
 
     fn = self._jit(("window", grid), lambda: run)
     keys = self._keys(seed, first, given.num)

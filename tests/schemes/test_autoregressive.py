@@ -9,7 +9,7 @@ import pytest
 
 from vqjax.errors import UserError
 from vqjax.latents import Codes
-from vqjax.schemes import Draw, Network, autoregressive
+from vqjax.schemes import Draw, Network, _sampling, autoregressive
 
 N = 20_000
 SCHEME = autoregressive.Scheme(Codes((4,), 3))
@@ -93,7 +93,7 @@ def test_first_code_is_from_start_and_the_last_is_drawn():
 
 def test_uncached_equals_cached(world):
   cached = world.cached(50)
-  network = Network(cached.full, *autoregressive.uncached(cached.full, 50, world.latent))
+  network = Network(cached.full, *_sampling.uncached(cached.full, 50, world.latent))
   np.testing.assert_array_equal(
     draw(world, (1,), (2,), n=50), draw(world, (1,), (2,), n=50, network=network)
   )
@@ -128,19 +128,17 @@ def test_errors(world):
     draw(world, n=2, how=Draw(top_k=4))
   grid = jnp.zeros((1, 2, 4), int)
   with pytest.raises(UserError, match="window: 3 x 4"):
-    autoregressive.sample_window(jax.random.key(0), None, grid, grid > 0, latent=Codes((3, 4), 3))
+    autoregressive.Scheme(Codes((3, 4), 3)).window(jax.random.key(0), None, grid, grid > 0)
   with pytest.raises(UserError, match="window: .* no height and width"):
-    autoregressive.sample_window(
-      jax.random.key(0), None, grid, grid > 0, latent=Codes((2, 4), 3, 2)
-    )
+    autoregressive.Scheme(Codes((2, 4), 3, 2)).window(jax.random.key(0), None, grid, grid > 0)
 
 
 def test_window_as_large_as_the_grid_is_plain_sampling(world):
   full = world.lookup(world.causal())
   ids, known = jnp.full((40, 2, 2), 2), jnp.zeros((40, 2, 2), bool).at[:, 0, 1].set(True)
   out = jax.jit(
-    lambda key: autoregressive.sample_window(
-      key, lambda ids, top, left: full(ids), ids, known, Draw(0.9), latent=Codes((2, 2), 3)
+    lambda key: autoregressive.Scheme(Codes((2, 2), 3)).window(
+      key, lambda ids, top, left: full(ids), ids, known, Draw(0.9)
     )
   )(jax.random.key(7))
   np.testing.assert_array_equal(out.reshape(40, 4), draw(world, (1,), (2,), n=40, how=Draw(0.9)))
@@ -157,8 +155,8 @@ def test_window_is_centred_and_clipped(window):
 
   ids = jnp.zeros((1, height, width), int)
   out = jax.jit(
-    lambda key: autoregressive.sample_window(
-      key, full, ids, ids > 0, Draw(0.0), latent=Codes(window, height * width * h * w)
+    lambda key: autoregressive.Scheme(Codes(window, height * width * h * w)).window(
+      key, full, ids, ids > 0, Draw(0.0)
     )
   )(jax.random.key(0))
   corner, place = np.divmod(np.asarray(out[0]), h * w)
@@ -178,7 +176,7 @@ def test_window_shows_what_was_drawn_and_what_is_known():
     return jax.nn.one_hot(after.reshape(-1, 6), 20)
 
   known = jnp.zeros((1, 3, 7), bool).at[0, 1, 3].set(True)
-  out = autoregressive.sample_window(
-    jax.random.key(0), full, jnp.full((1, 3, 7), 9), known, Draw(0.0), latent=Codes((2, 3), 20)
+  out = autoregressive.Scheme(Codes((2, 3), 20)).window(
+    jax.random.key(0), full, jnp.full((1, 3, 7), 9), known, Draw(0.0)
   )
   np.testing.assert_array_equal(out[0], [np.arange(7), [0, 1, 2, 9, 10, 11, 12], np.arange(7)])

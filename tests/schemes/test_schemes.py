@@ -11,7 +11,7 @@ from vqjax import build
 from vqjax.errors import UserError
 from vqjax.latents import Codes
 from vqjax.schemes import Draw, Guidance, Network, _guidance
-from vqjax.schemes.autoregressive import uncached
+from vqjax.schemes._sampling import uncached
 
 B, L, K = 6, 9, 11
 SCHEMES = [  # over codes; those over floats are in test_floats.py

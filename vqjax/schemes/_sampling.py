@@ -1,10 +1,15 @@
-"""What schemes over codes share: keys per example, Gumbel-max draws, the cross entropy."""
+"""What schemes over codes share: keys per example, Gumbel-max draws, the cross entropy, a causal
+network without a cache.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from vqjax.latents import Codes
 from vqjax.nn import losses
 from vqjax.schemes._records import Corrupted, Loss
 
@@ -68,3 +73,33 @@ def done(index: jax.Array, steps: int | jax.Array) -> jax.Array:
   """
   index, last = jnp.asarray(index, jnp.float32), jnp.asarray(steps, jnp.float32) - 1
   return jnp.where(last > 0, jnp.minimum(index / jnp.maximum(last, 1), 1), 1.0)
+
+
+def uncached(
+  full: Callable[..., jax.Array], batch: int, latent: Codes
+) -> tuple[Callable, Callable]:
+  """(start, step) for a causal network without a cache: all ids are kept, and every step runs
+  `full` on them.
+
+  Args:
+    full: (ids_BL, time_B) -> logits_BLK, as in Network.
+    batch: B.
+    latent: the codes.
+  """
+  places_SJ = jnp.asarray(latent.places)
+
+  def start() -> tuple[jax.Array, jax.Array]:
+    ids = latent.blank(batch)
+    return of_step(ids, 0), ids
+
+  def of_step(ids_BL: jax.Array, index: jax.Array | int) -> jax.Array:
+    return jnp.take(full(ids_BL, None), jnp.maximum(places_SJ[index], 0), axis=1)
+
+  def step(ids_BJ: jax.Array, index: jax.Array, ids_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    places_J = places_SJ[index]
+    # Slots where no code stands lie past the end, where nothing is written.
+    places_J = jnp.where(places_J < 0, latent.length, places_J)
+    ids = ids_BL.at[:, places_J].set(ids_BJ, mode="drop")
+    return of_step(ids, index + 1), ids
+
+  return start, step

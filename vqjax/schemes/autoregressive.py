@@ -21,36 +21,6 @@ from vqjax.nn import losses
 from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _sampling
 
 
-def uncached(
-  full: Callable[..., jax.Array], batch: int, latent: Codes
-) -> tuple[Callable, Callable]:
-  """(start, step) for a causal network without a cache: all ids are kept, and every step runs
-  `full` on them.
-
-  Args:
-    full: (ids_BL, time_B) -> logits_BLK, as in Network.
-    batch: B.
-    latent: the codes.
-  """
-  places_SJ = jnp.asarray(latent.places)
-
-  def start() -> tuple[jax.Array, jax.Array]:
-    ids = latent.blank(batch)
-    return of_step(ids, 0), ids
-
-  def of_step(ids_BL: jax.Array, index: jax.Array | int) -> jax.Array:
-    return jnp.take(full(ids_BL, None), jnp.maximum(places_SJ[index], 0), axis=1)
-
-  def step(ids_BJ: jax.Array, index: jax.Array, ids_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    places_J = places_SJ[index]
-    # Slots where no code stands lie past the end, where nothing is written.
-    places_J = jnp.where(places_J < 0, latent.length, places_J)
-    ids = ids_BL.at[:, places_J].set(ids_BJ, mode="drop")
-    return of_step(ids, index + 1), ids
-
-  return start, step
-
-
 @dataclasses.dataclass(frozen=True)
 class Scheme:
   """Next-step prediction in the latent's order: the codes of a step at once, given those of all
@@ -160,60 +130,57 @@ class Scheme:
     done_SL = step_BL <= jnp.arange(self.latent.steps)[:, None]
     return jnp.where(done_SL[:, None] | known_BL[None], ids_BL[None], self.latent.size)
 
+  def window(
+    self,
+    key: jax.Array,
+    full: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    ids_BHW: jax.Array,
+    known_BHW: jax.Array,
+    draw: Draw = Draw(),
+  ) -> jax.Array:
+    """Draws a grid larger than the latent's, of one book: a window of codes centred on the next one (arXiv
+    2012.09841, §3.2).
+
+    The window is clipped at the borders, so that it always lies inside the grid. With a window as
+    large as the grid this is `sample` without a cache, draw for draw.
+
+    Args:
+      key: one key, or one per example [B].
+      full: (ids_BL, top, left) -> logits_BLV on one window in raster order, by a causal network;
+        `top` and `left` are the window's corner in the grid, for conditions that are cropped with it.
+      ids_BHW, known_BHW: int32 and bool; known codes are kept.
+      draw: of every code.
+
+    Raises:
+      UserError: a window of other than two axes or larger than the grid, or `top_k` out of range.
+    """
+    (batch, height, width), window = ids_BHW.shape, self.latent.grid
+    if len(window) != 2:
+      raise UserError(f"window: codes of shape {window} have no height and width to slide over.")
+    h, w = window
+    if h > height or w > width:
+      raise UserError(
+        f"window: {h} x {w} exceeds the grid of {height} x {width}; ask for at least {h} x {w} codes."
+      )
+    keys_B = _sampling.example_keys(key, batch)
+    # Unknown places may hold anything, and a window's logits must not depend on it.
+    ids_BHW = jnp.where(known_BHW, ids_BHW, 0).astype(jnp.int32)
+
+    def advance(ids_BHW: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+      row, col = i // width, i % width
+      top, left = jnp.clip(row - h // 2, 0, height - h), jnp.clip(col - w // 2, 0, width - w)
+      seen_BL = einops.rearrange(
+        lax.dynamic_slice(ids_BHW, (0, top, left), (batch, h, w)), "B h w -> B (h w)"
+      )
+      at = (row - top) * w + col - left
+      logits_BV = lax.dynamic_index_in_dim(full(seen_BL, top, left), at, 1, keepdims=False)
+      logits_BV = draw.filter(logits_BV[:, : self.latent.size])
+      drawn_B = _sampling.draw(_sampling.fold(keys_B, i), logits_BV)
+      ids_B = jnp.where(known_BHW[:, row, col], ids_BHW[:, row, col], drawn_B)
+      return ids_BHW.at[:, row, col].set(ids_B), None
+
+    return lax.scan(advance, ids_BHW, jnp.arange(height * width))[0]
+
 
 def _as_carry(logits_and_cache: tuple[jax.Array, object]) -> tuple[jax.Array, object]:
   return logits_and_cache[0].astype(jnp.float32), logits_and_cache[1]
-
-
-def sample_window(
-  key: jax.Array,
-  full: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-  ids_BHW: jax.Array,
-  known_BHW: jax.Array,
-  draw: Draw = Draw(),
-  *,
-  latent: Codes,
-) -> jax.Array:
-  """Draws a grid larger than the one trained on: a window of codes centred on the next one (arXiv
-  2012.09841, §3.2).
-
-  The window is clipped at the borders, so that it always lies inside the grid. With a window as
-  large as the grid this is `Scheme.sample` without a cache, draw for draw.
-
-  Args:
-    key: one key, or one per example [B].
-    full: (ids_BL, top, left) -> logits_BLV on one window in raster order, by a causal network;
-      `top` and `left` are the window's corner in the grid, for conditions that are cropped with it.
-    ids_BHW, known_BHW: int32 and bool; known codes are kept.
-    draw: of every code.
-    latent: the codes that the network was trained on, of one book; their grid is the window.
-
-  Raises:
-    UserError: a window of other than two axes or larger than the grid, or `top_k` out of range.
-  """
-  (batch, height, width), window = ids_BHW.shape, latent.grid
-  if len(window) != 2:
-    raise UserError(f"window: codes of shape {window} have no height and width to slide over.")
-  h, w = window
-  if h > height or w > width:
-    raise UserError(
-      f"window: {h} x {w} exceeds the grid of {height} x {width}; ask for at least {h} x {w} codes."
-    )
-  keys_B = _sampling.example_keys(key, batch)
-  # Unknown places may hold anything, and a window's logits must not depend on it.
-  ids_BHW = jnp.where(known_BHW, ids_BHW, 0).astype(jnp.int32)
-
-  def advance(ids_BHW: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-    row, col = i // width, i % width
-    top, left = jnp.clip(row - h // 2, 0, height - h), jnp.clip(col - w // 2, 0, width - w)
-    seen_BL = einops.rearrange(
-      lax.dynamic_slice(ids_BHW, (0, top, left), (batch, h, w)), "B h w -> B (h w)"
-    )
-    at = (row - top) * w + col - left
-    logits_BV = lax.dynamic_index_in_dim(full(seen_BL, top, left), at, 1, keepdims=False)
-    logits_BV = draw.filter(logits_BV[:, : latent.size])
-    drawn_B = _sampling.draw(_sampling.fold(keys_B, i), logits_BV)
-    ids_B = jnp.where(known_BHW[:, row, col], ids_BHW[:, row, col], drawn_B)
-    return ids_BHW.at[:, row, col].set(ids_B), None
-
-  return lax.scan(advance, ids_BHW, jnp.arange(height * width))[0]

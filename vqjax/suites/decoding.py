@@ -40,7 +40,7 @@ def sampler(layout: str, layers: int, width: int, grid: int, dtype: str) -> tupl
 
 def drawing(model: Any, cached: bool = True) -> Any:
   """fn(params, key, ids [B, L]) -> ids: whole grids drawn from a causal transformer."""
-  from vqjax.schemes import Network, autoregressive
+  from vqjax.schemes import Network, _sampling, autoregressive
 
   scheme = autoregressive.Scheme(model.latent)
 
@@ -48,7 +48,7 @@ def drawing(model: Any, cached: bool = True) -> Any:
     batch = ids.shape[0]
     full = lambda ids, time=None, done=None: model.apply(params, ids, train=False)
     if not cached:
-      network = Network(full, *autoregressive.uncached(full, batch, model.latent))
+      network = Network(full, *_sampling.uncached(full, batch, model.latent))
     else:
       start = lambda: model.apply(params, None, model.init_cache(batch, 0), method="prefill")
       step = lambda ids, index, cache: model.apply(params, ids, index, cache, method="decode")

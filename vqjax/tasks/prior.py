@@ -17,7 +17,7 @@ from vqjax.build import build, member, names
 from vqjax.conditions import Context
 from vqjax.errors import UserError
 from vqjax.latents import Codes, Floats
-from vqjax.schemes import Draw, Guidance, Network, _guidance, autoregressive
+from vqjax.schemes import Draw, Guidance, Network, _guidance, _sampling
 from vqjax.tasks import Frozen, Task, Weights, _latents, autoencode, need
 from vqjax.tasks._first_stage import FirstStage, cached
 from vqjax.tasks._prefix import Prefix, conditions_of
@@ -292,7 +292,7 @@ class Prior:
     if not self.scheme.causal:
       return Network(full)
     if not self.model.cached:
-      return Network(full, *autoregressive.uncached(full, prefix.shape[0], self.latent))
+      return Network(full, *_sampling.uncached(full, prefix.shape[0], self.latent))
     bound = lambda name: lambda *a: self.model.apply({"params": params["model"]}, *a, method=name)
 
     def start() -> tuple[jax.Array, Any]:
