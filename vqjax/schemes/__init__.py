@@ -27,8 +27,8 @@ A file defines a frozen dataclass `Scheme`, whose fields a config may set; the p
     bound(key, network, latent_BL) -> nats_BL   whose mean over keys is at least -log p in total, of
                                                 floats an estimate of it, as a density of the
                                                 tokenizer's own latents; absent where none is known
-    window(key, full, ids_BHW, known_BHW, draw) -> ids_BHW      draws a larger grid than the latent's;
-                                                absent where none can be, see `autoregressive`
+    window(key, full, ids_BHW, known_BHW, draw) -> ids_BHW      draws a larger grid than the
+                                                latent's, see `autoregressive`; absent where none is
     exact: bool                                 whether it is -log p itself, whatever the key
 
 - `latent_BL` is a sequence as `latent.flatten` makes it: codes int32 [B, L] (or floats [B, L, D]).

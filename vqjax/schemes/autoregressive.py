@@ -138,8 +138,8 @@ class Scheme:
     known_BHW: jax.Array,
     draw: Draw = Draw(),
   ) -> jax.Array:
-    """Draws a grid larger than the latent's, of one book: a window of codes centred on the next one (arXiv
-    2012.09841, §3.2).
+    """Draws a grid larger than the latent's, of one book: a window of codes centred on the next
+    one (arXiv 2012.09841, §3.2).
 
     The window is clipped at the borders, so that it always lies inside the grid. With a window as
     large as the grid this is `sample` without a cache, draw for draw.
@@ -147,7 +147,8 @@ class Scheme:
     Args:
       key: one key, or one per example [B].
       full: (ids_BL, top, left) -> logits_BLV on one window in raster order, by a causal network;
-        `top` and `left` are the window's corner in the grid, for conditions that are cropped with it.
+        `top` and `left` are the window's corner in the grid, for conditions that are cropped
+        with it.
       ids_BHW, known_BHW: int32 and bool; known codes are kept.
       draw: of every code.
 
@@ -160,7 +161,8 @@ class Scheme:
     h, w = window
     if h > height or w > width:
       raise UserError(
-        f"window: {h} x {w} exceeds the grid of {height} x {width}; ask for at least {h} x {w} codes."
+        f"window: {h} x {w} exceeds the grid of {height} x {width}; ask for at least {h} x {w} "
+        "codes."
       )
     keys_B = _sampling.example_keys(key, batch)
     # Unknown places may hold anything, and a window's logits must not depend on it.
