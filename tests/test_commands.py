@@ -324,7 +324,7 @@ MISTAKES = {
   "prompt longer than the grid": (
     "autoregressive",
     ["--keep=1.5"],
-    r"keep: 1\.5 is outside 0 to 1.*longer prompt has no place",
+    r"--keep=1\.5: is outside 0 to 1, the share of the codes that stay",
   ),
   "top_k of 0": ("autoregressive", ["--top_k=0"], r"top_k: 0 is no whole number from 1 up"),
   "top_k beyond the book": ("autoregressive", ["--top_k=9"], r"top_k: 9 is outside 1 to 8"),
@@ -339,9 +339,16 @@ MISTAKES = {
     r"mask: an autoregressive prior cannot see",
   ),
   "a size off the grid": ("autoregressive", ["--height=18"], r"18 x 16 is not a multiple of 4"),
-  "a size below the grid": ("autoregressive", ["--height=8"], r"exceeds the grid of 2 x 4"),
+  "a size below the grid": ("autoregressive", ["--height=8"], r"8 x 16 is less than the training"),
+  "a size of nothing": ("autoregressive", ["--height=0"], r"0 x 16 is not a multiple of 4"),
+  "what the prior does not draw": (
+    "autoregressive",
+    ["--video=picture.png"],
+    r"--video: this prior draws image; give --image",
+  ),
+  "a label of no size": ("autoregressive", [f"--label={10**20}"], r"give numbers, of 64 bits"),
   "ranks without a caption": ("autoregressive", ["--rank=tokenizer"], r"--rank: .* give --text"),
-  "no samples": ("autoregressive", ["--num=0"], r"--num=0"),
+  "no samples": ("autoregressive", ["--num=0"], r"--num: 0 is no whole number"),
   "no prior": ("tokenizer", [], r"is no prior"),
   "no run": ("nowhere", [], r"holds no run"),
   "no picture": ("autoregressive", ["--image=absent.png"], r"absent\.png: cannot be read"),
@@ -381,7 +388,7 @@ def test_an_error_is_one_line_on_stderr(runs, monkeypatch, capsys, tmp_path):
     (
       reconstruct,
       [f"--workdir={runs['tokenizer']}", f"--input={tmp_path}", f"--output={tmp_path / 'a.png'}"],
-      f"[Errno 17] File exists: '{tmp_path / 'a.png'}'",
+      f"--output={tmp_path / 'a.png'}: names a file; give a folder.",
     ),
   ]:
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
@@ -603,6 +610,12 @@ def test_reconstruct_a_folder_of_any_sizes(runs, tmp_path, capsys):
   for arguments, message in (
     ([f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'in'}"], "would be overwritten"),
     ([f"--input={tmp_path / 'none'}", "--output=x"], "nothing is there"),
+    ([f"--input={tmp_path / 'in'}", "--output=x.png"], "names a file; give a folder"),
+    ([f"--input={tmp_path / 'in'}", "--output="], "--output: is empty; give a path"),
+    (
+      [f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'in' / 'a.png' / 'x'}"],
+      "a.png cannot be a folder|a.png/x cannot be a folder",
+    ),
   ):
     with pytest.raises(UserError, match=message):
       reconstruct.main(["--workdir", runs["tokenizer"], *arguments])
@@ -645,6 +658,16 @@ def test_compress_and_decompress_a_folder(runs, tmp_path, capsys, monkeypatch):
   only = [f"--input={archive}", f"--output={tmp_path / 'only'}", "--only=sub/b.bmp"]
   decompress.main([*workdir, *only])
   assert [p.name for p in (tmp_path / "only").rglob("*.*")] == ["b.png"]
+  with pytest.raises(UserError, match="--only=sub/x.bmp: .* Did you mean 'sub/b.bmp'"):
+    decompress.main([*workdir, *only[:2], "--only=sub/x.bmp"])
+  # Beside the originals nothing is written over.
+  compress.main([*workdir, f"--input={folder}", f"--output={folder}"])
+  before = (folder / "a.png").read_bytes()
+  capsys.readouterr()
+  decompress.main([*workdir, f"--input={folder}", f"--output={folder}"])
+  out, err = capsys.readouterr()
+  assert "1 file(s) left out" in out and "a.png is there already; choose another" in err
+  assert (folder / "a.png").read_bytes() == before
   # The API writes what the command writes, for arrays and lists; static has tokenize's table.
   files = model.compress([small, large])
   assert files == [(each / "a.vqjc").read_bytes(), (each / "sub" / "b.vqjc").read_bytes()]

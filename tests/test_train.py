@@ -23,6 +23,7 @@ from vqjax import (
   data,
   holder,
   importers,
+  pictures,
   tasks,
   train,
 )
@@ -319,6 +320,29 @@ def test_what_another_process_took_over_is_written_no_more(tmp_path, monkeypatch
   # In step 3: the line of step 2 was to be written while that one ran.
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["step"] for line in lines] == [1]
+
+
+def test_nothing_has_begun_before_the_first_save(tmp_path, caplog):
+  """A start that is refused leaves neither its config nor its data behind."""
+
+  def config(number, **values):
+    folder = tmp_path / f"{number} pictures"
+    for i in range(number):
+      pictures.save(folder / f"{i}.png", np.zeros((16, 16, 3), np.uint8))
+    values = dict(total_steps=1, save_every=1, batch_size=32) | values
+    return tiny(data=dict(name="folder", path=str(folder)), **values)
+
+  workdir, bad = tmp_path / "run", config(8)
+  bad.model.hidden = 0
+  with pytest.raises(UserError, match="hidden: 0"):
+    train.train(bad, workdir)
+  assert not (workdir / "config.json").exists()
+  train.train(config(9), workdir)  # other data than those of the start that failed
+  assert any("a batch of 32 repeats 8 examples" in record.message for record in caplog.records)
+  with pytest.raises(UserError, match="config.data: has changed since"):
+    train.train(config(10, total_steps=2), workdir)
+  with pytest.raises(UserError, match="lies within config.data.path"):
+    train.train(config(8), tmp_path / "8 pictures" / "run")
 
 
 def test_an_unwritable_workdir(tmp_path):

@@ -82,7 +82,9 @@ def array(name: str, value: Any) -> np.ndarray:
   except (ValueError, TypeError, OverflowError):
     raise UserError(f"{name}: is no array of numbers; give all rows the same length.") from None
   if found.dtype.kind in "OSU":
-    raise UserError(f"{name}: {found.dtype} of shape {found.shape}; give numbers.")
+    raise UserError(
+      f"{name}: {found.dtype} of shape {found.shape}; give numbers, of 64 bits at the most."
+    )
   return found
 
 

@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import logging
 import os
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -39,11 +40,40 @@ def parser(doc: str) -> argparse.ArgumentParser:
   )
 
 
-def count(text: str) -> int:
-  """The type of flags that are numbers from 1 up."""
-  if not text.isdecimal() or not int(text):
-    raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 up")
+def count(text: str, least: int = 1) -> int:
+  """The type of flags that are numbers from `least` up."""
+  if not text.isdecimal() or int(text) < least:
+    raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} up")
   return int(text)
+
+
+def path(text: str) -> files.Path:
+  """The type of flags that name a run, which may lie in a bucket."""
+  if not text:
+    raise argparse.ArgumentTypeError("is empty; give a path")
+  return files.path(text)
+
+
+def local(text: str) -> pathlib.Path:
+  """The type of flags that name a file or folder of this machine."""
+  if not text:
+    raise argparse.ArgumentTypeError("is empty; give a path")
+  return pathlib.Path(text).expanduser()
+
+
+def output(place: pathlib.Path, folder: bool = False) -> None:
+  """Makes the folder that `place` is, or lies in. Raises UserError where nothing can be written
+  there, before any work is done.
+  """
+  parent = place if folder else place.parent
+  try:
+    parent.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise UserError(
+      f"--output={place}: {parent} cannot be a folder ({e.strerror}); choose another place."
+    ) from None
+  if not os.access(parent, os.W_OK) or (not folder and place.is_dir()):
+    raise UserError(f"--output={place}: cannot be written; choose another place.")
 
 
 def setup() -> None:

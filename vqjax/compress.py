@@ -26,13 +26,17 @@ def main(argv: Sequence[str]) -> None:
   from vqjax.api import _written, codec
 
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=files.path)
-  parser.add_argument("--input", required=True, type=pathlib.Path, help="a file, or a folder")
-  parser.add_argument("--output", required=True, type=pathlib.Path)
+  parser.add_argument("--workdir", required=True, type=cli.path)
+  parser.add_argument("--input", required=True, type=cli.local, help="a file, or a folder")
+  parser.add_argument("--output", required=True, type=cli.local)
   parser.add_argument("--mode", choices=sorted(codec.modes()))
   more = "pictures of an archive that share a stream: more take fewer bytes, and are read together"
   parser.add_argument("--group", type=cli.count, default=codec.GROUP, help=more)
   args = parser.parse_args(argv)
+  if not args.input.exists():
+    raise UserError(f"--input={args.input}: nothing is there; give a file or a folder.")
+  one = args.output.suffix.lower() == codec.SUFFIX
+  cli.output(args.output, folder=not one)
   model = reconstruct.opened(args.workdir)
   signal = model.info.signal
   inputs = reconstruct.inputs(args.input, signal.suffixes, signal.noun)
@@ -41,7 +45,6 @@ def main(argv: Sequence[str]) -> None:
   examples, sizes = model.codec.encode(_read(inputs, base, model.info, names, failed))
   if not names:
     raise failed[0]
-  one = args.output.suffix.lower() == codec.SUFFIX
   if one:
     named = [name.as_posix() for name in names] if args.input.is_dir() else ()
     data = model.codec.pack_codes(examples, sizes, args.mode, named, args.group)

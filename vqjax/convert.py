@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vqjax import cli, files, importers
+from vqjax import cli, importers
 from vqjax.build import module, names
 from vqjax.errors import UserError
 from vqjax.importers import _torch_file
@@ -28,11 +28,9 @@ def main(argv: Sequence[str]) -> None:
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument("--source", choices=list(formats))
   what.add_argument("--target", choices=[n for n, f in formats.items() if hasattr(f, "write")])
-  parser.add_argument(
-    "--checkpoint", action="append", type=pathlib.Path, default=[], metavar="FILE"
-  )
-  parser.add_argument("--workdir", type=files.path)
-  parser.add_argument("--output", type=pathlib.Path, help="the file, of a source that makes one")
+  parser.add_argument("--checkpoint", action="append", type=cli.local, default=[], metavar="FILE")
+  parser.add_argument("--workdir", type=cli.path)
+  parser.add_argument("--output", type=cli.local, help="the file, of a source that makes one")
   parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE")
   args = parser.parse_args(argv)
   written = _export(args, formats) if args.target else _import(args, formats[args.source])

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vqjax import cli, files
-from vqjax.errors import UserError
+from vqjax import cli
+from vqjax.errors import UserError, near_miss
 
 
 def main(argv: Sequence[str]) -> None:
@@ -23,29 +23,43 @@ def main(argv: Sequence[str]) -> None:
   from vqjax.api import codec
 
   parser = cli.parser(__doc__)
-  parser.add_argument("--input", required=True, type=pathlib.Path, help="a file, or a folder")
-  parser.add_argument("--output", required=True, type=pathlib.Path)
-  parser.add_argument("--workdir", type=files.path)
+  parser.add_argument("--input", required=True, type=cli.local, help="a file, or a folder")
+  parser.add_argument("--output", required=True, type=cli.local)
+  parser.add_argument("--workdir", type=cli.path)
   parser.add_argument("--only", metavar="NAME", help="of an archive's pictures")
   args = parser.parse_args(argv)
   inputs = reconstruct.inputs(args.input, (codec.SUFFIX,), "coded file")
   base = args.input if args.input.is_dir() else args.input.parent
   models: dict[Any, Any] = {}
-  failed, count = [], 0
+  failed, count, nouns = [], 0, set()
   for file in inputs:
     try:
       archive = _opened(file, args.workdir, models)
       signal = archive.tokenizer.info.signal
-      for name, value in _pictures(archive, file.relative_to(base), args, signal.suffix):
-        signal.save(name, value)
+      targets = _targets(archive, file.relative_to(base), args, signal.suffix)
+      _check_apart(targets, args.output, base)
+      for target, index in targets.items():
+        signal.save(target, archive.read(index))
         count += 1
+      nouns.add(signal.noun)
     except UserError as e:
       failed.append(e)
-      print(f"left out: {e}", file=sys.stderr)
+      if len(inputs) > 1 or count:
+        print(f"left out: {e}", file=sys.stderr)
   if not count:
     raise failed[0]
   left_out = f", {len(failed)} file(s) left out" if failed else ""
-  print(f"{count} {signal.noun}(s) in {args.output}{left_out}")
+  print(f"{count} {min(nouns, default='picture')}(s) in {args.output}{left_out}")
+
+
+def _check_apart(targets: Iterable[pathlib.Path], output: pathlib.Path, base: pathlib.Path) -> None:
+  """Raises UserError where what was compressed may lie where it would be written."""
+  there = [str(target) for target in targets if target.exists()]
+  if there and output.resolve() == base.resolve():
+    raise UserError(
+      f"--output={output}: holds the input, and {min(there)} is there already; choose another "
+      "folder."
+    )
 
 
 def _opened(file: pathlib.Path, workdir: Any, models: dict[Any, Any]) -> Any:
@@ -60,30 +74,28 @@ def _opened(file: pathlib.Path, workdir: Any, models: dict[Any, Any]) -> Any:
   return models[place].codec.open(data, str(file))
 
 
-def _pictures(
-  archive: Any, name: pathlib.Path, args: Any, suffix: str
-) -> Iterator[tuple[pathlib.Path, Any]]:
-  """(file, values) of each picture that is asked for."""
+def _targets(archive: Any, name: pathlib.Path, args: Any, suffix: str) -> dict[pathlib.Path, int]:
+  """{file: number of the picture} of each that is asked for."""
   if args.only is not None:
     if args.only not in archive.names:
-      raise UserError(f"{archive.name}: has no picture named {args.only!r}; give one that it has.")
-    yield (
-      args.output / pathlib.Path(args.only).with_suffix(suffix),
-      archive.read(archive.names.index(args.only)),
-    )
-    return
+      hint = near_miss(args.only, archive.names)
+      raise UserError(
+        f"--only={args.only}: {archive.name} has no picture of that name."
+        f"{hint if 'Did you' in hint else ''}"
+      )
+    target = args.output / pathlib.Path(args.only).with_suffix(suffix)
+    return {target: archive.names.index(args.only)}
   if len(archive) == 1 and not archive.names:
     alone = args.output.suffix and not args.input.is_dir() and not args.output.is_dir()
-    yield args.output if alone else args.output / name.with_suffix(suffix), archive.read(0)
-    return
+    return {args.output if alone else args.output / name.with_suffix(suffix): 0}
   from vqjax import reconstruct
 
   named = [pathlib.Path(n) for n in archive.names] or [
     pathlib.Path(f"{name.stem}-{i:05d}") for i in range(len(archive))
   ]
   folder = args.output / name.parent / name.stem if args.input.is_dir() else args.output
-  for i, target in enumerate(reconstruct.names(named, lambda file: suffix)):
-    yield folder / target, archive.read(i)
+  named = reconstruct.names(named, lambda file: suffix)
+  return {folder / target: i for i, target in enumerate(named)}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from vqjax.errors import UserError
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=files.path)
+  parser.add_argument("--workdir", required=True, type=cli.path)
   parser.add_argument(
     "--data", metavar="PATH", help="local data instead of what the run was trained on"
   )
@@ -30,7 +30,10 @@ def main(argv: Sequence[str]) -> None:
     "--batch_size", type=cli.count, help="over all devices; the training batch size by default"
   )
   parser.add_argument(
-    "--coded", type=int, default=128, help="held-out examples that the codec writes; 0 for none"
+    "--coded",
+    type=lambda text: cli.count(text, 0),
+    default=128,
+    help="held-out examples that the codec writes; 0 for none",
   )
   args = parser.parse_args(argv)
   import jax

@@ -31,8 +31,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=files.path)
-  parser.add_argument("--output", required=True, type=files.path, metavar="FILE.safetensors")
+  parser.add_argument("--workdir", required=True, type=cli.path)
+  parser.add_argument("--output", required=True, type=cli.path, metavar="FILE.safetensors")
   parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of networks' weights")
   parser.add_argument("--step", type=int, metavar="N", help="of the checkpoint")
   args = parser.parse_args(argv)

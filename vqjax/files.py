@@ -69,7 +69,7 @@ def is_packed(file: Path) -> bool:
 def plain(text: str | os.PathLike[str]) -> Path:
   """As `path`, of a file or folder that is none of vqjax.packed."""
   if not (scheme := _SCHEME.match(str(text))):
-    return pathlib.Path(text)
+    return pathlib.Path(text).expanduser()
   if scheme[1] in _DRIVERS and importlib.util.find_spec(_DRIVERS[scheme[1]]):
     _prefer_fsspec(scheme[1])
   from etils import epath
@@ -113,7 +113,8 @@ def make_workdir(workdir: Path) -> None:
   except OSError:
     writable = False
   if not writable:
-    raise UserError(f"--workdir={workdir}: cannot be written; choose a folder that you own.")
+    what = "is a file" if workdir.is_file() else "cannot be written"
+    raise UserError(f"--workdir={workdir}: {what}; choose a folder that you own.")
 
 
 def write_bytes(file: Path, content: bytes, workdir: Path | None = None) -> None:

@@ -8,6 +8,7 @@ files: a folder of images, sounds or films, an .npz or .npy, a directory of IDX 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,18 +22,18 @@ def main(argv: Sequence[str]) -> None:
   argv, overrides = configuration.split_arguments(argv)
   parser = cli.parser(__doc__)
   parser.add_argument("--config", metavar="FILE[:debug]")
-  parser.add_argument("--workdir", required=True, help="where the run lives")
+  parser.add_argument("--workdir", required=True, type=cli.path, help="where the run lives")
   parser.add_argument("--data", metavar="PATH", help="local data instead of the config's")
   parser.add_argument("--profile", action="store_true", help="trace five steps into the workdir")
   args = parser.parse_args(argv)
   if start_up := preemption.start_up():
-    start_up.begins(files.path(args.workdir))
+    start_up.begins(args.workdir)
   fit(args.config, args.workdir, overrides, args.data, args.profile)
 
 
 def fit(
   config: str | Mapping[str, Any] | None,
-  workdir: str,
+  workdir: str | os.PathLike[str],
   overrides: Sequence[str] = (),
   data_path: str | None = None,
   profile: bool = False,

@@ -58,9 +58,9 @@ def opened(workdir: files.Path) -> Any:
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=files.path)
-  parser.add_argument("--input", required=True, type=pathlib.Path, help="a file, or a folder")
-  parser.add_argument("--output", required=True, type=pathlib.Path, help="a folder")
+  parser.add_argument("--workdir", required=True, type=cli.path)
+  parser.add_argument("--input", required=True, type=cli.local, help="a file, or a folder")
+  parser.add_argument("--output", required=True, type=cli.local, help="a folder")
   args = parser.parse_args(argv)
   if not args.input.exists():
     raise UserError(f"--input={args.input}: nothing is there; give a file or a folder.")
@@ -74,6 +74,9 @@ def main(argv: Sequence[str]) -> None:
   model = opened(args.workdir)
   info = model.info
   signal, axes = info.signal, info.signal.axes
+  if args.output.suffix.lower() in signal.suffixes and not args.output.is_dir():
+    raise UserError(f"--output={args.output}: names a file; give a folder.")
+  cli.output(args.output, folder=True)
   found, failed = inputs(args.input, signal.suffixes, signal.noun), []
   outputs = names([f.relative_to(base) for f in found], signal.suffix_for)
   for file, name in zip(found, outputs):

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from vqjax import cli, files
+from vqjax import cli
 from vqjax.errors import UserError
 
 
@@ -30,36 +30,44 @@ def main(argv: Sequence[str]) -> None:
   from vqjax.api.levels import condition_fields, scheme_options
 
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=files.path, help="a trained prior")
-  parser.add_argument("--output", type=pathlib.Path, help="samples.png, or what the signal is")
+  parser.add_argument("--workdir", required=True, type=cli.path, help="a trained prior")
+  parser.add_argument("--output", type=cli.local, help="samples.png, or what the signal is")
   parser.add_argument("--num", type=cli.count, default=16)
   parser.add_argument("--seed", type=int, default=0)
   conditions, options = condition_fields(), scheme_options()
   for name, condition in conditions.items():
     parser.add_argument(f"--{name}", action="append", default=[], help=condition.help)
     more = f"as many --{name} as it has lines"
-    parser.add_argument(f"--{name}_file", type=pathlib.Path, metavar="FILE", help=more)
+    parser.add_argument(f"--{name}_file", type=cli.local, metavar="FILE", help=more)
   fields = {build.member("signals", name).field for name in build.names("signals")}
-  inputs = [f"--{field}" for field in sorted(fields - conditions.keys())]
-  parser.add_argument(*inputs, type=pathlib.Path, dest="input", help="what is completed")
+  inputs = sorted(fields - conditions.keys())
+  for field in inputs:
+    parser.add_argument(f"--{field}", type=cli.local, help="what is completed")
+  parser.add_argument("--data", metavar="PATH", help="whose held-out examples --keep completes")
   for name in ("mask", "gif"):
-    parser.add_argument(f"--{name}", type=pathlib.Path)
+    parser.add_argument(f"--{name}", type=cli.local)
   parser.add_argument("--keep", type=float, help="share of the codes that stays; 0.5 by default")
-  parser.add_argument("--rank", type=files.path, help="a run that embeds images and captions")
+  parser.add_argument("--rank", type=cli.path, help="a run that embeds images and captions")
   for name in ("height", "width"):
     parser.add_argument(f"--{name}", type=int)
   for name, kind in options.items():
     parser.add_argument(f"--{name}", type=kind)
   args = parser.parse_args(argv)
+  given = {field: file for field in inputs if (file := getattr(args, field))}
+  args.input = next(iter(given.values()), None)
   _check(args, options)
   from vqjax import api, pictures
 
   model = api.load_prior(args.workdir, "--workdir")
+  own = model.info.signal.field
+  if own in inputs and (others := given.keys() - {own}):
+    raise UserError(f"--{min(others)}: this prior draws {own}; give --{own}.")
   given = _given(model, {name: texts for name in conditions if (texts := _texts(name, args))}, args)
   ranker = api.Ranker.open(args.rank, "--rank") if args.rank else None
   signal = model.info.signal
   output = args.output or pathlib.Path(f"samples{signal.suffix}")
   signal.check_page(output)
+  cli.output(output)
   rows, known = _draw(model, args, given, _chosen(args, options), ranker)
   written = signal.save_page(output, rows, together=bool(known))
   print(f"{args.num} sample(s) in {', '.join(map(str, written[:2]))}{' …' if written[2:] else ''}")
@@ -86,7 +94,10 @@ def _check(args: Any, options: Sequence[str]) -> None:
     raise UserError("--mask: says what of a picture is drawn anew; give the picture as --image.")
   if args.mask and args.keep is not None:
     raise UserError("--mask, --keep: each says which codes stay; give one of them.")
-  if (args.height or args.width) and (args.input or args.gif or args.keep is not None):
+  if args.keep is not None and not 0 <= args.keep <= 1:
+    raise UserError(f"--keep={args.keep}: is outside 0 to 1, the share of the codes that stay.")
+  large = args.height is not None or args.width is not None
+  if large and (args.input or args.gif or args.keep is not None):
     raise UserError(
       "--height, --width: only free samples grow beyond the training size; leave out --image, "
       "--keep and --gif."
@@ -149,7 +160,7 @@ def _draw(
     page = lambda row: Row(np.concatenate([value[None], drawn[row]]), None, ["", *texts[row]])
     return [page(row) for row in beside], known
   if args.keep is not None:
-    ids, conditions = model.held_out(args.num)
+    ids, conditions = model.held_out(args.num, args.data)
     known, given = {"ids": ids, "keep": args.keep}, conditions | given
     values, hidden = model.shown(**known)
     drawn = Row(model.complete_codes(**known, **given, **options), None, list(captions(given)))

@@ -11,8 +11,10 @@ code occurs in the training split, for python -m vqjax.compress.
 
 from __future__ import annotations
 
+import io
 import json
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,13 +23,16 @@ import numpy as np
 from vqjax import cli, files
 from vqjax.errors import UserError
 
+# What the folder of a cache holds.
+_OWN = re.compile(r"manifest\.json|(train|eval)-\d+-\w+\.(npy|json)|\..*")
+
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
   parser.add_argument(
-    "--workdir", required=True, type=files.path, help="a trained or converted tokenizer"
+    "--workdir", required=True, type=cli.path, help="a trained or converted tokenizer"
   )
-  parser.add_argument("--output", required=True, type=pathlib.Path)
+  parser.add_argument("--output", required=True, type=cli.local)
   parser.add_argument("--data", metavar="PATH")
   parser.add_argument("--batch_size", type=cli.count, default=64)
   parser.add_argument("--shard", type=cli.count, default=8192, help="examples per file")
@@ -51,7 +56,12 @@ def main(argv: Sequence[str]) -> None:
     )
   model = api.Tokenizer.of(loaded, floats if args.latents == "continuous" else ())
   dataset = loaded.dataset(args.data)
-  args.output.mkdir(parents=True, exist_ok=True)
+  cli.output(args.output, folder=True)
+  if others := [f.name for f in args.output.iterdir() if not _OWN.fullmatch(f.name)]:
+    raise UserError(
+      f"--output={args.output}: holds other files ({min(others)}); give a folder for the latents "
+      "alone."
+    )
   # Away first and written last, so that a folder with a manifest is whole.
   (args.output / codes.MANIFEST).unlink(missing_ok=True)
   splits = {}
@@ -109,20 +119,21 @@ def _codes(model: Any, dataset: Any, split: str, batch_size: int) -> Iterator[di
 def _save(
   rows: dict[str, list[Any]], output: pathlib.Path, split: str, number: int
 ) -> dict[str, Any]:
-  files = {}
+  written = {}
   for name, values in rows.items():
     if name == "text":
-      files[name] = f"{split}-{number:05d}-{name}.json"
-      (output / files[name]).write_text(json.dumps(values), encoding="utf-8")
+      written[name] = f"{split}-{number:05d}-{name}.json"
+      files.write_bytes(output / written[name], json.dumps(values).encode())
       continue
     array = np.stack(values)
     if name.startswith("ids") and array.max(initial=0) < 2**16:
       array = array.astype(np.uint16)
     if name == "latents":
       array = _halved(array)
-    files[name] = f"{split}-{number:05d}-{name}.npy"
-    np.save(output / files[name], array)
-  return {"examples": len(next(iter(rows.values()))), "files": files}
+    written[name] = f"{split}-{number:05d}-{name}.npy"
+    np.save(content := io.BytesIO(), array)
+    files.write_bytes(output / written[name], content.getbuffer())
+  return {"examples": len(next(iter(rows.values()))), "files": written}
 
 
 def _halved(array: np.ndarray) -> np.ndarray:

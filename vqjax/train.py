@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import pathlib
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from vqjax import (
   sharding,
 )
 from vqjax.build import module
+from vqjax.errors import UserError
 from vqjax.journal import Journal
 from vqjax.nn import target
 from vqjax.tasks import Weights
@@ -203,6 +205,8 @@ def train(
     held = stack.enter_context(_claim(workdir))
     configuration.check_there(config, workdir, "data")
     dataset = data.Dataset(config.data, config.ops)
+    if (examples := dataset.size("train")) < config.batch_size:
+      log.warning("%s: a batch of %d repeats %d examples", workdir, config.batch_size, examples)
     config = begun(config, dataset, workdir)
     _settle(config, workdir)
     lineage.check_data(dataset, workdir)
@@ -270,7 +274,9 @@ def _check_lineage(run: Run, frozen: Any, dataset: data.Dataset, workdir: files.
   lineage.check_frozen(tokenizers, config, workdir, begin=True)
   lineage.check_codes(tokenizers, dataset.made_by, config)
   if jax.process_index() == 0:
-    configuration.save(config, workdir)  # what it names is what the run began with
+    # Not before: of a config of which no run can be made nothing is kept. What it names is what the
+    # run began with.
+    configuration.save(config, workdir)
     lineage.leave_notes(tokenizers, config, workdir)
 
 
@@ -296,7 +302,9 @@ def _claim(workdir: files.Path) -> Iterator[holder.Holder]:
 
 
 def _settle(config: Any, workdir: files.Path) -> None:
-  """Compares the config with the one that is there, or saves it where nothing was trained yet."""
+  """Compares the config with the one that is there, where something was trained; else raises
+  UserError where the run's own files would become its data.
+  """
   if (workdir / "config.json").exists() and (steps := files.saved_steps(workdir)):
     # Step 0 is a conversion: only what its weights belong to is settled.
     weights = ["model", "disc", "task", "tokenizer", "signal", "text"]
@@ -304,8 +312,15 @@ def _settle(config: Any, workdir: files.Path) -> None:
     weights += [field.rpartition(".")[0] for field in places]
     within = weights if max(steps) == 0 else ("",)
     configuration.check_same(configuration.of_run(workdir), config, within)
-  elif jax.process_index() == 0:
-    configuration.save(config, workdir)
+    return
+  place = config.data.get("path")
+  if not place or files.is_remote(workdir) or config.data.name == "codes":
+    return
+  if pathlib.Path(workdir).resolve().is_relative_to(pathlib.Path(place).resolve()):
+    raise UserError(
+      f"--workdir={workdir}: lies within config.data.path={place}, so that its pictures would "
+      "become data; choose another folder."
+    )
 
 
 def _begin(
@@ -350,8 +365,13 @@ def _start(run: Run, source: str | os.PathLike[str] | None) -> State:
   if source:
     # A discriminator comes along where both runs have the same one, and no export left it out; else
     # it starts afresh, with what belongs to it.
-    before = configuration.of_run(source, "config.init_from").get("disc")
-    same = before == run.config.get("disc") and not files.is_packed(files.path(source))
+    before = configuration.of_run(source, "config.init_from")
+    if before.task != run.config.task:
+      raise UserError(
+        f"config.init_from={source}: is a run of the task {before.task!r}, this one is of "
+        f"{run.config.task!r}; give one of its kind (a prior's export has FILE/tokenizer)."
+      )
+    same = before.get("disc") == run.config.get("disc") and not files.is_packed(files.path(source))
     wanted = lambda tree: dict(tree) if same else {"model": tree["model"]}
     abstract = {"params": wanted(run.abstract.params), "stats": wanted(run.abstract.stats)}
     parts = checkpoint.restore_params(source, abstract)

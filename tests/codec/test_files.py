@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pathlib
 import random
+import re
 import zlib
 
 import numpy as np
@@ -98,13 +99,40 @@ def test_the_bytes_of_a_file():
 @pytest.mark.parametrize(
   "name", ["../x", "/x", "a//b", "a/./b", "a/../../b", "C:x", "a\\b", "a\nb", "a\0", "", "x" * 5000]
 )
-def test_names_lead_nowhere_else(name):
+def test_names_lead_nowhere_else(name, monkeypatch):
   codec = helpers.make(helpers.LEVELS["image"])
   examples, sizes = examples_of(codec, 1)
   assert not _container.may_name(name)
-  (data,) = codec.pack_codes(examples, sizes, "static", names=[name])
+  with monkeypatch.context() as patch:
+    patch.setattr(_container, "may_name", lambda name: True)  # as another program might write it
+    (data,) = codec.pack_codes(examples, sizes, "static", names=[name])
   with pytest.raises(UserError, match="no name|too long"):
     codec.open(data)
+
+
+@pytest.mark.parametrize(
+  "names, message",
+  [
+    (["a", "../../b"], "names: '../../b' cannot be kept"),
+    (["a", ""], "names: '' cannot be kept"),
+    (["a", "a"], "names: 2 of 2 examples; give each its own"),
+    (["a"], "names: 1 of 2 examples"),
+  ],
+)
+def test_names_that_could_not_be_read_are_not_written(names, message):
+  codec = helpers.make(helpers.LEVELS["image"])
+  examples, sizes = examples_of(codec, 2)
+  with pytest.raises(UserError, match=re.escape(message)):
+    codec.pack_codes(examples, sizes, "context", names)
+  (data,) = codec.pack_codes(examples, sizes, "context", ["a", "b"])
+  archive = codec.open(data)
+  for call in (archive.codes, archive.size):
+    for index in (-1, 2, 1.5, "x"):
+      with pytest.raises(UserError, match="has 2 examples, number .* is none of them"):
+        call(index)
+  for files in (data, [None], None, []):
+    with pytest.raises(UserError, match="give a list of bytes"):
+      codec.unpack(files)
 
 
 def test_foreign_files_are_refused_by_name():

@@ -97,7 +97,7 @@ def test_likelihoods_are_least_where_the_signal_is(name):
     ("audio", np.full((2, 8, 2), 1e4), "samples reach 1e.04"),
     ("audio", np.full((2, 8, 2), np.nan), "samples reach nan"),
     ("image", np.zeros((2, 8, 8, 1), np.uint8), r"images: shape .* is not \[B, H, W, 3\]"),
-    ("image", np.zeros((0, 8, 8, 3), np.uint8), "images: shape"),
+    ("image", np.zeros((0, 8, 8, 3), np.uint8), "images: none are given"),
     ("image", np.zeros((2, 8, 8, 3), int), "neither uint8 nor float"),
     ("image", np.full((2, 8, 8, 3), 255.0), "floats reach 255"),
     ("image", np.full((2, 8, 8, 3), np.nan), "floats reach nan"),

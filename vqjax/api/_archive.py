@@ -10,6 +10,7 @@ import numpy as np
 
 from vqjax.codec import Example, _coder, _container
 from vqjax.errors import UserError
+from vqjax.schemes._options import is_whole
 from vqjax.tasks._first_stage import joined
 
 TOGETHER = 64  # examples that a tokenizer decodes at once
@@ -53,16 +54,22 @@ class Archive:
 
   def size(self, index: int) -> tuple[int, ...]:
     """Lengths of the grid axes of one example."""
+    self._check(index)
     return self._header.sizes.slice(index, 1)[0]
+
+  def _check(self, index: int) -> None:
+    if not is_whole(index) or not 0 <= index < len(self):
+      raise UserError(f"{self.name}: has {len(self)} examples, number {index} is none of them.")
 
   def codes(self, index: int) -> Example:
     """Codes of one example, a tuple of levels [*grid], coarse first. Raises like the class."""
+    self._check(index)
     first = 0
     for number, chunk in enumerate(self._header.chunks):
-      if index < first + chunk.pictures:
-        return self._chunk(number, first)[index - first]
+      if index >= first:
+        at, start = number, first
       first += chunk.pictures
-    raise UserError(f"{self.name}: has {len(self)} examples, number {index} is none of them.")
+    return self._chunk(at, start)[index - start]
 
   def read(self, index: int) -> np.ndarray:
     """One example of the signal, of its original size, as Tokenizer.decode gives them."""

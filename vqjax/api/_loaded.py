@@ -92,6 +92,8 @@ def open_run(
 
   Raises UserError where there is none, or nothing of it was saved.
   """
+  if not isinstance(workdir, str | os.PathLike):
+    raise UserError(f"workdir: {workdir!r} is no path; give that of a run.")
   workdir = files.path(workdir)
   config = configuration.located(configuration.of_run(workdir), workdir)
   spec = configuration.read_spec(workdir)

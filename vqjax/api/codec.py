@@ -107,6 +107,7 @@ class Codec:
     """
     found, sizes = [], []
     for part in _same_size(values):
+      self.tokenizer.info.signal.given(part, (1, *self.tokenizer.info.shape))  # before its padding
       codes = separated(jax.device_get(self.tokenizer.encode(self._padded(part))))
       found += [tuple(level[i] for level in codes) for i in range(len(part))]
       sizes += [part.shape[1 : 1 + self.tokenizer.info.signal.axes]] * len(part)
@@ -132,6 +133,10 @@ class Codec:
       raise UserError("images: none are given; give one or more.")
     opened, step = self.mode(mode or self.best()), 1 if alone else group
     names = () if alone else tuple(names)
+    if names and (len(names), len(set(names))) != (len(examples), len(examples)):
+      raise UserError(f"names: {len(names)} of {len(examples)} examples; give each its own.")
+    if bad := [name for name in names if not _container.may_name(name)]:
+      raise UserError(f"names: {bad[0]!r} cannot be kept on every machine; give another.")
     cuts = [slice(i, i + step) for i in range(0, len(examples), step)]
     streams = [_stream(opened, examples[cut]) for cut in cuts]
     chunks = [
@@ -154,6 +159,8 @@ class Codec:
 
   def unpack(self, files: Sequence[bytes]) -> list[np.ndarray]:
     """What `pack` was given, of all of its files; see `open`."""
+    if isinstance(files, bytes) or not all(isinstance(data, bytes) for data in files or [None]):
+      raise UserError("files: give a list of bytes, as compress returns it.")
     opened = [self.open(data, f"files[{i}]") for i, data in enumerate(files)]
     return [example for archive in opened for example in archive.read_all()]
 

@@ -136,11 +136,9 @@ class Prior:
       seed, **given: as for `sample`.
     """
     values = checks.array(self.info.signal.field, values)
-    shape = values.shape[1:]
-    if len(shape) == len(self.info.shape) and shape != self.info.shape:
-      found, wanted = (
-        " x ".join(map(str, s[: self.info.signal.axes])) for s in (shape, self.info.shape)
-      )
+    shape, axes = values.shape[1:], self.info.signal.axes
+    if len(shape) == len(self.info.shape) and shape[:axes] != self.info.size:
+      found, wanted = (" x ".join(map(str, s)) for s in (shape[:axes], self.info.size))
       raise UserError(
         f"{self.info.signal.field}: {found}, this prior completes {wanted}; resize them."
       )
@@ -219,10 +217,12 @@ class Prior:
     nats = self.sampler.nats(self.sampler.request(known, levels[: self.modules.level]), draws)
     return -np.asarray(nats if per_code else nats.sum(-1))
 
-  def held_out(self, num: int) -> tuple[Any, dict[str, np.ndarray]]:
-    """(codes of `num` held-out examples of the prior's data; their values of its conditions)."""
+  def held_out(self, num: int, source: str | None = None) -> tuple[Any, dict[str, np.ndarray]]:
+    """(codes of `num` held-out examples of the prior's data, or of what `source` names, as --data;
+    their values of its conditions).
+    """
     check_whole("num", num, 1)
-    batch = self.loaded.dataset().sample(num)
+    batch = self.loaded.dataset(source).sample(num)
     kept = {k: v for k, v in batch.items() if k == self.info.signal.field or cached(k)}
     levels = self.modules.tokenizer.levels_of(self.weights.frozen["tokenizer"], kept)
     conditions = {name: need(batch, name) for name in self.sampler.fields}
@@ -309,6 +309,11 @@ class Prior:
         "factor."
       )
     grid = (size[0] // factors[0], size[1] // factors[1])
+    if any(n < m for n, m in zip(size, trained)):
+      raise UserError(
+        f"height, width: {size[0]} x {size[1]} is less than the training size of {trained[0]} x "
+        f"{trained[1]}; only more can be asked for."
+      )
     if math.prod(grid) >= 2**31:
       raise UserError(
         f"height, width: {size[0]} x {size[1]} is too large; a grid has fewer than 2^31 codes."

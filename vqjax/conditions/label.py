@@ -34,6 +34,19 @@ class Condition:
   def __post_init__(self) -> None:
     checks.positive(self, "classes")
 
+  @classmethod
+  def begin(cls, values: Mapping[str, Any], dataset: Any, workdir: Any) -> dict[str, Any]:
+    """Raises UserError where the data have another class, before it is met in some late step."""
+    del workdir
+    for split in ("train", "eval") if dataset else ():
+      if (labels := dataset.labels(split)) is not None:
+        cls(**values)._checked(labels)
+    return dict(values)
+
+  def _checked(self, values: np.ndarray) -> np.ndarray:
+    source = f"config.condition.label.classes={self.classes}"
+    return check_classes(values, self.classes, self.field, source)
+
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     del ops
     return (), "int32"
@@ -43,8 +56,7 @@ class Condition:
 
     def prepare(values: np.ndarray, scale: tuple[float, ...] = ()) -> np.ndarray:
       del scale
-      source = f"config.condition.label.classes={self.classes}"
-      return check_classes(values, self.classes, self.field, source)
+      return self._checked(values)
 
     def tokens(values: jax.Array, frozen: Any) -> tuple[jax.Array]:
       del frozen

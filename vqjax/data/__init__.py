@@ -25,6 +25,7 @@ the step wanted. A `tfds` stream saves its iterator.
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -124,6 +125,10 @@ class Dataset:
     """
     return self._reader.texts()
 
+  def labels(self, split: str) -> np.ndarray | None:
+    """All labels of a split, int [N]; None where there are none, or only together with pictures."""
+    return self._reader.labels(split)
+
   def fingerprint(self) -> dict[str, Any]:
     """What tells these data from others, wherever they lie: JSON values, compared by equality.
 
@@ -141,13 +146,14 @@ def resolve(path: str) -> dict[str, Any]:
   Raises:
     UserError: no path, nothing there, or nothing that a source can read.
   """
-  if not path:
+  if not isinstance(path, str | os.PathLike):
+    raise UserError(f"data: a {type(path).__name__} is no path; give that of a file or folder.")
+  if not os.fspath(path):
     raise UserError("--data=: is empty; give the path of a file or folder, or leave it out.")
   full = pathlib.Path(path).expanduser().absolute()
   if not full.exists():
-    hint = (
-      near_miss(full.name, [p.name for p in full.parent.iterdir()]) if full.parent.is_dir() else ""
-    )
+    beside = [p.name for p in full.parent.iterdir() if p.exists()] if full.parent.is_dir() else []
+    hint = near_miss(full.name, beside)
     raise UserError(f"--data={path}: does not exist.{hint if 'Did you' in hint else ''}")
   sources = [build.member("data.sources", name) for name in build.names("data.sources")]
   sources = sorted((s for s in sources if hasattr(s, "recognise")), key=lambda s: s.precedence)

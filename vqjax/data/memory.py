@@ -104,6 +104,10 @@ class Reader:
       if example is not None and "text" in example:
         yield from each([example["text"]])
 
+  def labels(self, split: str) -> np.ndarray | None:
+    labels = getattr(self._source.examples(split), "labels", None)
+    return None if labels is None else np.asarray(labels)
+
   def fingerprint(self) -> dict[str, str]:
     return {"sample": digest(self._source.examples("train"))}
 

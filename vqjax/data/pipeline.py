@@ -138,6 +138,9 @@ class Records:
     records = self._source.records("train").take(memory.TEXTS).as_numpy_iterator()
     yield from memory.each(_text(record["text"]) for record in records)
 
+  def labels(self, split: str) -> None:
+    """They come with the pictures alone."""
+
   def fingerprint(self) -> dict[str, str]:
     """Nothing: records take long to reach, and the source's name and version stand for them."""
     return {}

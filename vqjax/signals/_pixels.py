@@ -46,7 +46,9 @@ class Pixels:
   def given(self, values: Any, shape: tuple[int, ...]) -> jax.Array:
     name = f"{self.noun}s"
     found, channels = checks.array(name, values), shape[-1]
-    if found.ndim != self.axes + 2 or found.shape[-1] != channels or not found.size:
+    if not found.size:
+      raise UserError(f"{name}: none are given (shape {found.shape}); give one or more.")
+    if found.ndim != self.axes + 2 or found.shape[-1] != channels:
       axes = ", ".join(["B", *"THW"[-self.axes :], str(channels)])
       raise UserError(
         f"{name}: shape {found.shape} is not [{axes}]; this model was trained on {channels} "

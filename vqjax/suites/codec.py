@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vqjax import cli, files
+from vqjax import cli
 from vqjax.errors import UserError
 
 FORMATS = {"WebP": "#2a7f3f", "JPEG": "#b03030", "AVIF": "#8040a0"}
@@ -114,10 +114,10 @@ def main(argv: Sequence[str]) -> None:
   from vqjax.api import rates
 
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=files.path)
+  parser.add_argument("--workdir", required=True, type=cli.path)
   parser.add_argument("--data", metavar="PATH", help="instead of what the tokenizer learned")
   parser.add_argument("--examples", type=cli.count, default=256)
-  parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("codec.png"))
+  parser.add_argument("--output", type=cli.local, default=pathlib.Path("codec.png"))
   args = parser.parse_args(argv)
   pictures.check(args.output)
   model = reconstruct.opened(args.workdir)

@@ -17,13 +17,12 @@ of the true one, which the data tell.
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vqjax import cli, files
+from vqjax import cli
 from vqjax.data.sources import moving_shapes, shapes
 from vqjax.errors import UserError
 
@@ -109,11 +108,11 @@ def kept(
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=files.path)
+  parser.add_argument("--workdir", required=True, type=cli.path)
   parser.add_argument("--num", type=cli.count, default=64, help="held-out videos")
   parser.add_argument("--frames", type=int, default=2, help="that are given")
   parser.add_argument("--temperature", type=float, default=1.0)
-  parser.add_argument("--output", type=pathlib.Path, help="a gif: real videos above predictions")
+  parser.add_argument("--output", type=cli.local, help="a gif: real videos above predictions")
   args = parser.parse_args(argv)
   from vqjax import api, videos, writers
 

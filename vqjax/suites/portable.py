@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from vqjax import cli, files
+from vqjax import cli
 from vqjax.codec import Example
 from vqjax.errors import UserError
 
@@ -122,11 +122,11 @@ def main(argv: Sequence[str]) -> None:
   from vqjax.api import open_run, rates
 
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=files.path)
+  parser.add_argument("--workdir", required=True, type=cli.path)
   parser.add_argument("--data", metavar="PATH", help="instead of what the run learned from")
   parser.add_argument("--examples", type=cli.count, default=10_000, help="crops")
   parser.add_argument("--alone", type=cli.count, default=256, help="of them in a file each")
-  parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
+  parser.add_argument("--folder", type=cli.local, help=argparse.SUPPRESS)
   args = parser.parse_args(argv)
   model = reconstruct.opened(args.workdir)
   if args.folder is not None:  # one of the processes that are compared

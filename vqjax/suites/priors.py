@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--codes", help="what python -m vqjax.tokenize wrote with that tokenizer")
   parser.add_argument("--latents", help="what it wrote with --latents=continuous")
   parser.add_argument("--data", required=True, help="the images that the codes are of")
-  parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/priors"))
+  parser.add_argument("--workdir", type=cli.local, default=pathlib.Path("runs/priors"))
   parser.add_argument("--seconds", type=float, default=180)
   parser.add_argument("--guidance", type=float, default=2.0, help="of the guided samples")
   parser.add_argument("--only", nargs="*", choices=PRIORS)

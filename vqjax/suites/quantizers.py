@@ -115,7 +115,7 @@ def _speed(loaded: Any, steps: int = 20) -> float:
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/quantizers"))
+  parser.add_argument("--workdir", type=cli.local, default=pathlib.Path("runs/quantizers"))
   parser.add_argument("--data", metavar="PATH")
   parser.add_argument("--steps", type=cli.count, default=1000)
   parser.add_argument("--bits", type=int, nargs="*", choices=LEVELS, default=[10])

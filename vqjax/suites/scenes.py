@@ -18,13 +18,12 @@ shape and colour that they have was ever trained on.
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from vqjax import cli, files
+from vqjax import cli
 from vqjax.errors import UserError
 from vqjax.suites import _reader
 
@@ -83,14 +82,14 @@ def _chosen(found: dict[str, np.ndarray], index_N: np.ndarray) -> dict[str, np.n
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
-  parser.add_argument("--prior", required=True, type=files.path)
-  parser.add_argument("--rank", type=files.path, help="a run that embeds images and captions")
+  parser.add_argument("--prior", required=True, type=cli.path)
+  parser.add_argument("--rank", type=cli.path, help="a run that embeds images and captions")
   parser.add_argument("--num", type=cli.count, default=200, help="captions")
   parser.add_argument("--each", type=cli.count, default=8, help="samples a caption")
   parser.add_argument("--guidance", type=float, default=1.0)
   parser.add_argument("--temperature", type=float, default=1.0)
   parser.add_argument("--top_k", type=int)
-  parser.add_argument("--output", type=pathlib.Path, help="a page of captions and their samples")
+  parser.add_argument("--output", type=cli.local, help="a page of captions and their samples")
   args = parser.parse_args(argv)
   from vqjax import api, pictures, writers
 

@@ -17,14 +17,13 @@ of the tokenizer's data.
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import einops
 import numpy as np
 
-from vqjax import cli, files
+from vqjax import cli
 from vqjax.errors import UserError
 
 
@@ -86,10 +85,10 @@ def drawn(
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
-  parser.add_argument("--prior", required=True, type=files.path)
+  parser.add_argument("--prior", required=True, type=cli.path)
   parser.add_argument("--num", type=cli.count, default=8, help="pictures")
   parser.add_argument("--temperature", type=float, default=1.0)
-  parser.add_argument("--output", type=pathlib.Path)
+  parser.add_argument("--output", type=cli.local)
   args = parser.parse_args(argv)
   from vqjax import api, pictures, writers
   from vqjax.nn import palette

@@ -152,9 +152,9 @@ def compared(model: Any, real: np.ndarray) -> Iterator[list[str]]:
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
-  parser.add_argument("--workdir", required=True, type=files.path, help="a codec of sound")
+  parser.add_argument("--workdir", required=True, type=cli.path, help="a codec of sound")
   parser.add_argument("--data", metavar="PATH")
-  parser.add_argument("--prior", type=files.path, help="over its codes, given classes")
+  parser.add_argument("--prior", type=cli.path, help="over its codes, given classes")
   parser.add_argument("--examples", type=cli.count, default=300)
   parser.add_argument("--samples", type=cli.count, default=20, help="of each class")
   args = parser.parse_args(argv)

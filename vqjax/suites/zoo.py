@@ -58,8 +58,8 @@ def row(workdir: files.Path, output: files.Path, dtype: str) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
   parser = cli.parser(__doc__)
-  parser.add_argument("runs", nargs="+", type=files.path, metavar="RUN")
-  parser.add_argument("--output", required=True, type=files.path, metavar="FOLDER")
+  parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN")
+  parser.add_argument("--output", required=True, type=cli.path, metavar="FOLDER")
   parser.add_argument("--dtype", choices=export.DTYPES, default="bfloat16")
   args = parser.parse_args(argv)
   from vqjax import writers

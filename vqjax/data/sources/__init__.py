@@ -9,6 +9,7 @@ With random access, where threads make batches:
     Examples.content(index) -> dict           what the fingerprint hashes, where that should not be
                                               the example itself (files as they are, not decoded)
     Examples.texts: Sequence[str] | None      all captions, where they can be had without pictures
+    Examples.labels: Sequence[int] | None     all labels, likewise
 
 An example is a dict: `image` uint8 [H, W, C], where there are such `label` int32, `text` str, or a
 sequence of several, `layout` uint8 [H, W] and further arrays (of sound instead `audio` float32

@@ -190,6 +190,9 @@ def _scan(root: pathlib.Path, kind: Kind) -> dict[str, Files]:
       f"{root}: no caption names one of this folder's {kind.noun}s; file_name is relative to its "
       "metadata file."
     )
+  if texts and (bare := len(set(found) - texts.keys())):
+    what = f"{kind.noun}s have no caption; theirs is empty"
+    kind.log.warning("%s: %d of %d %s.", root, bare, len(found), what)
   tally, kept = Tally(root, sum(map(len, names.values())), kind), Kept(KEPT)
   return {
     s: Files(

@@ -111,6 +111,10 @@ class Rows:
   def texts(self) -> list[str | list[str]] | None:
     return self.columns.get("text")
 
+  @property
+  def labels(self) -> np.ndarray | None:
+    return self.columns.get("label")
+
   def __len__(self) -> int:
     return len(_leading(self.columns))
 
@@ -190,6 +194,10 @@ def _columns(arrays: Mapping[str, np.ndarray], path: pathlib.Path, suffix: str) 
       raise UserError(
         f"{path}: labels{suffix} are {labels.dtype} {list(labels.shape)}; give integers [{num}], "
         f"or a uint8 map [{num}, {height}, {width}]."
+      )
+    if labels.size and not -(2**31) <= labels.min() <= labels.max() < 2**31:
+      raise UserError(
+        f"{path}: labels{suffix} are {labels.min()} to {labels.max()}; give classes of 32 bits."
       )
     columns["label"] = labels.astype(np.int32)
   if layout is not None:
