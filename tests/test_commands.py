@@ -660,6 +660,17 @@ def test_compress_and_decompress_a_folder(runs, tmp_path, capsys, monkeypatch):
   assert [p.name for p in (tmp_path / "only").rglob("*.*")] == ["b.png"]
   with pytest.raises(UserError, match="--only=sub/x.bmp: .* Did you mean 'sub/b.bmp'"):
     decompress.main([*workdir, *only[:2], "--only=sub/x.bmp"])
+  # Of two chunks the one that is whole is read.
+  apart = [f"--input={folder}", f"--output={tmp_path / 'two.vqjc'}", "--group=1"]
+  compress.main([*workdir, *apart])
+  damaged = bytearray((tmp_path / "two.vqjc").read_bytes())
+  damaged[-1] ^= 255
+  (tmp_path / "two.vqjc").write_bytes(damaged)
+  capsys.readouterr()
+  decompress.main([*workdir, f"--input={tmp_path / 'two.vqjc'}", f"--output={tmp_path / 'half'}"])
+  out, err = capsys.readouterr()
+  assert out.startswith("1 image(s) in ") and err.count("left out: ") == 1
+  np.testing.assert_array_equal(Image.open(tmp_path / "half" / "a.png"), wanted["a"])
   # Beside the originals nothing is written over.
   compress.main([*workdir, f"--input={folder}", f"--output={folder}"])
   before = (folder / "a.png").read_bytes()

@@ -31,25 +31,32 @@ def main(argv: Sequence[str]) -> None:
   inputs = reconstruct.inputs(args.input, (codec.SUFFIX,), "coded file")
   base = args.input if args.input.is_dir() else args.input.parent
   models: dict[Any, Any] = {}
-  failed, count, nouns = [], 0, set()
-  for file in inputs:
+  count = 0
+  wrong: dict[pathlib.Path, dict[str, UserError]] = {file: {} for file in inputs}
+  for file, faults in wrong.items():
     try:
       archive = _opened(file, args.workdir, models)
       signal = archive.tokenizer.info.signal
       targets = _targets(archive, file.relative_to(base), args, signal.suffix)
       _check_apart(targets, args.output, base)
-      for target, index in targets.items():
+    except UserError as e:
+      faults[str(e)] = e
+      continue
+    for target, index in targets.items():
+      try:
         signal.save(target, archive.read(index))
         count += 1
-      nouns.add(signal.noun)
-    except UserError as e:
-      failed.append(e)
-      if len(inputs) > 1 or count:
-        print(f"left out: {e}", file=sys.stderr)
+      except UserError as e:  # the other chunks can be read all the same
+        faults[str(e)] = e
+  faults = {line: e for found in wrong.values() for line, e in found.items()}
   if not count:
-    raise failed[0]
-  left_out = f", {len(failed)} file(s) left out" if failed else ""
-  print(f"{count} {min(nouns, default='picture')}(s) in {args.output}{left_out}")
+    raise next(iter(faults.values()))
+  for line in faults:
+    print(f"left out: {line}", file=sys.stderr)
+  left_out = (
+    f", {sum(map(bool, wrong.values()))} file(s) left out, whole or in part" if faults else ""
+  )
+  print(f"{count} {signal.noun}(s) in {args.output}{left_out}")
 
 
 def _check_apart(targets: Iterable[pathlib.Path], output: pathlib.Path, base: pathlib.Path) -> None:
