@@ -28,13 +28,13 @@ def traced(**off: float | None) -> Callable[[type], type]:
 
   def register(cls: type) -> type:
     def flatten(record: Any) -> tuple[list[Any], Any]:
-      static = lambda k, v: (
-        k not in off or v is None or (is_real(v) and off[k] is not None and v == off[k])
+      values = vars(record)
+      leaf = lambda value, left_out: (
+        value is not None and not (is_real(value) and value == left_out)
       )
-      fixed = tuple((k, v) for k, v in vars(record).items() if static(k, v))
-      free = vars(record).keys() - dict(fixed)
-      names = tuple(k for k in off if k in free)
-      return [vars(record)[k] for k in names], (names, fixed)
+      names = tuple(name for name in off if leaf(values[name], off[name]))
+      fixed = tuple(item for item in values.items() if item[0] not in names)
+      return [values[name] for name in names], (names, fixed)
 
     def unflatten(static: Any, leaves: Any) -> Any:
       names, fixed = static
