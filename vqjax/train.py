@@ -59,7 +59,7 @@ class Run:
   `step(state, frozen, batch)`; early steps may have a program of their own, see `program`.
 
   `init` takes `params` and `stats` that are there already, whole entries such as {"model": …}, in
-  place of those drawn from the key.
+  place of those drawn from the key; their buffers become the state's.
 
   Args:
     config: completed, see vqjax.config.
@@ -81,7 +81,12 @@ class Run:
     abstract = jax.eval_shape(self._init, jax.random.key(0))
     places = sharding.shardings(config["sharding"], self.mesh, abstract)
     self.abstract = checkpoint.with_sharding(abstract, places)
-    self.init = jax.jit(self._init, out_shardings=places, compiler_options=_init_options(self.mesh))
+    self.init = jax.jit(
+      self._init,
+      out_shardings=places,
+      donate_argnames=("params", "stats"),
+      compiler_options=_init_options(self.mesh),
+    )
     split = sharding.batch_sharding(self.mesh)
     self._split = target.Split(split, params=self.mesh.shape["fsdp"] > 1)
     program = functools.partial(
