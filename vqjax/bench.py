@@ -9,7 +9,6 @@ one of the comparisons in vqjax/suites instead.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -188,7 +187,7 @@ def _memory_rows(step: Any) -> list[tuple[str, str]]:
 def main(argv: Sequence[str]) -> None:
   from vqjax import build, data, writers
 
-  suites = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  suites = cli.parser(__doc__, add_help=False)
   suites.add_argument("--suite")
   chosen, argv = suites.parse_known_args(argv)
   if chosen.suite:

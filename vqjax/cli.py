@@ -12,7 +12,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vqjax import files, preemption
 from vqjax.errors import UserError, near_miss
@@ -33,10 +33,13 @@ class _Parser(argparse.ArgumentParser):
     raise UserError(f"{message.removeprefix('argument ')}; see --help.")
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
+def parser(doc: str, **options: Any) -> argparse.ArgumentParser:
   """For a command or suite; what is wrong with its flags is a UserError."""
   return _Parser(
-    description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    description=doc,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+    **options,
   )
 
 
