@@ -56,7 +56,7 @@ def test_bench_a_config(config_file, capsys, printed):
   assert float(rows["FLOPs of a step"][0]) > 0
   assert rows["step time"][0].endswith("2 repeats)")
   assert rows["step"][0].endswith("examples/s") and rows["input pipeline"][0].endswith("examples/s")
-  with pytest.raises(UserError, match="--repeats=0"):
+  with pytest.raises(UserError, match="--repeats: 0 is no whole number"):
     bench.main([f"--config={config_file}", "--repeats=0"])
   with pytest.raises(UserError, match="suites: unknown name 'decodin'.*decoding"):
     bench.main(["--suite", "decodin"])

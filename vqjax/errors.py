@@ -13,9 +13,10 @@ class UserError(ValueError):
 
 
 def reason(error: BaseException, most: int = 200) -> str:
-  """What an exception says, on one line of so many characters; its type where it says nothing."""
+  """The first line of what an exception says, at most so long; its type where there is none."""
   said = f"no {error}" if isinstance(error, KeyError) else str(error)
-  return " ".join(said.split())[:most].rstrip(".") or type(error).__name__
+  first = said.strip().partition("\n")[0]
+  return " ".join(first.split())[:most].rstrip(".") or type(error).__name__
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import pytest
 from vqjax import build
 from vqjax.latents import Codes
 from vqjax.priors import _books
-from vqjax.schemes import Draw, Guidance, Network, _guidance, autoregressive
+from vqjax.schemes import Draw, Guidance, Network, _guidance, _sampling, autoregressive
 
 ORDERS = ["flattened", "parallel", "delayed"]
 NETWORKS = {
@@ -120,7 +120,7 @@ def tiny(name, order):
 def network(model, params, latent, batch):
   full = lambda ids, *_: model.apply(params, ids, None, train=False)
   if not model.cached:
-    return Network(full, *autoregressive.uncached(full, batch, latent))
+    return Network(full, *_sampling.uncached(full, batch, latent))
   start = lambda: model.apply(params, None, model.init_cache(batch, 0), method="prefill")
   step = lambda ids, index, cache: model.apply(params, ids, index, cache, method="decode")
   return Network(full, start, step)
