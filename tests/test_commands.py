@@ -324,7 +324,7 @@ MISTAKES = {
   "prompt longer than the grid": (
     "autoregressive",
     ["--keep=1.5"],
-    r"--keep=1\.5: is outside 0 to 1, the share of the codes that stay",
+    r"keep: 1\.5 is outside 0 to 1.*longer prompt has no place",
   ),
   "top_k of 0": ("autoregressive", ["--top_k=0"], r"top_k: 0 is no whole number from 1 up"),
   "top_k beyond the book": ("autoregressive", ["--top_k=9"], r"top_k: 9 is outside 1 to 8"),

@@ -43,25 +43,34 @@ def parser(doc: str, **options: Any) -> argparse.ArgumentParser:
   )
 
 
-def count(text: str, least: int = 1) -> int:
-  """The type of flags that are numbers from `least` up."""
-  if not text.isdecimal() or int(text) < least:
-    raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} up")
-  return int(text)
+def at_least(least: int) -> Callable[[str], int]:
+  """The type of flags that are whole numbers from `least` up."""
+
+  def number(text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+      raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} up")
+    return int(text)
+
+  return number
+
+
+count = at_least(1)
+
+
+def _given(text: str) -> str:
+  if not text:
+    raise argparse.ArgumentTypeError("is empty; give a path")
+  return text
 
 
 def path(text: str) -> files.Path:
   """The type of flags that name a run, which may lie in a bucket."""
-  if not text:
-    raise argparse.ArgumentTypeError("is empty; give a path")
-  return files.path(text)
+  return files.path(_given(text))
 
 
 def local(text: str) -> pathlib.Path:
   """The type of flags that name a file or folder of this machine."""
-  if not text:
-    raise argparse.ArgumentTypeError("is empty; give a path")
-  return pathlib.Path(text).expanduser()
+  return pathlib.Path(_given(text)).expanduser()
 
 
 def output(place: pathlib.Path, folder: bool = False) -> None:
@@ -69,14 +78,10 @@ def output(place: pathlib.Path, folder: bool = False) -> None:
   there, before any work is done.
   """
   parent = place if folder else place.parent
-  try:
-    parent.mkdir(parents=True, exist_ok=True)
-  except OSError as e:
-    raise UserError(
-      f"--output={place}: {parent} cannot be a folder ({e.strerror}); choose another place."
-    ) from None
-  if not os.access(parent, os.W_OK) or (not folder and place.is_dir()):
-    raise UserError(f"--output={place}: cannot be written; choose another place.")
+  if wrong := files.make_folder(parent):
+    raise UserError(f"--output={place}: {parent} {wrong}; choose another place.")
+  if not folder and place.is_dir():
+    raise UserError(f"--output={place}: is a folder; choose another place.")
 
 
 def setup() -> None:

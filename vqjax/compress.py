@@ -33,8 +33,7 @@ def main(argv: Sequence[str]) -> None:
   more = "pictures of an archive that share a stream: more take fewer bytes, and are read together"
   parser.add_argument("--group", type=cli.count, default=codec.GROUP, help=more)
   args = parser.parse_args(argv)
-  if not args.input.exists():
-    raise UserError(f"--input={args.input}: nothing is there; give a file or a folder.")
+  reconstruct.check_input(args.input)
   one = args.output.suffix.lower() == codec.SUFFIX
   cli.output(args.output, folder=not one)
   model = reconstruct.opened(args.workdir)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vqjax import cli
-from vqjax.errors import UserError, near_miss
+from vqjax.errors import UserError, guess
 
 
 def main(argv: Sequence[str]) -> None:
@@ -85,10 +85,9 @@ def _targets(archive: Any, name: pathlib.Path, args: Any, suffix: str) -> dict[p
   """{file: number of the picture} of each that is asked for."""
   if args.only is not None:
     if args.only not in archive.names:
-      hint = near_miss(args.only, archive.names)
       raise UserError(
         f"--only={args.only}: {archive.name} has no picture of that name."
-        f"{hint if 'Did you' in hint else ''}"
+        f"{guess(args.only, archive.names)}"
       )
     target = args.output / pathlib.Path(args.only).with_suffix(suffix)
     return {target: archive.names.index(args.only)}

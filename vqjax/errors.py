@@ -19,8 +19,13 @@ def reason(error: BaseException, most: int = 200) -> str:
   return " ".join(first.split())[:most].rstrip(".") or type(error).__name__
 
 
+def guess(name: str, known: Iterable[str]) -> str:
+  """Returns ' Did you mean 'x'?' for the closest known name, else ''."""
+  close = difflib.get_close_matches(name, sorted(known), n=1)
+  return f" Did you mean {close[0]!r}?" if close else ""
+
+
 def near_miss(name: str, known: Iterable[str]) -> str:
-  """Returns ' Did you mean 'x'?' for the closest known name, else the list of known names."""
+  """As `guess`, or else the list of known names."""
   known = sorted(known)
-  close = difflib.get_close_matches(name, known, n=1)
-  return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."
+  return guess(name, known) or f" Known: {', '.join(known)}."

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
   )
   parser.add_argument(
     "--coded",
-    type=lambda text: cli.count(text, 0),
+    type=cli.at_least(0),
     default=128,
     help="held-out examples that the codec writes; 0 for none",
   )

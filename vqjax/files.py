@@ -107,14 +107,18 @@ def make_workdir(workdir: Path) -> None:
       )
     if not importlib.util.find_spec("gcsfs"):  # brings google-cloud-storage, which Orbax asks for
       raise UserError(f"--workdir={workdir}: gs:// needs gcsfs; pip install gcsfs.")
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    writable = is_remote(workdir) or os.access(workdir, os.W_OK)
-  except OSError:
-    writable = False
-  if not writable:
+  if make_folder(workdir):
     what = "is a file" if workdir.is_file() else "cannot be written"
     raise UserError(f"--workdir={workdir}: {what}; choose a folder that you own.")
+
+
+def make_folder(folder: Path) -> str:
+  """Makes it; says what is wrong where nothing can be written there, else ""."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    return f"cannot be a folder ({e.strerror})"
+  return "" if is_remote(folder) or os.access(folder, os.W_OK) else "cannot be written"
 
 
 def write_bytes(file: Path, content: bytes, workdir: Path | None = None) -> None:
@@ -152,6 +156,13 @@ def read_json(file: Path) -> Any:
     raise UserError(
       f"{file}: is damaged ({e}); remove it and run python -m vqjax.main with --config again."
     ) from None
+
+
+def notes(file: Path) -> dict[str, Any]:
+  """What `read_json` reads, where it can be done without: {} of what is missing or damaged."""
+  with contextlib.suppress(UserError, OSError):
+    return read_json(file)
+  return {}
 
 
 def move(source: Path, target: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import time
-from typing import Any
 
 import jax
 
@@ -31,10 +30,7 @@ class Ledger:
 
   def __init__(self, workdir: files.Path, start: int, began: float):
     self._file = workdir / FILE
-    then: dict[str, Any] = {}
-    if start and self._file.exists():
-      with contextlib.suppress(UserError):
-        then = files.read_json(self._file)
+    then = files.notes(self._file) if start else {}
     self.seconds = collections.Counter({kind: 0.0 for kind in KINDS} | then.get("seconds", {}))
     if then:
       self.seconds["lost"] += max(0.0, _last_sign(workdir) - then["until"])

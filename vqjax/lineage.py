@@ -30,15 +30,16 @@ def check_frozen(
   """
   if not now:
     return
-  file, begun = workdir / "frozen.json", bool(files.saved_steps(workdir))
-  then = files.read_json(file) if file.exists() and (begun or not begin) else now
+  file = workdir / "frozen.json"
+  kept = file.exists() and (not begin or bool(files.saved_steps(workdir)))
+  then = files.read_json(file) if kept else now
   for field, value in now.items():
     if then.get(field) != value:
       raise UserError(
         f"config.{field}: has changed since {workdir} began ({then.get(field)} then, {value} in "
         f"{_value(config, field)} now); bring it back, or start in a new --workdir."
       )
-  if begin and jax.process_index() == 0 and not (begun and file.exists()):
+  if begin and jax.process_index() == 0 and not kept:
     files.write_json(file, dict(now))
 
 
@@ -98,8 +99,8 @@ def check_data(dataset: Any, workdir: files.Path) -> None:
     UserError: others: another number of examples, other sizes, or other content of a few of them.
   """
   now, file = dataset.fingerprint(), workdir / "data.json"
-  begun = file.exists() and any(files.saved_steps(workdir))
-  then = files.read_json(file) if begun else now
+  kept = file.exists() and any(files.saved_steps(workdir))
+  then = files.read_json(file) if kept else now
   for name in sorted(now.keys() | then.keys()):
     if then.get(name) != now.get(name):
       raise UserError(
@@ -107,5 +108,5 @@ def check_data(dataset: Any, workdir: files.Path) -> None:
         f"{now.get(name)}; bring the data back, or start in a new --workdir "
         f"with --config.init_from={workdir}."
       )
-  if jax.process_index() == 0 and not begun:
+  if jax.process_index() == 0 and not kept:
     files.write_json(file, now)

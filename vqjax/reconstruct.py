@@ -46,6 +46,12 @@ def inputs(place: pathlib.Path, suffixes: tuple[str, ...], noun: str) -> list[pa
   return found
 
 
+def check_input(place: pathlib.Path) -> None:
+  """Raises UserError for nothing, before anything is loaded."""
+  if not place.exists():
+    raise UserError(f"--input={place}: nothing is there; give a file or a folder.")
+
+
 def opened(workdir: files.Path) -> Any:
   """The Tokenizer or Prior in a workdir. Raises UserError for a run that decodes nothing."""
   from vqjax import api
@@ -62,8 +68,7 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--input", required=True, type=cli.local, help="a file, or a folder")
   parser.add_argument("--output", required=True, type=cli.local, help="a folder")
   args = parser.parse_args(argv)
-  if not args.input.exists():
-    raise UserError(f"--input={args.input}: nothing is there; give a file or a folder.")
+  check_input(args.input)
   base = args.input if args.input.is_dir() else args.input.parent
   if args.output.resolve() == base.resolve():
     raise UserError(

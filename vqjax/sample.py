@@ -53,14 +53,14 @@ def main(argv: Sequence[str]) -> None:
   for name, kind in options.items():
     parser.add_argument(f"--{name}", type=kind)
   args = parser.parse_args(argv)
-  given = {field: file for field in inputs if (file := getattr(args, field))}
-  args.input = next(iter(given.values()), None)
+  completed = {field: file for field in inputs if (file := getattr(args, field))}
+  args.input = next(iter(completed.values()), None)
   _check(args, options)
   from vqjax import api, pictures
 
   model = api.load_prior(args.workdir, "--workdir")
   own = model.info.signal.field
-  if own in inputs and (others := given.keys() - {own}):
+  if own in inputs and (others := completed.keys() - {own}):
     raise UserError(f"--{min(others)}: this prior draws {own}; give --{own}.")
   given = _given(model, {name: texts for name in conditions if (texts := _texts(name, args))}, args)
   ranker = api.Ranker.open(args.rank, "--rank") if args.rank else None
@@ -87,6 +87,7 @@ def _chosen(args: Any, options: Sequence[str]) -> dict[str, Any]:
 def _check(args: Any, options: Sequence[str]) -> None:
   """Raises UserError for what can be said before anything is loaded."""
   from vqjax.schemes import Draw, Guidance, _guidance
+  from vqjax.schemes._options import check_keep
 
   if args.gif and args.gif.suffix.lower() != ".gif":
     raise UserError(f"--gif={args.gif}: is written as GIF; end the name in .gif.")
@@ -94,8 +95,8 @@ def _check(args: Any, options: Sequence[str]) -> None:
     raise UserError("--mask: says what of a picture is drawn anew; give the picture as --image.")
   if args.mask and args.keep is not None:
     raise UserError("--mask, --keep: each says which codes stay; give one of them.")
-  if args.keep is not None and not 0 <= args.keep <= 1:
-    raise UserError(f"--keep={args.keep}: is outside 0 to 1, the share of the codes that stay.")
+  if args.keep is not None:
+    check_keep(args.keep)
   large = args.height is not None or args.width is not None
   if large and (args.input or args.gif or args.keep is not None):
     raise UserError(

@@ -14,7 +14,7 @@ import numpy as np
 from vqjax import checks, sharding
 from vqjax.errors import UserError, near_miss
 from vqjax.schemes import Draw, Guidance, _guidance
-from vqjax.schemes._options import is_real
+from vqjax.schemes._options import check_keep
 from vqjax.tasks import Weights
 from vqjax.tasks._prefix import string
 
@@ -176,11 +176,7 @@ class Sampler:
 
     Raises UserError outside [0, 1].
     """
-    if not is_real(keep) or not 0 <= keep <= 1:
-      raise UserError(
-        f"keep: {keep} is outside 0 to 1, the share of the codes that stay; a longer prompt has no "
-        "place in the grid."
-      )
+    check_keep(keep)
     latent = self.prior.latent
     positions = math.prod(latent.shape)
     each = latent.length // positions  # codes at one position

@@ -307,8 +307,8 @@ def _claim(workdir: files.Path) -> Iterator[holder.Holder]:
 
 
 def _settle(config: Any, workdir: files.Path) -> None:
-  """Compares the config with the one that is there, where something was trained; else raises
-  UserError where the run's own files would become its data.
+  """Compares the config with that of the run that is there; of a new one, sees that its workdir and
+  its data are apart.
   """
   if (workdir / "config.json").exists() and (steps := files.saved_steps(workdir)):
     # Step 0 is a conversion: only what its weights belong to is settled.
@@ -317,7 +317,12 @@ def _settle(config: Any, workdir: files.Path) -> None:
     weights += [field.rpartition(".")[0] for field in places]
     within = weights if max(steps) == 0 else ("",)
     configuration.check_same(configuration.of_run(workdir), config, within)
-    return
+  else:
+    _check_apart(config, workdir)
+
+
+def _check_apart(config: Any, workdir: files.Path) -> None:
+  """Raises UserError where the run's own files would become its data."""
   place = config.data.get("path")
   if not place or files.is_remote(workdir) or config.data.name == "codes":
     return

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqjax import build, pictures
+from vqjax import build, data, pictures
 from vqjax.conditions import Context, layout
 from vqjax.data.text import Bpe
 from vqjax.errors import UserError
@@ -194,3 +194,13 @@ def test_what_does_not_fit_is_one_line(config, level, message):
   with pytest.raises(UserError, match=message) as e:
     Prefix(config, 0, context(level=level))
   assert "\n" not in str(e.value)
+
+
+def test_labels_are_held_against_the_classes_before_the_first_step(tmp_path):
+  images, labels = np.zeros((20, 8, 8, 3), np.uint8), np.arange(20) % 7
+  np.savez(tmp_path / "data.npz", images=images, labels=labels)
+  dataset = data.Dataset(data.resolve(str(tmp_path / "data.npz")))
+  label = build.member("conditions", "label")
+  assert label.begin(dict(classes=7), dataset, None) == dict(classes=7)
+  with pytest.raises(UserError, match="label: 6 is outside 0 to 5, the classes of config.cond"):
+    label.begin(dict(classes=6), dataset, None)

@@ -1,8 +1,9 @@
 """A trained tokenizer that the tests of tasks share."""
 
+import numpy as np
 import pytest
 
-from vqjax import train
+from vqjax import data, tokenize, train
 
 SHORT = dict(
   data=dict(name="shapes", size=16, num_train=32, num_eval=8),
@@ -26,6 +27,27 @@ def short():
 def small():
   """The fields of a model that makes it small."""
   return SMALL
+
+
+@pytest.fixture
+def reads_the_same(tmp_path):
+  """reads_the_same(tokenizer, prior, source, names): a step of the prior reads the same of the
+  source as of the codes that the tokenizer makes of it, and of the conditions by these names.
+  """
+
+  def compare(tokenizer, prior, source, names):
+    folder, field = str(tmp_path / "codes"), prior.info.signal.field
+    tokenize.main(["--workdir", tokenizer, "--output", folder, "--batch_size", "8"])
+    plain, cached = (
+      prior.loaded.run.task.prepare(data.Dataset(made).sample(4))
+      for made in (source, dict(name="codes", path=folder))
+    )
+    assert field not in cached and "ids" not in plain
+    np.testing.assert_array_equal(cached["ids"], prior.encode(plain[field]))
+    for name in names:
+      np.testing.assert_array_equal(cached[name], plain[name])
+
+  return compare
 
 
 @pytest.fixture(scope="session")

@@ -181,18 +181,8 @@ def test_a_window_sees_the_map_that_lies_in_it(runs, prior, of_prior, batch, tmp
   assert model.sample(2, label=0, layout=tall[:1], height=48).shape == (2, 48, 16, 3)
 
 
-def test_cached_codes_keep_the_maps(runs, prior, tmp_path):
-  """What a step reads is the same, whether of images or of their codes."""
-  folder = str(tmp_path / "codes")
-  tokenize.main(["--workdir", runs["image"], "--output", folder, "--batch_size", "8"])
-  of_images, of_codes = (
-    prior.loaded.run.task.prepare(data.Dataset(source).sample(4))
-    for source in (SHAPES, dict(name="codes", path=folder))
-  )
-  assert "image" not in of_codes and "ids" not in of_images
-  np.testing.assert_array_equal(of_codes["ids"], prior.encode(of_images["image"]))
-  for name in ("label", "layout"):
-    np.testing.assert_array_equal(of_codes[name], of_images[name])
+def test_cached_codes_keep_the_maps(runs, prior, reads_the_same):
+  reads_the_same(runs["image"], prior, SHAPES, ("label", "layout"))
 
 
 @pytest.mark.slow

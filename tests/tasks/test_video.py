@@ -14,7 +14,6 @@ from vqjax import (
   reconstruct,
   sample,
   tiles,
-  tokenize,
   train,
   videos,
 )
@@ -146,18 +145,8 @@ def test_samples_and_predictions_in_files(prior, tmp_path):
     assert "\n" not in str(e.value)
 
 
-def test_a_step_reads_the_same_of_codes_computed_before(tokenizer, prior, tmp_path):
-  folder = str(tmp_path / "codes")
-  tokenize.main(["--workdir", tokenizer, "--output", folder, "--batch_size", "8"])
-  model = vqjax.load(prior)
-  of_films, of_codes = (
-    model.loaded.run.task.prepare(data.Dataset(source).sample(4))
-    for source in (SHAPES, dict(name="codes", path=folder))
-  )
-  assert "video" not in of_codes and "ids" not in of_films
-  np.testing.assert_array_equal(of_codes["ids"], model.encode(of_films["video"]))
-  for name in ("label", "text"):
-    np.testing.assert_array_equal(of_codes[name], of_films[name])
+def test_a_step_reads_the_same_of_codes_computed_before(tokenizer, prior, reads_the_same):
+  reads_the_same(tokenizer, vqjax.load(prior), SHAPES, ("label", "text"))
 
 
 def test_bits_of_video(prior):

@@ -64,12 +64,10 @@ class Archive:
   def codes(self, index: int) -> Example:
     """Codes of one example, a tuple of levels [*grid], coarse first. Raises like the class."""
     self._check(index)
-    first = 0
-    for number, chunk in enumerate(self._header.chunks):
-      if index >= first:
-        at, start = number, first
-      first += chunk.pictures
-    return self._chunk(at, start)[index - start]
+    number = first = 0
+    while index >= first + (held := self._header.chunks[number].pictures):
+      number, first = number + 1, first + held
+    return self._chunk(number, first)[index - first]
 
   def read(self, index: int) -> np.ndarray:
     """One example of the signal, of its original size, as Tokenizer.decode gives them."""

@@ -23,26 +23,19 @@ def remember(data: bytes, workdir: str) -> None:
     return
   header, _ = _container.read(data, "data")
   with contextlib.suppress(UserError, OSError):
-    files.write_json(file, _known(file) | {_key(header): workdir})
+    files.write_json(file, files.notes(file) | {_key(header): workdir})
 
 
 def remembered(data: bytes, name: str) -> str:
   """The workdir that `remember` noted. Raises UserError where it did not, or no run is there."""
   header, _ = _container.read(data, name)
-  found = _known(file).get(_key(header)) if (file := _notes()) else None
+  found = files.notes(file).get(_key(header)) if (file := _notes()) else None
   if found is None or not places.exists(found, run=True):
     raise UserError(
       f"{name}: was written with tokenizer {header.tokenizer.hex()}, and this machine does not "
       "know where that is; give --workdir, the run that wrote it."
     )
   return found
-
-
-def _known(file: pathlib.Path) -> dict[str, str]:
-  """The notes in a file; none where it cannot be read."""
-  with contextlib.suppress(UserError, OSError):
-    return files.read_json(file)
-  return {}
 
 
 def _key(header: Header) -> str:

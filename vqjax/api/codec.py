@@ -107,7 +107,6 @@ class Codec:
     """
     found, sizes = [], []
     for part in _same_size(values):
-      self.tokenizer.info.signal.given(part, (1, *self.tokenizer.info.shape))  # before its padding
       codes = separated(jax.device_get(self.tokenizer.encode(self._padded(part))))
       found += [tuple(level[i] for level in codes) for i in range(len(part))]
       sizes += [part.shape[1 : 1 + self.tokenizer.info.signal.axes]] * len(part)
@@ -189,9 +188,9 @@ class Codec:
     return tuple(np.ascontiguousarray(ids[0], np.int32) for ids in levels)
 
   def _padded(self, values: np.ndarray) -> np.ndarray:
-    if values.ndim <= self.tokenizer.info.signal.axes:
-      return values  # encode says what is wrong
     info = self.tokenizer.info
+    if values.ndim != 1 + len(info.shape):
+      return values  # encode says what is wrong
     return tiles.padded(values, (1, *info.factors), (1, *info.first))
 
 

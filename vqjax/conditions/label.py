@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqjax import checks
-from vqjax.checks import check_classes
 from vqjax.conditions import Context, Lead, Part, per_example, require
 from vqjax.errors import UserError
 
@@ -45,7 +44,7 @@ class Condition:
 
   def _checked(self, values: np.ndarray) -> np.ndarray:
     source = f"config.condition.label.classes={self.classes}"
-    return check_classes(values, self.classes, self.field, source)
+    return checks.check_classes(values, self.classes, self.field, source)
 
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     del ops

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqjax import checks, pictures
-from vqjax.checks import check_classes
 from vqjax.conditions import Context, Lead, Part, per_example, require
 from vqjax.errors import UserError
 
@@ -48,7 +47,7 @@ class Condition:
 
     def prepare(values: np.ndarray, scale: tuple[float, ...] = (1, 1)) -> np.ndarray:
       source = f"config.condition.layout.classes={self.classes}"
-      check_classes(values, self.classes, self.field, source)
+      checks.check_classes(values, self.classes, self.field, source)
       return reduced(values, tuple(round(n * s) for n, s in zip(self.grid, scale)), self.classes)
 
     def tokens(values: jax.Array, frozen: Any) -> tuple[jax.Array]:

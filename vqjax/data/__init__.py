@@ -35,7 +35,7 @@ import numpy as np
 from vqjax import build
 from vqjax.data import memory
 from vqjax.data.memory import Batch, Stream
-from vqjax.errors import UserError, near_miss
+from vqjax.errors import UserError, guess
 
 __all__ = ["Batch", "Dataset", "Stream", "resolve"]
 
@@ -153,8 +153,7 @@ def resolve(path: str) -> dict[str, Any]:
   full = pathlib.Path(path).expanduser().absolute()
   if not full.exists():
     beside = [p.name for p in full.parent.iterdir() if p.exists()] if full.parent.is_dir() else []
-    hint = near_miss(full.name, beside)
-    raise UserError(f"--data={path}: does not exist.{hint if 'Did you' in hint else ''}")
+    raise UserError(f"--data={path}: does not exist.{guess(full.name, beside)}")
   sources = [build.member("data.sources", name) for name in build.names("data.sources")]
   sources = sorted((s for s in sources if hasattr(s, "recognise")), key=lambda s: s.precedence)
   config = next((found for s in sources if (found := s.recognise(full))), None)

@@ -48,6 +48,15 @@ def traced(**off: float | None) -> Callable[[type], type]:
   return register
 
 
+def check_keep(keep: float) -> None:
+  """Raises UserError for a share of codes outside [0, 1]."""
+  if not is_real(keep) or not 0 <= keep <= 1:
+    raise UserError(
+      f"keep: {keep} is outside 0 to 1, the share of the codes that stay; a longer prompt has no "
+      "place in the grid."
+    )
+
+
 def check_whole(name: str, value: int, least: int, most: int | None = None, what: str = "") -> None:
   """Raises UserError unless the option is a whole number from `least` to `most`.
 

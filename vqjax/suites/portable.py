@@ -125,7 +125,7 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--workdir", required=True, type=cli.path)
   parser.add_argument("--data", metavar="PATH", help="instead of what the run learned from")
   parser.add_argument("--examples", type=cli.count, default=10_000, help="crops")
-  parser.add_argument("--alone", type=cli.count, default=256, help="of them in a file each")
+  parser.add_argument("--alone", type=cli.at_least(0), default=256, help="of them in a file each")
   parser.add_argument("--folder", type=cli.local, help=argparse.SUPPRESS)
   args = parser.parse_args(argv)
   model = reconstruct.opened(args.workdir)
