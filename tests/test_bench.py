@@ -186,10 +186,9 @@ def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch, printed):
   # A classifier that knows the classes that were asked for, but calls every odd one 0.
   judged = np.repeat(np.arange(8) * (np.arange(8) % 2 == 0), 4)
   features = np.random.default_rng(0).normal(size=(len(judged), 2))
+  predict = lambda images: (judged[: len(images)], features[: len(images)])
   monkeypatch.setattr(
-    _classifier,
-    "train",
-    lambda dataset, classes: _classifier.Judge(lambda images: (judged, features), 0.75, features),
+    _classifier, "train", lambda dataset, classes: _classifier.Judge(predict, 0.75, features)
   )
   monkeypatch.setattr(suite, "EACH", 4)
   bench.main(
@@ -208,18 +207,21 @@ def test_bench_priors(arrays, prior, tmp_path, capsys, monkeypatch, printed):
     ]
   )
   out = capsys.readouterr().out
-  assert "right on 75.0% of the real" in out
-  found = dict(zip(printed(out)["prior"], printed(out)["autoregressive"]))
-  assert (
-    found["steps"] == "100" and found["class accuracy"] == "50.0%" and float(found["ms/image"]) > 0
-  )
-  assert printed(out)["autoregressive, top_k=2,temperature=0.8"][0] == "50.0%"
+  assert "right on 75.0% of all real" in out
+  table = printed(out)
+  names = ["real, held out", "the same, decoded", "autoregressive"]
+  names += ["autoregressive, temperature=0.5", "autoregressive, top_k=2,temperature=0.8"]
+  for name in names:
+    assert table[name][0] == "50.0%" and table[name][2:] == ["100%", "0%"] * 4
+    assert float(table[name][1]) == pytest.approx(0, abs=0.01)  # of features with themselves
+  saved = json.loads((tmp_path / "autoregressive" / "comparison.json").read_text())
+  assert saved["steps"] == 100 and saved["ms_per_image"] > 0
+  assert 0 < saved["nats"] < 1.1 * np.log(8) and list(saved["pictures"]) == names[2:]
+  images, labels = suite.held_out(data.Dataset(data.resolve(arrays)), 8)
+  assert labels.tolist() == np.repeat(np.arange(8), 4).tolist()
+  np.testing.assert_allclose(images.mean((1, 2, 3)), 30 * labels + 3.5, atol=1)
   with pytest.raises(UserError, match="--draw: 'warm' is not like"):
     suite.options_of("warm")
-  assert float(found["Fréchet"]) == pytest.approx(0, abs=0.01)  # of features with themselves
-  assert 0 < float(found["nats"]) < 1.1 * np.log(8)
-  saved = json.loads((tmp_path / "autoregressive" / "comparison.json").read_text())
-  assert float(found["nats"]) == pytest.approx(saved["nats"], abs=1e-3)
 
 
 def test_compile_names_an_unknown_topology():

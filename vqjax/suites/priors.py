@@ -1,15 +1,15 @@
 """Priors of one tokenizer: python -m vqjax.bench --suite=priors --tokenizer=WORKDIR --codes=DIR
---latents=DIR --data=PATH [--seconds=180] [--draw temperature=0.8 steps=20,temperature=0.9 …]
+--latents=DIR --data=PATH [--seconds=180] [--draw guidance=2 steps=20,temperature=0.9 …]
 
 Trains an autoregressive, a masked, two diffusion (one by replacement alone) and a
 PixelCNN prior on a labelled data set's codes, and a flow, a Gaussian diffusion and mean flows on
 the floats before their quantizer, or on those of a tokenizer without codes, for the same time each
 (steps chosen from their measured speed). A small classifier, trained on the real images, judges 50
-samples of every class: the share assigned to the class that was asked for, and the Fréchet distance
-of their features from those of the real held-out images; without guidance and with. Prints nats per
-position over 1,000 held-out examples (for masked and diffusion a bound, for floats a density), and
-sampling time per image without guidance. With `--draw`, also how samples fare that are drawn with
-these options, without guidance.
+samples of every class: the share assigned to the class that was asked for, as a whole and class by
+class, and the Fréchet distance of their features from those of the real held-out images. They are
+drawn as they come and with each set of options of `--draw`, and stand beside as many of the real
+ones and what the tokenizer makes of these. Prints nats per position over 1,000 held-out examples
+(for masked and diffusion a bound, for floats a density), and the time per image to draw them.
 """
 
 from __future__ import annotations
@@ -91,53 +91,49 @@ def options_of(text: str) -> dict[str, Any]:
     raise UserError(f"--draw: {text!r} is not like temperature=0.8,steps=20.") from None
 
 
-class Drawn(NamedTuple):
-  """How samples of every class fare.
+class Judged(NamedTuple):
+  """How pictures of every class fare.
 
-  accuracy: share that the classifier assigns to the class asked for.
+  accuracy: share that the classifier assigns to their class.
+  each: the same of every class among them.
   frechet: distance of their features from the real held-out images'.
-  ms: milliseconds an image, with compilation where such samples were not drawn before.
+  ms: milliseconds an image that drawing them took, compilation included.
   """
 
   accuracy: float
+  each: dict[int, float]
   frechet: float
-  ms: float
+  ms: float = 0.0
 
 
-def drawn(model: Any, by: _classifier.Judge, classes: int, **options: Any) -> Drawn:
+def judged(images: Any, labels: np.ndarray, by: _classifier.Judge, ms: float = 0.0) -> Judged:
+  """Pictures of these classes, as the classifier sees them."""
+  found, features = map(np.asarray, by.predict(images))
+  right = found == labels
+  each = {int(label): float(right[labels == label].mean()) for label in np.unique(labels)}
+  return Judged(float(right.mean()), each, _classifier.frechet(features, by.real), ms)
+
+
+def drawn(model: Any, by: _classifier.Judge, classes: int, **options: Any) -> Judged:
   """Draws samples of every class and judges them."""
   labels = np.repeat(np.arange(classes), EACH)
   start = time.perf_counter()
   images = model.sample(len(labels), label=labels, batch_size=len(labels) // 4, **options)
-  seconds = time.perf_counter() - start
-  found, features = map(np.asarray, by.predict(images))
-  accuracy = float((found == labels).mean())
-  return Drawn(accuracy, _classifier.frechet(features, by.real), 1e3 * seconds / len(labels))
+  ms = 1e3 * (time.perf_counter() - start) / len(labels)
+  return judged(images, labels, by, ms)
 
 
-def judge(
-  loaded: Any, model: Any, by: _classifier.Judge, classes: int, guidance: float
-) -> dict[str, float]:
-  """Accuracy and Fréchet distance of samples, and milliseconds per image with the compilation
-  aside.
+def held_out(dataset: Any, classes: int) -> tuple[np.ndarray, np.ndarray]:
+  """The first EACH held-out images of every class, or what there are, and their labels, in the
+  order of the classes.
   """
-  from vqjax import measure
-
-  plain = drawn(model, by, classes)  # compiles
-  again = drawn(model, by, classes, seed=1)
-  guided = drawn(model, by, classes, guidance=guidance)
-  figures = measure.evaluate_split(
-    loaded.run, loaded.dataset(), loaded.weights, limit=1000
-  )  # a diffusion takes its number of steps passes for each
-  return {
-    "accuracy": plain.accuracy,
-    "frechet": plain.frechet,
-    "guided": guided.accuracy,
-    "frechet_guided": guided.frechet,
-    "ms_per_image": again.ms,
-    "nats": figures.get("nats_per_code", figures.get("nats_per_vector")),
-    "steps": model.config.total_steps,
-  }
+  batches = [
+    {key: batch[key][mask > 0] for key in ("image", "label")}
+    for batch, mask in dataset.batches(256)
+  ]
+  images, labels = (np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
+  chosen = np.concatenate([np.flatnonzero(labels == label)[:EACH] for label in range(classes)])
+  return images[chosen], labels[chosen]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -148,14 +144,12 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--data", required=True, help="the images that the codes are of")
   parser.add_argument("--workdir", type=cli.local, default=pathlib.Path("runs/priors"))
   parser.add_argument("--seconds", type=float, default=180)
-  parser.add_argument("--guidance", type=float, default=2.0, help="of the guided samples")
   parser.add_argument("--only", nargs="*", choices=PRIORS)
-  parser.add_argument("--draw", nargs="*", default=[], metavar="OPTIONS", help="those of sampling")
+  parser.add_argument("--draw", nargs="*", default=["guidance=2"], metavar="OPTIONS")
   args = parser.parse_args(argv)
-  from vqjax import api, data, writers
+  from vqjax import api, data, measure, writers
 
   ways = {text: options_of(text) for text in args.draw}
-
   folders = dict.fromkeys(CODES, args.codes) | dict.fromkeys(FLOATS, args.latents)
   chosen = args.only or [name for name in PRIORS if folders[name]]
   if not chosen or not all(folders[name] for name in chosen):
@@ -163,29 +157,42 @@ def main(argv: Sequence[str]) -> None:
   dataset = data.Dataset(data.resolve(args.data))
   classes = len(dataset.class_names) or count_classes(dataset)
   by = _classifier.train(dataset, classes)
-  print(f"the classifier is right on {by.accuracy:.1%} of the real held-out images")
-  rows, more = [], []
+  images, labels = held_out(dataset, classes)
+  tokenizer = api.load(args.tokenizer)
+  decoded = np.concatenate(
+    [tokenizer.reconstruct(part) for part in np.split(images, range(64, len(images), 64))]
+  )
+  pictures = {
+    "real, held out": judged(images, labels, by),
+    "the same, decoded": judged(decoded, labels, by),
+  }
+  rows = []
   for name in chosen:
     config = prior_config(name, args.tokenizer, folders[name], classes)
     fit(name, config, args.workdir / name, args.seconds)
     loaded = api.open_run(args.workdir / name)
     model = api.Prior(loaded)
-    found = judge(loaded, model, by, classes, args.guidance)
-    (args.workdir / name / "comparison.json").write_text(json.dumps(found))
-    rows.append(_row(name, found))
-    for text, options in ways.items():
-      got = drawn(model, by, classes, **options)
-      more.append([f"{name}, {text}", f"{got.accuracy:.1%}", f"{got.frechet:.2f}"])
-  columns = ["prior", "steps", "nats", "class accuracy", "Fréchet"]
-  columns += [f"guided by {args.guidance:g}", "Fréchet guided", "ms/image"]
-  print(writers.table(columns, rows))
-  if more:
-    print(writers.table(["drawn with", "class accuracy", "Fréchet"], more))
-
-
-def _row(name: str, found: dict[str, float]) -> list[str]:
-  formats = dict(steps="d", nats=".3f", accuracy=".1%", frechet=".2f", guided=".1%")
-  formats |= dict(frechet_guided=".2f", ms_per_image=".1f")
-  return [
-    name, *("" if found[k] is None else format(found[k], spec) for k, spec in formats.items())
-  ]  # fmt: skip
+    found = {name: drawn(model, by, classes)}
+    ms = drawn(model, by, classes, seed=1).ms  # without compilation
+    found |= {f"{name}, {text}": drawn(model, by, classes, **ways[text]) for text in ways}
+    # A diffusion takes its number of steps passes for each example.
+    measured = measure.evaluate_split(loaded.run, loaded.dataset(), loaded.weights, limit=1000)
+    nats = measured.get("nats_per_code", measured.get("nats_per_vector"))
+    rows.append([name, str(config.total_steps), "" if nats is None else f"{nats:.3f}", f"{ms:.1f}"])
+    saved = {"steps": config.total_steps, "nats": nats, "ms_per_image": ms}
+    saved["pictures"] = {key: it._asdict() for key, it in found.items()}
+    (args.workdir / name / "comparison.json").write_text(json.dumps(saved))
+    pictures |= found
+  print(f"the classifier is right on {by.accuracy:.1%} of all real held-out images")
+  print(writers.table(["prior", "steps", "nats", "ms/image"], rows))
+  names = dataset.class_names or [str(label) for label in range(classes)]
+  rows = [
+    [
+      key,
+      f"{it.accuracy:.1%}",
+      f"{it.frechet:.2f}",
+      *(f"{it.each[label]:.0%}" if label in it.each else "" for label in range(classes)),
+    ]
+    for key, it in pictures.items()
+  ]
+  print(writers.table(["pictures", "class accuracy", "Fréchet", *names], rows))
