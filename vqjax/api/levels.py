@@ -86,7 +86,7 @@ class Levels:
 def condition_fields() -> dict[str, Any]:
   """{name by which callers give it: the class} of all conditions that can be given."""
   classes = [build.member("conditions", name) for name in build.names("conditions")]
-  return {cls.field: cls for cls in classes if cls.given}
+  return {cls.field: cls for cls in classes if cls.public}
 
 
 @functools.cache

@@ -5,8 +5,8 @@ A file defines a frozen dataclass `Condition`, whose fields a config may set, wi
     condition.field: str          the batch's field that it reads, and the name under which callers
                                   and the command line give it ("label"); several conditions may
                                   read one field, but not together in one prior
-    condition.given: bool         whether callers can give it (coarser codes are drawn instead)
-    condition.place: int          where it stands among several: smaller first
+    condition.public: bool        whether callers can give it (coarser codes are drawn instead)
+    condition.order: int          where it stands among several: smaller first
     condition.help: str           of its flag --<field>
     condition.spec(ops) -> (shape, dtype)    of one example's prepared values under config.ops,
                                   where no data are read; only where it is given

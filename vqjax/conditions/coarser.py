@@ -23,8 +23,8 @@ class Condition:
   prior: str | None = fields.part(None)
 
   field: ClassVar[str] = "coarser"
-  given: ClassVar[bool] = False
-  place: ClassVar[int] = 4
+  public: ClassVar[bool] = False
+  order: ClassVar[int] = 4
   help: ClassVar[str] = ""
 
   def bind(self, context: Context) -> Lead:

@@ -26,8 +26,8 @@ class Condition:
   classes: int
 
   field: ClassVar[str] = "label"
-  given: ClassVar[bool] = True
-  place: ClassVar[int] = 0
+  public: ClassVar[bool] = True
+  order: ClassVar[int] = 0
   help: ClassVar[str] = "a class, several separated by commas (one row each), or 'all'"
 
   def __post_init__(self) -> None:

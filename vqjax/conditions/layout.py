@@ -29,8 +29,8 @@ class Condition:
   grid: tuple[int, int] = (8, 8)
 
   field: ClassVar[str] = "layout"
-  given: ClassVar[bool] = True
-  place: ClassVar[int] = 2
+  public: ClassVar[bool] = True
+  order: ClassVar[int] = 2
   help: ClassVar[str] = "a label map: a picture whose grey values or palette indices are classes"
 
   def __post_init__(self) -> None:

@@ -27,8 +27,8 @@ class Condition:
   tokenizer: str = fields.workdir()
 
   field: ClassVar[str] = "layout"
-  given: ClassVar[bool] = True
-  place: ClassVar[int] = 3
+  public: ClassVar[bool] = True
+  order: ClassVar[int] = 3
   help: ClassVar[str] = "a label map: a picture whose grey values or palette indices are classes"
 
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:

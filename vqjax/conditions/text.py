@@ -43,8 +43,8 @@ class Condition:
   predicted: float = 1 / 8
 
   field: ClassVar[str] = "text"
-  given: ClassVar[bool] = True
-  place: ClassVar[int] = 1
+  public: ClassVar[bool] = True
+  order: ClassVar[int] = 1
   help: ClassVar[str] = "a caption"
 
   def __post_init__(self) -> None:

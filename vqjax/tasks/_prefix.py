@@ -51,7 +51,7 @@ def conditions_of(config: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
     for name, values in (config or {}).items()
     if name in names("conditions") and values is not None
   ]
-  return sorted(made, key=lambda pair: pair[1].place)
+  return sorted(made, key=lambda pair: pair[1].order)
 
 
 class Prefix:
@@ -90,7 +90,7 @@ class Prefix:
     self.predicted_rows = self.rows - self._first if self.predicted else 0
     if sum(self.predicted.values()) >= 1:
       raise UserError(f"config.condition: predicted: {self.predicted} leave nothing to the codes.")
-    self.fields = {b.condition.field: b for b in self.bound if b.condition.given}
+    self.fields = {b.condition.field: b for b in self.bound if b.condition.public}
     parts = [part for b in self.bound for part in b.lead.parts]
     self.length = sum(math.prod(part.grid) for part in parts)
     # Convolutional networks lay a coarse grid under the codes; several codebooks make no grid.

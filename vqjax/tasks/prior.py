@@ -59,7 +59,7 @@ def cached_spec(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], s
 def made(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
   """{field: (shape, dtype)} of one example for the conditions, as config.ops make it."""
   conditions = conditions_of(config["condition"])
-  return {c.field: c.spec(config["ops"]) for _, c in conditions if c.given}
+  return {c.field: c.spec(config["ops"]) for _, c in conditions if c.public}
 
 
 def begin(config: Mapping[str, Any], dataset: Any, workdir: files.Path) -> Mapping[str, Any]:
