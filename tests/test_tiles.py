@@ -32,7 +32,8 @@ def tokenizer(name, field="image"):
   )
   config = configuration.complete(dict(model=model, ops=dict(size=16, channels=3), **more))
   spec = {"image": ((1, 16, 16, 3), "uint8"), "layout": ((1, 16, 16), "uint8")}
-  run = train.Run(config, {k: jax.ShapeDtypeStruct(*v) for k, v in spec.items()})
+  # One or two examples are split over no devices: four would compute the same four times.
+  run = train.Run(config, {k: jax.ShapeDtypeStruct(*v) for k, v in spec.items()}, jax.devices()[:1])
   rng = np.random.default_rng(0)
 
   def drawn(path, x):
@@ -119,7 +120,8 @@ def test_a_long_sound_is_as_the_whole(monkeypatch):
   model = dict(name="seanet", lstm=1, time="causal", quantizer=quantizer, **small)
   ops = dict(name="audio", rate=8_000, length=64)
   config = configuration.complete(dict(signal=dict(name="audio"), model=model, ops=ops))
-  run = train.Run(config, {"audio": jax.ShapeDtypeStruct((1, 64, 1), "float32")})
+  spec = {"audio": jax.ShapeDtypeStruct((1, 64, 1), "float32")}
+  run = train.Run(config, spec, jax.devices()[:1])
   rng = np.random.default_rng(0)
   draw = lambda x: (rng.normal(size=x.shape) * x.size**-0.25).astype(x.dtype)
   params = jax.tree.map(draw, run.abstract.params)
