@@ -36,25 +36,19 @@ def published(golden):
   return from_torch(state.get("state_dict", state)), np.load(golden / "taming_discriminator.npz")
 
 
-def test_matches_taming(published):
+def test_has_the_tensors_of_taming(published):
+  """And its features; its values are compared in importers/test_taming_vqgan.py."""
   variables, values = published
   disc = patchgan.Model(channels=16, n_layers=2)
-  shapes = jax.eval_shape(lambda: disc.init(jax.random.key(0), values["real"], train=True))
-  assert jax.tree.map(jnp.shape, dict(variables)) == jax.tree.map(jnp.shape, dict(shapes))
-  apply = jax.jit(lambda v, x: disc.apply(v, x, train=True, mutable="batch_stats"))
-  (real, features), stats = apply(variables, values["real"])
-  (fake, _), stats = apply(variables | stats, values["fake"])
-  np.testing.assert_allclose(real, values["logits_real"], rtol=1e-4, atol=1e-5)
-  np.testing.assert_allclose(fake, values["logits_fake"], rtol=1e-4, atol=1e-5)
-  for name in values.files:
-    if name.startswith("after/"):
-      layer, kind = name.removeprefix("after/main.").split(".")
-      mine = stats["batch_stats"][f"main_{layer}"][kind.removeprefix("running_")]
-      np.testing.assert_allclose(mine, values[name], rtol=1e-4, atol=1e-6)
-  real, _ = disc.apply(variables | stats, values["real"], train=False)
-  np.testing.assert_allclose(
-    real, values["logits_real_eval_after_two_train_calls"], rtol=1e-4, atol=1e-5
+  ((logits, features), _), shapes = jax.eval_shape(
+    lambda x: (
+      disc.apply(variables, x, train=True, mutable="batch_stats"),
+      disc.init(jax.random.key(0), x, train=True),
+    ),
+    values["real"],
   )
+  assert jax.tree.map(jnp.shape, dict(variables)) == jax.tree.map(jnp.shape, dict(shapes))
+  assert logits.shape == values["logits_real"].shape
   assert [f.shape for f in features] == [(2, 16, 16, 16), (2, 8, 8, 32), (2, 7, 7, 64)]
 
 

@@ -2,6 +2,8 @@
 batching do not move.
 """
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -41,6 +43,7 @@ def lpips_path(tmp_path_factory):
   return str(path)
 
 
+@functools.cache
 def measure_of(name, lpips_path):
   fields = {"weights": lpips_path} if name == "lpips" else {}
   return build.build("evaluators", {"name": name, **fields}, **GIVEN.get(name, {}))
@@ -48,6 +51,11 @@ def measure_of(name, lpips_path):
 
 def frozen_of(measure):
   return getattr(measure, "frozen", tuple)()
+
+
+@functools.cache
+def update_of(measure):
+  return jax.jit(measure.update)
 
 
 def data(count):
@@ -66,7 +74,7 @@ def data(count):
 def run(measure, batch, out, size):
   """The measure over batches of `size`, the last one padded with junk."""
   frozen, total = frozen_of(measure), None
-  update = jax.jit(measure.update)
+  update = update_of(measure)
   count = len(batch["image"])
   for start in range(0, count, size):
     index = np.arange(start, start + size)
@@ -95,8 +103,9 @@ def test_junk_in_the_padding_counts_nowhere(name, lpips_path):
   bad = {key: value.copy() for key, value in out.items()}
   bad["image"][2:], bad["layout"][2:], bad["video"][2:] = np.nan, 255, np.nan
   mask = np.array([1, 1, 0], np.float32)
-  update = jax.jit(measure.update)
-  got = measure.result(evaluators.add(None, update(frozen_of(measure), batch, bad, mask)))
+  got = measure.result(
+    evaluators.add(None, update_of(measure)(frozen_of(measure), batch, bad, mask))
+  )
   expected = run(measure, *jax.tree.map(lambda v: v[:2], (batch, out)), 2)
   for key in expected:
     np.testing.assert_allclose(got[key], expected[key], rtol=1e-5, err_msg=key)
@@ -129,6 +138,6 @@ def test_sharded_batches_give_the_same_sums(name, lpips_path):
   sharded = jax.device_put(
     (batch, out, mask), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
   )
-  update = jax.jit(measure.update)
+  update = update_of(measure)
   got, expected = update((), *sharded), update((), batch, out, mask)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)

@@ -1,11 +1,15 @@
 """Grid: 1 without one, more with one, by its period alone."""
 
+import jax
 import numpy as np
 import pytest
 
 from vqjax import evaluators
 from vqjax.errors import UserError
 from vqjax.evaluators import grid
+
+MEASURE = grid.Measure()
+UPDATE = jax.jit(MEASURE.update)
 
 
 @pytest.fixture
@@ -17,10 +21,9 @@ def image():
 
 
 def figures(image, recon01):
-  measure = grid.Measure()
   out = {"image": (2 * recon01 - 1).astype(np.float32)}
-  sums = measure.update((), {"image": image}, out, np.ones(len(image), np.float32))
-  return measure.result(evaluators.add(None, sums))
+  sums = UPDATE((), {"image": image}, out, np.ones(len(image), np.float32))
+  return MEASURE.result(evaluators.add(None, sums))
 
 
 def test_a_pattern_shows_at_its_period(image):

@@ -1,5 +1,6 @@
 """DiT against the values of its own class and sampler, both ways, and refusals."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def prefix(labels):
 def test_predictions(run):
   model, _, expected = run
   network = model.modules.network(model.weights.params, prefix(expected["y"]))
-  out = network.full(flat(expected["x"]), jnp.asarray(expected["t"]) / 1000)
+  out = jax.jit(network.full)(flat(expected["x"]), jnp.asarray(expected["t"]) / 1000)
   np.testing.assert_allclose(out, flat(expected["out"]), atol=1e-4)
 
 
@@ -60,7 +61,7 @@ def test_guidance_moves_three_channels_as_published(run):
     (i, j, label) for i in range(3) for j in range(3) for label in range(NULL)
   ]  # which inputs they took is not said: the ones that reproduce the plain channels
   plain = model.modules.network(model.weights.params, prefix(np.array([r[2] for r in rows])))
-  found = plain.full(
+  found = jax.jit(plain.full)(
     flat(x)[jnp.array([r[0] for r in rows])],
     jnp.asarray(times)[jnp.array([r[1] for r in rows])] / 1e3,
   )
@@ -74,7 +75,7 @@ def test_guidance_moves_three_channels_as_published(run):
   ]
   at = np.array(matched)
   network = model.modules.network(model.weights.params, prefix(at[:, 2]), Guidance(scale=3.0))
-  out = network.full(flat(x[at[:, 0]]), jnp.asarray(times[at[:, 1]]) / 1000)
+  out = jax.jit(network.full)(flat(x[at[:, 0]]), jnp.asarray(times[at[:, 1]]) / 1000)
   np.testing.assert_allclose(out, flat(guided[:2]), atol=1e-4)
 
 
@@ -87,13 +88,11 @@ def test_ddim_steps(run):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(_sampling, "normal", lambda keys, shape: noise)
-    import jax
-
     known = jnp.zeros(noise.shape[:2], bool)
-    out, path = scheme.sample(
-      jax.random.key(0), network, jnp.zeros_like(noise), known, steps=6, solver="euler",
-      trajectory=True,
-    )  # fmt: skip
+    run = lambda key, known: scheme.sample(
+      key, network, jnp.zeros_like(noise), known, steps=6, solver="euler", trajectory=True
+    )
+    out, path = jax.jit(run)(jax.random.key(0), known)
   theirs = expected["ddim"].reshape(path.shape)
   np.testing.assert_allclose(path, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
   np.testing.assert_allclose(out, theirs[-1], rtol=1e-4, atol=1e-5 * np.abs(theirs).max())

@@ -68,21 +68,23 @@ def test_vqmodel_values_and_gradients(golden):
 
   @jax.jit
   def values_of(params):
+    given = lambda params: variables | {"params": params}
+
     def loss(params):
       (recon, quantized), _ = model.apply(
-        variables | {"params": params},
-        x,
-        train=True,
-        mutable=["stats"],
-        rngs={"codes": jax.random.key(0)},
+        given(params), x, train=True, mutable=["stats"], rngs={"codes": jax.random.key(0)}
       )
       return jnp.abs(recon - x).mean() + quantized.loss, (recon, quantized)
 
-    return jax.value_and_grad(loss, has_aux=True)(params), model.apply(
-      variables, x, method="encode"
-    )
+    values, grads = jax.value_and_grad(loss, has_aux=True)(params)
+    compared = dict(
+      encoder_conv_in=grads["encoder"]["conv_in"]["kernel"],
+      decoder_conv_out=grads["decoder"]["conv_out"]["kernel"],
+      codebook=grads["quantizer"]["codebook"],
+    )  # of all others nothing is compiled
+    return values, compared, model.apply(given(params), x, method="encode")
 
-  ((loss, (recon, quantized)), grads), pre_quant = values_of(variables["params"])
+  (loss, (recon, quantized)), grads, pre_quant = values_of(variables["params"])
   close(pre_quant, expected["pre_quant"])
   np.testing.assert_array_equal(quantized.ids, expected["indices"])
   close(quantized.z, expected["quant"])
@@ -90,9 +92,9 @@ def test_vqmodel_values_and_gradients(golden):
   close(quantized.loss, expected["codebook_loss"])
   close(loss, expected["loss"])
   oihw = lambda kernel: np.transpose(kernel, (3, 2, 0, 1))
-  close(oihw(grads["encoder"]["conv_in"]["kernel"]), expected["grad_encoder_conv_in"])
-  close(oihw(grads["decoder"]["conv_out"]["kernel"]), expected["grad_decoder_conv_out"])
-  close(grads["quantizer"]["codebook"], expected["grad_codebook"])
+  close(oihw(grads["encoder_conv_in"]), expected["grad_encoder_conv_in"])
+  close(oihw(grads["decoder_conv_out"]), expected["grad_decoder_conv_out"])
+  close(grads["codebook"], expected["grad_codebook"])
   # Legacy, the default, weighs the two equal halves the other way round.
   own = {"params": variables["params"]["quantizer"], "stats": variables["stats"]["quantizer"]}
   close(
@@ -126,8 +128,9 @@ def test_discriminator_values(golden):
   apply = jax.jit(functools.partial(disc.apply, train=True, mutable=["batch_stats"]))
   (real, _), new = apply(variables, expected["real"])
   (fake, _), new = apply(variables | new, expected["fake"])
-  close(real, expected["logits_real"])
-  close(fake, expected["logits_fake"])
+  near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+  near(real, expected["logits_real"])
+  near(fake, expected["logits_fake"])
   after = taming_discriminator.write(config, variables | new)
   for name in (
     "main.3.running_mean",
@@ -135,9 +138,11 @@ def test_discriminator_values(golden):
     "main.6.running_mean",
     "main.6.running_var",
   ):
-    close(after[f"loss.discriminator.{name}"], expected[f"after/{name}"])
-  (logits, _) = disc.apply(variables | new, expected["real"], train=False)
-  close(logits, expected["logits_real_eval_after_two_train_calls"])
+    near(after[f"loss.discriminator.{name}"], expected[f"after/{name}"], atol=1e-6)
+  (logits, _) = jax.jit(functools.partial(disc.apply, train=False))(
+    variables | new, expected["real"]
+  )
+  near(logits, expected["logits_real_eval_after_two_train_calls"])
 
 
 def written(run):

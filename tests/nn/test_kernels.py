@@ -20,8 +20,14 @@ def arrays(*shape):
 
 
 def with_gradients(attend, q, k, v, g):
-  out, back = jax.vjp(attend, q, k, v)
-  return out, *back(g)
+  """What it gives and its gradients, as one program."""
+
+  @jax.jit
+  def run(q, k, v, g):
+    out, back = jax.vjp(attend, q, k, v)
+    return out, *back(g)
+
+  return run(q, k, v, g)
 
 
 def same(ours, true, atol=1e-5):
@@ -45,9 +51,9 @@ def on_tpu(monkeypatch):
 def test_heads_of_any_width(heads, width, causal):
   given = arrays(2, 12, heads, width)
   sees = (lambda query, key: key <= query,) if causal else ()
-  ours = jax.jit(lambda *x: with_gradients(lambda *y: kernels.attend(*y, sees, interpret=True), *x))
+  ours = lambda *x: kernels.attend(*x, sees, interpret=True)
   plain = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
-  same(ours(*given), with_gradients(plain, *given))
+  same(with_gradients(ours, *given), with_gradients(plain, *given))
 
 
 def test_heads_too_many_to_lie_beside_each_other_are_padded(monkeypatch):
@@ -55,19 +61,19 @@ def test_heads_too_many_to_lie_beside_each_other_are_padded(monkeypatch):
   given = arrays(2, 12, 3, 72)
   shapes = str(jax.make_jaxpr(lambda *x: kernels.attend(*x, interpret=True))(*given[:3]))
   assert "f32[2,12,384]" in shapes
-  ours = jax.jit(lambda *x: with_gradients(lambda *y: kernels.attend(*y, interpret=True), *x))
-  same(ours(*given), with_gradients(jax.nn.dot_product_attention, *given))
+  ours = lambda *x: kernels.attend(*x, interpret=True)
+  same(with_gradients(ours, *given), with_gradients(jax.nn.dot_product_attention, *given))
 
 
-@pytest.mark.parametrize("length", [256, 200])
-@pytest.mark.parametrize("causal", [True, False])
+# A length that divides, unmasked, is in test_rotary_positions.
+@pytest.mark.parametrize("length, causal", [(256, True), (200, True), (200, False)])
 def test_queries_in_blocks_and_lengths_that_do_not_divide(monkeypatch, length, causal):
   monkeypatch.setattr(kernels, "_SCORES", 128 * 256)
   given = arrays(1, length, 1, 128)
   sees = (lambda query, key: key <= query,) if causal else ()
-  ours = jax.jit(lambda *x: with_gradients(lambda *y: kernels.attend(*y, sees, interpret=True), *x))
+  ours = lambda *x: kernels.attend(*x, sees, interpret=True)
   plain = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
-  same(ours(*given), with_gradients(plain, *given))
+  same(with_gradients(ours, *given), with_gradients(plain, *given))
 
 
 @pytest.mark.parametrize("length, heads, width", [(256, 2, 64), (12, 16, 40), (12, 3, 72)])
@@ -77,8 +83,7 @@ def test_rotary_positions(monkeypatch, length, heads, width):
   given, angles = arrays(1, length, heads, width), attention.rotary_table((length,), width)
   fused = lambda q, k, v: kernels.attend(q, k, v, (), 0, jnp.asarray(angles), interpret=True)
   plain = lambda q, k, v: attention.attend(q, k, v, "full", 0, angles)
-  ours = jax.jit(lambda *x: with_gradients(fused, *x))(*given)
-  same(ours, with_gradients(plain, *given), atol=1e-4)
+  same(with_gradients(fused, *given), with_gradients(plain, *given), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", range(3))

@@ -68,8 +68,9 @@ def test_a_bidirectional_network_sees_all(order):
   latent = Codes((2, 2), 4, Q, order)
   model, params = make("transformer", latent, causal=False)
   check_sees(model, params, latent, np.ones((latent.length,) * 2, bool))
-  out = model.apply(params, jnp.full((1, latent.length), latent.size), train=False)
-  assert out.shape == (1, latent.length, latent.size)  # of masks alone
+  masks = jax.ShapeDtypeStruct((1, latent.length), "int32")
+  out = jax.eval_shape(lambda ids: model.apply(params, ids, train=False), masks)
+  assert out.shape == (1, latent.length, latent.size)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -178,7 +179,7 @@ def test_samples_follow_the_likelihood(name, order, chi2):
   "order, positions", [("flattened", "rotary"), ("parallel", "row_column"), ("delayed", "learned")]
 )
 def test_cached_logits_equal_uncached(order, positions):
-  """With a prefix, step by step; guided ones too."""
+  """With a prefix, step by step; guided ones too, in one order: guidance mixes rows alone."""
   latent = Codes((2, 2), 4, Q, order)
   fields = dict(positions=positions, layers=2, width=24, max_prefix=1)
   model, params = make("transformer", latent, **fields)
@@ -192,8 +193,11 @@ def test_cached_logits_equal_uncached(order, positions):
     step = jax.jit(lambda *given: model.apply(params, *given, method="decode"))
     return Network(full, start, step)
 
-  doubled = plain(_guidance.double(prefix, jnp.full_like(prefix, -1)))
-  for made in (plain(prefix), _guidance.guided(doubled, Guidance(3.0), steps=latent.steps)):
+  networks = [plain(prefix)]
+  if order == "delayed":
+    doubled = plain(_guidance.double(prefix, jnp.full_like(prefix, -1)))
+    networks.append(_guidance.guided(doubled, Guidance(3.0), steps=latent.steps))
+  for made in networks:
     expected = latent.arrange(made.full(ids, None, 1.0), fill=0)
     codes, there = latent.arrange(ids, fill=1), latent.places >= 0
     logits, cache = made.start()

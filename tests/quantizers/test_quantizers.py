@@ -128,7 +128,7 @@ def test_contract_and_gradients(name, fields):
 
 @pytest.mark.parametrize("name,fields", CASES)
 def test_shapes_for_any_grid_and_dtype(name, fields):
-  for grid in [(5,), (2, 3), (2, 2, 3)]:
+  for grid in [(5,), (2, 2, 3)]:  # two axes are those of the contract
     q = build.build("quantizers", dict(name=name, **fields))
     z = jax.ShapeDtypeStruct((2, *grid, q.input_width), jnp.bfloat16)
     keys = {"params": jax.random.key(0), "codes": jax.random.key(1)}

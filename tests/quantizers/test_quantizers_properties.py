@@ -2,6 +2,7 @@
 sharding, memory.
 """
 
+import functools
 import math
 
 import jax
@@ -26,12 +27,24 @@ def make(name, z, **fields):
   return q, jax.jit(lambda z: q.init(keys, z, train=True))(z)
 
 
+@functools.cache
+def compiled(q, **options):
+  """Of any test: not for one that patches what is read while tracing, as the size of tiles."""
+  return jax.jit(functools.partial(q.apply, **options))
+
+
 def evaluate(q, variables, z):
-  return jax.jit(lambda v, z: q.apply(v, z, train=False))(variables, z)
+  return compiled(q, train=False)(variables, z)
 
 
 def embed(q, variables, ids):
-  return jax.jit(lambda v, ids: q.apply(v, ids, method="embed"))(variables, ids)
+  return compiled(q, method="embed")(variables, ids)
+
+
+def embed_first(q, variables, ids, counts):
+  """What the first of each position's ids stand for, as many as each of `counts`."""
+  each = lambda v, ids: [q.apply(v, ids[..., :n], method="embed") for n in counts]
+  return jax.jit(each)(variables, ids)
 
 
 def train_call(q, variables, z, key=0, step=None):
@@ -78,9 +91,7 @@ def test_order_of_bits_and_digits():
 
 
 def test_bsq_codes_are_on_the_unit_sphere():
-  out = build.build("quantizers", dict(name="bsq", dim=18)).apply(
-    {}, normal(0, 50, 18), train=False
-  )
+  out = evaluate(build.build("quantizers", dict(name="bsq", dim=18)), {}, normal(0, 50, 18))
   np.testing.assert_allclose(jnp.linalg.norm(out.z, axis=-1), 1.0, rtol=1e-5)
 
 
@@ -334,7 +345,8 @@ def test_residual_passes_the_gradient_once_and_improves_with_depth():
   pulled = jax.jit(lambda g: jax.vjp(lambda z: evaluate(q, variables, z).z, z)[1](g)[0])(g)
   np.testing.assert_allclose(pulled, g, rtol=1e-5, atol=1e-6)
   ids = evaluate(q, variables, z).ids
-  errors = [float(jnp.mean((z - embed(q, variables, ids[..., :n])) ** 2)) for n in range(1, 5)]
+  found = embed_first(q, variables, ids, range(1, 5))
+  errors = [float(np.mean((z - codes) ** 2)) for codes in found]
   assert errors == sorted(errors, reverse=True) and errors[-1] < 0.5 * errors[0]
 
 
@@ -350,9 +362,11 @@ def test_residual_passes_the_gradient_once_and_improves_with_depth():
 )
 def test_residual_passes_the_gradient_once(inner):
   """By the first level's estimator: as many levels as one wants, the gradient is that of one."""
-  z, g = normal(0, 16, 3), normal(1, 16, 3)
-  q, variables = make("residual", z, quantizer=inner, depth=3, codebooks="shared")
-  one, own = make("residual", z, quantizer=inner, depth=1, codebooks="shared")
+  z, g, shared = normal(0, 16, 3), normal(1, 16, 3), dict(codebooks="shared")
+  q, variables = make("residual", z, quantizer=inner, depth=3, **shared)
+  one = build.build("quantizers", dict(name="residual", quantizer=inner, depth=1) | shared)
+  keys = {"params": jax.random.key(0), "codes": jax.random.key(1)}
+  own = jax.eval_shape(lambda z: one.init(keys, z, train=True), z)
   pull = lambda q, variables: jax.jit(
     lambda g: jax.vjp(lambda z: evaluate(q, variables, z).z, z)[1](g)[0]
   )(g)
@@ -376,9 +390,8 @@ def test_residual_over_fixed_codes_refines(inner):
   alone = evaluate(build.build("quantizers", inner), {}, z)
   np.testing.assert_array_equal(coarse, alone.ids)
   each = ids.shape[-1] // 4
-  errors = [
-    float(jnp.mean((target - embed(q, {}, ids[..., : each * n])) ** 2)) for n in range(1, 5)
-  ]
+  found = embed_first(q, {}, ids, range(each, 4 * each + 1, each))
+  errors = [float(np.mean((target - codes) ** 2)) for codes in found]
   assert all(b < 0.8 * a for a, b in zip(errors, errors[1:])) and errors[3] < 0.2 * errors[0], (
     errors
   )
@@ -407,7 +420,7 @@ def test_residual_dropout_gives_every_example_a_prefix_of_the_levels():
   inner = dict(name="vq", codebook_size=8, dim=3, codebook_init="normal", revive=0.0)
   q, variables = make("residual", z, quantizer=inner, depth=3, dropout=1.0)
   ids = evaluate(q, variables, z).ids
-  prefixes = [np.asarray(embed(q, variables, ids[..., :n])) for n in (1, 2, 3)]
+  prefixes = map(np.asarray, embed_first(q, variables, ids, (1, 2, 3)))
   out = np.asarray(jax.jit(lambda v, z: train_call(q, v, z))(variables, z)[0].z)
   fits = np.array([np.isclose(out, p, atol=1e-5).all(axis=(1, 2)) for p in prefixes])
   assert fits.any(0).all() and fits.any(1).all()
@@ -449,7 +462,8 @@ def test_a_code_is_revived_where_no_level_uses_it(name):
   stats |= {"used": jnp.full(4, 0.25)} if name == "vq" else {"counts": jnp.full(4, 10.0)}
   stats |= {} if name == "vq" else {"codebook": codes, "sums": 10.0 * codes}
   params = {"quantizer": {"codebook": codes}} if name == "vq" else {}
-  _, after = train_call(q, {"params": params, "stats": {"quantizer": stats}}, z)
+  train = jax.jit(lambda v, z: train_call(q, v, z))
+  _, after = train({"params": params, "stats": {"quantizer": stats}}, z)
   moved = jnp.abs(embed(q, after, jnp.arange(4)[:, None]) - codes).sum(-1)
   assert (moved[:3] < 0.1).all() and moved[3] > 10
 
