@@ -267,22 +267,23 @@ def same_run(final_state):
 
 @pytest.fixture(scope="session")
 def random_run():
-  """random_run(workdir, config, std) -> workdir: a run with random weights, see weights.drawn, as
-  if it had been trained, for what does not depend on learning: nothing is compiled.
+  """random_run(workdir, config, std, seed) -> workdir: a run with random weights, see
+  weights.drawn, as if it had been trained, for what does not depend on learning: nothing is
+  compiled. Without a seed, runs at places whose paths differ in length have different weights.
   """
   import weights
 
   from vqjax import checkpoint, config as configuration, train
   from vqjax.compile import batch_of
 
-  def make(workdir, config, std=0.3):
+  def make(workdir, config, std=0.3, seed=None):
     config = configuration.complete(config)
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     run = train.Run(config, batch_of(config))
     configuration.save(config, workdir)
     configuration.save_spec(run.spec, workdir)
-    state = weights.drawn(run.abstract, seed=len(str(workdir)), std=std)
+    state = weights.drawn(run.abstract, seed=len(str(workdir)) if seed is None else seed, std=std)
     with checkpoint.Checkpoints(workdir) as checkpoints:
       checkpoints.save(1, state, checkpoint.NoStream())
     return workdir

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 
 from vqjax import bench, config as configuration
 from vqjax.errors import UserError
@@ -30,8 +31,8 @@ def make(model="vqvae", **values):
 
 def setup(task):
   batch = {"image": jax.random.randint(jax.random.key(1), (4, 16, 16, 3), 0, 256).astype(jnp.uint8)}
-  params, stats = jax.jit(task.init)(jax.random.key(0), batch)
-  return params, stats, batch
+  params, stats = weights.drawn(jax.eval_shape(task.init, jax.random.key(0), batch))
+  return params, stats | {"lecam": losses.lecam_averages()}, batch
 
 
 def test_gradients_equal_those_of_the_plain_loss():
@@ -141,10 +142,13 @@ def test_adaptive_weight_is_the_ratio_at_the_last_layer(model, reconstruction):
       )
       return -logits.mean()
 
-    grads = jax.jit(jax.grad(loss))(params["model"])
-    for part in run.model.last_layer:
-      grads = grads[part]
-    return np.linalg.norm(grads["kernel"].ravel())
+    def last_kernel(model_params):
+      grads = jax.grad(loss)(model_params)
+      for part in run.model.last_layer:
+        grads = grads[part]
+      return grads["kernel"]
+
+    return np.linalg.norm(jax.jit(last_kernel)(params["model"]).ravel())
 
   np.testing.assert_allclose(
     metrics["adversarial/scale"], term("nll") / (term("gan") + 1e-4), rtol=1e-3

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 
 from vqjax import config as configuration, train
 from vqjax.errors import UserError
@@ -80,9 +81,9 @@ def test_the_term_joins_the_loss_of_both_kinds_of_run():
     assert {"loss/equivariance", "raw/equivariance"} <= metrics.keys()
   run, _ = run_of(loss=dict(equivariance_weight=0.5))
   batch = {"image": np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)}
-  state = run.init(jax.random.key(0))
-  loss = lambda p: run.task.loss(p, state.stats, {}, batch, jax.random.key(1), 0)
-  (total, (_, metrics)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
+  params, stats = weights.drawn((run.abstract.params, run.abstract.stats))
+  loss = lambda p: run.task.loss(p, stats, {}, batch, jax.random.key(1), 0)
+  (total, (_, metrics)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
   assert float(total) == pytest.approx(
     float(metrics["loss/reconstruction"] + metrics["loss/equivariance"]), rel=1e-5
   )

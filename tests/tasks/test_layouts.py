@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import weights
 
 import vqjax
 from vqjax import api, config as configuration, data, tokenize, train
@@ -77,7 +78,8 @@ def test_the_loss_is_that_of_zeros_and_ones(maps, batch):
   run, weights = maps.info.modules, maps.weights
   one_hot = np.eye(CLASSES, dtype=np.float32)[batch["layout"]]
   variables = {"params": weights.params["model"], **weights.stats["model"]}
-  logits, quantized = run.model.apply(variables, jnp.asarray(one_hot), train=False)
+  apply = jax.jit(lambda variables, x: run.model.apply(variables, x, train=False))
+  logits, quantized = apply(variables, jnp.asarray(one_hot))
   np.testing.assert_array_equal(maps.encode(batch["layout"]), quantized.ids)
   np.testing.assert_array_equal(maps.reconstruct(batch["layout"]), np.argmax(logits, -1))
   np.testing.assert_array_equal(maps.decode(quantized.ids), np.argmax(logits, -1))
@@ -101,7 +103,8 @@ def test_held_out_measures_and_previews(maps, batch):
   assert {"eval/pixel_accuracy", "eval/mean_iou", "eval/usage"} <= figures(maps.workdir).keys()
   assert list((maps.workdir / "previews").iterdir())
   # Without noise, so the key tells nothing.
-  out = maps.task.predict["preview"](maps.weights, {"layout": batch["layout"]}, None)
+  preview = jax.jit(lambda weights, batch: maps.task.predict["preview"](weights, batch, None))
+  out = preview(maps.weights, {"layout": batch["layout"]})
   rows = maps.info.pictures(batch, out)
   assert [row.shape for row in rows] == [(4, 16, 16, 3)] * 2
   np.testing.assert_array_equal(rows[0], maps.info.signal.pictures(batch["layout"]))
@@ -150,17 +153,14 @@ def test_the_map_matters_and_its_tokenizer_stands_still(prior, batch):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["codes", "reduced"])
 def test_a_window_sees_the_map_that_lies_in_it(runs, prior, of_prior, batch, tmp_path, kind):
-  loaded = prior.loaded
+  model = prior
   if kind == "reduced":
     condition = dict(label=dict(classes=8), layout=dict(classes=CLASSES, grid=(8, 4)))
     config = configuration.complete(of_prior(runs["image"], None, condition=condition))
     run = train.Run(config, configuration.spec_of(batch))
-    state = run.init(jax.random.key(0))
-    weights = loaded.weights._replace(params=state.params, frozen=run.load_frozen())
-    loaded = api.Loaded(tmp_path, config, run, weights)
-  noise = lambda x: 0.3 * jax.random.normal(jax.random.key(x.size), x.shape)
-  params = jax.tree.map(lambda x: x + noise(x), loaded.weights.params)
-  model = api.Prior(loaded._replace(weights=loaded.weights._replace(params=params)))
+    params = weights.drawn(run.abstract.params, std=0.3)
+    own = prior.weights._replace(params=params, frozen=run.load_frozen())
+    model = api.Prior(api.Loaded(tmp_path, config, run, own))
   sampler, label = model.sampler, batch["label"]
   given = lambda maps: Given(4, {"label": label, "layout": maps})
   drawn = sampler.draw(sampler.request(given(batch["layout"])), seed=1, temperature=0.0)
@@ -178,7 +178,7 @@ def test_a_window_sees_the_map_that_lies_in_it(runs, prior, of_prior, batch, tmp
   same = 6 if kind == "reduced" else 3
   np.testing.assert_array_equal(a[:, :same], b[:, :same])
   assert (a != b).any()
-  assert model.sample(2, label=0, layout=tall[:1], height=48).shape == (2, 48, 16, 3)
+  assert model.sample(4, label=0, layout=tall[:1], height=48).shape == (4, 48, 16, 3)
 
 
 def test_cached_codes_keep_the_maps(runs, prior, reads_the_same):
@@ -186,37 +186,30 @@ def test_cached_codes_keep_the_maps(runs, prior, reads_the_same):
 
 
 @pytest.mark.slow
-def test_a_prior_learns_the_codes_of_maps(runs, of_prior, maps, batch, tmp_path):
-  """Tokenized, learned from the codes or the maps, and sampled: maps come out."""
+def test_a_prior_learns_the_codes_of_maps(runs, of_prior, maps, batch, tmp_path, random_run):
+  """Tokenized, read from the codes or the maps, and sampled: maps come out."""
   folder = str(tmp_path / "codes")
   tokenize.main(["--workdir", runs["maps"], "--output", folder, "--batch_size", "8"])
   codes = data.Dataset(dict(name="codes", path=folder))
   ids = np.asarray(maps.encode(batch["layout"]))
   np.testing.assert_array_equal(codes.sample(4)["ids"], ids)
-  config = of_prior(
-    runs["maps"],
-    None,
-    data=dict(name="codes", path=folder),
-    ops={},
-    condition=dict(label=dict(classes=8), drop=0.5),
-  )
-  train.train(config, tmp_path / "prior")
-  assert figures(tmp_path / "prior")["eval/nats_per_code"] < 1.2 * np.log(6)
-  model = vqjax.load(tmp_path / "prior")
-  drawn = model.sample(3, label=[0, 1, 2], guidance=2.0)
-  assert drawn.shape == (3, 16, 16) and drawn.dtype == np.uint8 and drawn.max() < CLASSES
+  config = of_prior(runs["maps"], None, condition=dict(label=dict(classes=8), drop=0.5))
+  model = vqjax.load(random_run(tmp_path / "prior", config))
+  drawn = model.sample(4, label=[0, 1, 2, 3], guidance=2.0)
+  assert drawn.shape == (4, 16, 16) and drawn.dtype == np.uint8 and drawn.max() < CLASSES
   assert model.complete(batch["layout"], label=batch["label"]).shape == (4, 16, 16)
   whole = model.complete(batch["layout"], keep=1.0, label=batch["label"])
   np.testing.assert_array_equal(whole, maps.reconstruct(batch["layout"]))
-  assert model.frames(2, label=0).shape == (16, 2, 16, 16, 3)
+  assert model.frames(4, label=0).shape == (16, 4, 16, 16, 3)
   # The maps themselves serve as well as their codes.
   task = model.loaded.run.task
-  likelihood = jax.jit(task.predict["likelihood"])
-  of_maps, of_codes = (
-    likelihood(model.weights, task.prepare(b), jax.random.key(0))["nats"]
-    for b in (batch, {"ids": ids, "label": batch["label"]})
-  )
-  np.testing.assert_allclose(of_maps, of_codes, rtol=1e-5)
+  key, batches = jax.random.key(0), [batch, {"ids": ids, "label": batch["label"]}]
+  batches = [task.prepare(each) for each in batches]
+  for each in batches:
+    assert jax.eval_shape(task.loss, *model.weights, each, key, jnp.int32(0))[0].shape == ()
+  likelihood = jax.jit(lambda *given: task.predict["likelihood"](*given)["nats"])
+  of_maps, of_codes = (likelihood(model.weights, each, key) for each in batches)
+  np.testing.assert_allclose(of_maps, of_codes, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(
     model.log_prob(ids, label=batch["label"]), -of_codes.sum(-1), rtol=1e-4
   )

@@ -2,7 +2,9 @@
 Python API.
 """
 
+import contextlib
 import functools
+import itertools
 import shutil
 
 import jax
@@ -39,16 +41,17 @@ def config_of(tokenizer, scheme="autoregressive", model=None, **values):
 
 
 @pytest.fixture(scope="module")
-def priors(tokenizer, tmp_path_factory):
-  """A class-conditional prior of a scheme, trained when a test first asks for it."""
+def priors(tokenizer, tmp_path_factory, random_run):
+  """A class-conditional prior of a scheme, made when a test first asks for it: so little weight
+  leaves its network nearly uniform.
+  """
 
   @functools.cache
-  def trained(scheme):
-    workdir = tmp_path_factory.mktemp(scheme)
-    train.train(config_of(tokenizer, scheme, condition=LABELS), workdir)
-    return vqjax.load(workdir)
+  def made(scheme):
+    config = config_of(tokenizer, scheme, condition=LABELS)
+    return vqjax.load(random_run(tmp_path_factory.mktemp(scheme), config, std=0.05))
 
-  return trained
+  return made
 
 
 @pytest.mark.slow
@@ -64,9 +67,11 @@ def test_sample_complete(scheme, priors, untrained, small):
   drawn = model.sample(3, label=[0, 1, 7], seed=1, guidance=2.0)
   assert drawn.shape == (3, 16, 16, 3) and drawn.dtype == np.uint8
   np.testing.assert_array_equal(drawn, model.sample(3, label=[0, 1, 7], seed=1, guidance=2.0))
-  # Eight rows are split over the devices, three are not.
+  # Eight rows are split over the devices, three are not. The decoder may round otherwise; another
+  # code moves hundreds of values, some of them by dozens.
   many = model.sample(8, label=1, seed=1, guidance=2.0)
-  np.testing.assert_array_equal(many, model.sample(8, label=1, seed=1, guidance=2.0, batch_size=3))
+  parts = model.sample(8, label=1, seed=1, guidance=2.0, batch_size=3)
+  np.testing.assert_allclose(many.astype(int), parts.astype(int), rtol=0, atol=1)
   # A diffusion's blocks hardly open in so few steps; the last step of replace has nearly all.
   if scheme in ("autoregressive", "masked"):
     constant = model.sample(8, label=1, seed=1, guidance=3e3)
@@ -85,20 +90,21 @@ def test_sample_complete(scheme, priors, untrained, small):
     mask[:4, :8] = 1
     request = model.sampler.request(Given(3, {"label": np.arange(3)}, (ids,), mask=mask))
     np.testing.assert_array_equal(~request.known_BL, [[True] * 2 + [False] * 14] * 3)
-    assert model.frames(2, label=0, steps=2).shape == (2, 2, 16, 16, 3)
+    assert model.frames(3, label=0, steps=2).shape == (2, 3, 16, 16, 3)
 
 
 def test_log_prob_is_the_sum_of_conditionals(priors):
   model = priors("autoregressive")
-  ids = np.asarray(model.encode(data.Dataset(SHAPES).sample(2)["image"]))
-  prior = model.modules
-  prefix = prior.prefix.tokens({"label": jnp.array([3, 5])}, {}, 2)
-  logits = prior.network(model.weights.params, prefix).full(jnp.asarray(ids).reshape(2, -1), None)
+  ids = np.asarray(model.encode(data.Dataset(SHAPES).sample(3)["image"]))
+  prior, labels = model.modules, [3, 5, 0]
+  prefix = prior.prefix.tokens({"label": jnp.array(labels)}, {}, 3)
+  full = jax.jit(lambda params, ids: prior.network(params, prefix).full(ids, None))
+  logits = full(model.weights.params, jnp.asarray(ids).reshape(3, -1))
   log_probs = np.asarray(jax.nn.log_softmax(logits))
-  each = np.take_along_axis(log_probs, ids.reshape(2, -1, 1), -1)[..., 0]
-  np.testing.assert_allclose(model.log_prob(ids, label=[3, 5]), each.sum(-1), rtol=1e-4)
+  each = np.take_along_axis(log_probs, ids.reshape(3, -1, 1), -1)[..., 0]
+  np.testing.assert_allclose(model.log_prob(ids, label=labels), each.sum(-1), rtol=1e-4)
   np.testing.assert_allclose(
-    model.log_prob(ids, label=[3, 5], per_code=True), each, rtol=1e-3, atol=1e-4
+    model.log_prob(ids, label=labels, per_code=True), each, rtol=1e-3, atol=1e-4
   )
 
 
@@ -157,17 +163,19 @@ def test_several_books_keep_to_their_positions(scheme, order, untrained, small):
   np.testing.assert_array_equal(steps[-1].reshape(flat.shape), flat)
 
 
-def test_a_prior_stays_with_its_tokenizer_and_opens_without_its_codes(tokenizer, tmp_path):
+def test_a_prior_stays_with_its_tokenizer_and_opens_without_its_codes(
+  tokenizer, tmp_path, random_run
+):
   own = str(tmp_path / "own")
   shutil.copytree(tokenizer, own)
   tokenize.main(["--workdir", own, "--output", str(tmp_path / "codes"), "--batch_size", "8"])
   config = config_of(own, data=data.resolve(str(tmp_path / "codes")), ops={})
   train.train(config, tmp_path / "prior")
   (tmp_path / "codes").rename(tmp_path / "moved")
-  assert vqjax.load(tmp_path / "prior").sample(1).shape == (1, 16, 16, 3)
-  again = configuration.of_run(own)
-  again.total_steps = 4
-  train.train(again, own)
+  vqjax.load(tmp_path / "prior")
+  other = random_run(tmp_path / "other", configuration.of_run(own), seed=1)
+  shutil.rmtree(f"{own}/checkpoints")
+  shutil.copytree(other / "checkpoints", f"{own}/checkpoints")
   with pytest.raises(UserError, match=r"config.tokenizer: has changed since .*prior began"):
     vqjax.load(tmp_path / "prior")
   config.data.path = str(tmp_path / "moved")
@@ -175,21 +183,16 @@ def test_a_prior_stays_with_its_tokenizer_and_opens_without_its_codes(tokenizer,
     train.train(config, tmp_path / "another")
 
 
-@pytest.mark.slow
-def test_cached_codes_train_the_same_prior(tokenizer, priors, tmp_path):
-  folder = str(tmp_path / "codes")
-  tokenize.main(["--workdir", tokenizer, "--output", folder, "--shard", "12", "--batch_size", "8"])
-  cached = dict(name="codes", path=folder)
-  train.train(config_of(tokenizer, condition=LABELS, data=cached, ops={}), tmp_path / "cached")
-  a, b = priors("autoregressive"), vqjax.load(tmp_path / "cached")
-  # The two steps are different programs, so sums may round differently.
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
-    a.weights.params,
-    b.weights.params,
-  )
-  ids = a.encode(data.Dataset(SHAPES).sample(8)["image"])
-  np.testing.assert_array_equal(ids, data.Dataset(cached).sample(8)["ids"])
+def test_cached_codes_train_the_same_prior(tokenizer, priors, reads_the_same, tmp_path):
+  """Its steps read the same of them, in the same order."""
+  model = priors("autoregressive")
+  reads_the_same(tokenizer, model, SHAPES, ("label",))
+  cached = dict(name="codes", path=str(tmp_path / "codes"))
+  images, codes = (data.Dataset(source).train(8, seed=3) for source in (SHAPES, cached))
+  with contextlib.closing(images), contextlib.closing(codes):
+    for plain, read in itertools.islice(zip(images, codes), 5):  # into the second epoch
+      np.testing.assert_array_equal(model.encode(plain["image"]), read["ids"])
+      np.testing.assert_array_equal(plain["label"], read["label"])
 
 
 @pytest.mark.slow
@@ -203,8 +206,9 @@ def test_groups_of_books_are_drawn_coarse_to_fine(short, small, tmp_path, random
   below = dict(order=order, level=1, condition=dict(coarser=dict(prior=first)))
   model = vqjax.load(random_run(tmp_path / "second", config_of(workdir, **below)))
   assert model.modules.latent.grid == (4, 4, 2) and model.modules.latent.steps == 17
+  coarse = vqjax.load(first)
   with pytest.raises(UserError, match="models level 0 of 2"):
-    vqjax.load(first).sample(1)
+    coarse.sample(1)
   seen, decode = [], model.decode
   model.decode = lambda ids: seen.append(np.asarray(ids)) or decode(ids)
   assert model.sample(8).shape == (8, 16, 16, 3) and seen[-1].shape == (8, 4, 4, 3)
@@ -212,7 +216,7 @@ def test_groups_of_books_are_drawn_coarse_to_fine(short, small, tmp_path, random
   model.complete_codes(ids, keep=0.5)
   np.testing.assert_array_equal(seen[-1][:, :2], ids[:, :2])
   assert (seen[-1][:, 2:] != ids[:, 2:]).any((0, 1, 2)).all()  # in every book
-  both = vqjax.load(first).log_prob(ids) + model.log_prob(ids)
+  both = coarse.log_prob(ids) + model.log_prob(ids)
   assert both.shape == (8,) and (both < 0).all()
   other = config_of(workdir, **below | dict(order=order | dict(groups=(2, 1))))
   random_run(tmp_path / "third", other)
@@ -239,7 +243,7 @@ def test_a_hierarchy_samples_coarse_first(short, small, tmp_path, random_run):
   assert bottom.sample(8).shape == (8, 16, 16, 3)
   ((coarse, fine),) = seen
   assert (coarse == fine[:, :4]).mean() < 0.4  # each level has noise of its own
-  bottom.sample(8, temperature=0.0)
+  bottom.sample(8, temperature=1e-5)  # as good as 0, which would be another program
   assert len(np.unique(seen[-1][0], axis=0)) == 1  # options reach every level
   ids = bottom.encode(data.Dataset(SHAPES).sample(8)["image"])
   given = [np.asarray(x).reshape(8, -1) for x in ids]
@@ -283,7 +287,7 @@ def test_sliding_window_goes_beyond_the_training_size(priors):
 
 def test_bad_requests_are_one_line(tokenizer, priors, tmp_path):
   model = priors("autoregressive")
-  images = data.Dataset(SHAPES).sample(1)["image"]
+  images = data.Dataset(SHAPES).sample(3)["image"]
   codes = np.zeros((1, 4, 4), int)
   broken = [
     None, 3, "word", codes[0], codes[:0], codes[:, :0, :0], codes * np.nan, codes[..., None],

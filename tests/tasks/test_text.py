@@ -125,7 +125,8 @@ def test_cached_logits_equal_the_whole(model):
       logits, cache = step(ids[:, i : i + 1], i, cache)
 
 
-def test_captions_on_the_command_line(model, workdir, tmp_path, capsys):
+def test_captions_on_the_command_line(model, workdir, tmp_path, monkeypatch):
+  monkeypatch.setattr(vqjax.api, "load_prior", lambda *_: model)
   file, page = tmp_path / "captions.txt", tmp_path / "page.png"
   file.write_text("a blue ring\na green star\n")
   flags = ["--workdir", str(workdir), "--num", "6", "--label", "3", "--output", str(page)]
@@ -147,24 +148,28 @@ def test_captions_on_the_command_line(model, workdir, tmp_path, capsys):
       call()
 
 
-def test_samples_are_ranked_by_another_run(workdir, tmp_path, capsys):
+def test_samples_are_ranked_by_another_run(
+  model, workdir, tmp_path, capsys, monkeypatch, random_run
+):
+  monkeypatch.setattr(vqjax.api, "load_prior", lambda *_: model)
   tower = dict(width=8, depth=1, heads=2, mlp_width=16)
   towers = dict(
     image=dict(name="vit", patch=8, **tower), text=dict(name="transformer", **tower), features=4
   )
   config = dict(task="contrast", model=towers, text=TEXT, data=SHAPES, ops=dict(size=16))
-  ranker = tmp_path / "ranker"
-  train.train(
-    configuration.complete(config | dict(batch_size=8, total_steps=1, eval_examples=8)), ranker
-  )
-  flags = ["--workdir", str(workdir), "--num", "4", "--label", "3", "--text=a red ring"]
+  config, ranker = configuration.complete(config | dict(batch_size=8)), tmp_path / "ranker"
+  ranker.mkdir()
+  random_run(ranker, train.begun(config, data.Dataset(config.data, config.ops), ranker))
+  flags = ["--workdir", str(workdir), "--num", "6", "--label", "3", "--text=a red ring"]
   page = tmp_path / "page.png"
-  for more, ranked in [([], ["a red ring"]), (["--text=a star"], ["a red ring", "a star"])]:
+  for more, ranked, columns in [
+    ([], ["a red ring"], 2), (["--text=a star"], ["a red ring", "a star"], 3),
+  ]:  # fmt: skip
     sample.main([*flags, *more, "--output", str(page), "--rank", str(ranker)])
     said = capsys.readouterr().out.splitlines()
     assert [line.split(": best ")[0] for line in said if ": best " in line] == ranked
     with Image.open(page) as image:
-      assert image.width == 2 * 64 + 2
+      assert image.width == columns * 64 + (columns - 1) * 2
   with pytest.raises(UserError, match="--rank: .* embeds no images and captions"):
     sample.main([*flags, "--rank", str(workdir)])
 

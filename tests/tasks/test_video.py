@@ -1,13 +1,15 @@
 """Video from end to end: a tokenizer causal in time, its prior under classes and captions, files in
-and out, resumed runs, codes computed before.
+and out, codes computed before.
 """
 
+import jax
 import numpy as np
 import pytest
 
 import vqjax
 from vqjax import (
   build,
+  compile,
   config as configuration,
   data,
   evaluate,
@@ -55,10 +57,16 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def prior(tokenizer, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("video") / "prior"
-  train.train(configuration.complete(SHORT | PRIOR | dict(tokenizer=tokenizer)), workdir)
-  return str(workdir)
+def prior(tokenizer, tmp_path_factory, random_run):
+  workdir = tmp_path_factory.mktemp("video")
+  config = configuration.complete(SHORT | PRIOR | dict(tokenizer=tokenizer))
+  config = train.begun(config, data.Dataset(config.data, config.ops), workdir)
+  return str(random_run(workdir, config))
+
+
+@pytest.fixture(scope="module")
+def model(prior):
+  return vqjax.load(prior)
 
 
 def clips(num=2):
@@ -99,11 +107,11 @@ def test_films_are_reconstructed_in_their_own_format(tokenizer, tmp_path):
     assert len(opened) == 8 and opened[np.arange(1)].shape == (1, height, 32, 3)
 
 
-def test_the_first_frames_are_continued(prior, tmp_path):
-  model, film = vqjax.load(prior), clips(1)
+def test_the_first_frames_are_continued(model, monkeypatch):
+  film = clips(1)
   assert model.modules.latent.steps == 3 * 4 * 4 + 1
   seen, decode = [], model.decode
-  model.decode = lambda ids: seen.append(np.asarray(ids)) or decode(ids)
+  monkeypatch.setattr(model, "decode", lambda ids: seen.append(np.asarray(ids)) or decode(ids))
   given = dict(label=[1], text="a red circle")
   out = model.complete(film, keep=2 / 3, **given)
   ids = np.asarray(model.encode(film))
@@ -125,7 +133,8 @@ def test_the_first_frames_are_continued(prior, tmp_path):
   assert steps.shape == (49, 1, 16, 5 * 17 - 1, 3)
 
 
-def test_samples_and_predictions_in_files(prior, tmp_path):
+def test_samples_and_predictions_in_files(prior, model, tmp_path, monkeypatch):
+  monkeypatch.setattr(vqjax.api, "load_prior", lambda *_: model)
   film = clips(1)[0]
   videos.save(tmp_path / "clip.gif", film[:2])  # shorter than what is drawn
   common = ["--workdir", prior, "--label", "2", "--text", "a blue ring"]
@@ -145,8 +154,13 @@ def test_samples_and_predictions_in_files(prior, tmp_path):
     assert "\n" not in str(e.value)
 
 
-def test_a_step_reads_the_same_of_codes_computed_before(tokenizer, prior, reads_the_same):
-  reads_the_same(tokenizer, vqjax.load(prior), SHAPES, ("label", "text"))
+def test_a_step_reads_the_same_of_codes_computed_before(tokenizer, model, reads_the_same):
+  reads_the_same(tokenizer, model, SHAPES, ("label", "text"))
+  for cached in (False, True):
+    batch = compile.batch_of(model.config, cached)
+    run = train.Run(model.config, batch)
+    _, metrics = jax.eval_shape(run._step, run.abstract, run.task.frozen.shapes(), batch)
+    assert metrics["loss/codes"].shape == metrics["loss/text"].shape == ()
 
 
 def test_bits_of_video(prior):
