@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gradients import pulled
 
 from vqjax.nn import attention, codebook, sparse, target
 
@@ -65,15 +66,8 @@ def test_blocks_of_queries_are_what_they_are_together(mask):
     scores = np.where(seen, 0.0, -1e30) + jnp.einsum("blnh,bsnh->bnls", q, k) / 2
     return jnp.einsum("bnls,bsnh->blnh", jax.nn.softmax(scores), v)
 
-  def with_gradients(attend):
-    def run(q, k, v, g):
-      out, back = jax.vjp(attend, q, k, v)
-      return out, *back(g)
-
-    return jax.jit(run)(q, k, v, g)
-
-  ours = with_gradients(lambda *qkv: attention.attend(*qkv, mask, kind))
-  for mine, other in zip(ours, with_gradients(plain), strict=True):
+  ours = pulled(lambda *qkv: attention.attend(*qkv, mask, kind), q, k, v, g)
+  for mine, other in zip(ours, pulled(plain, q, k, v, g), strict=True):
     np.testing.assert_allclose(mine, other, atol=1e-5)
 
 

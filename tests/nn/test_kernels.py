@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gradients import pulled
 
 from vqjax import sharding
 from vqjax.latents import Codes
@@ -17,17 +18,6 @@ MASKS = sparse.Masks(("column", "convolution", "row"), 3, 4, 3, 19)
 
 def arrays(*shape):
   return [jax.random.normal(jax.random.key(i), shape) for i in range(4)]
-
-
-def with_gradients(attend, q, k, v, g):
-  """What it gives and its gradients, as one program."""
-
-  @jax.jit
-  def run(q, k, v, g):
-    out, back = jax.vjp(attend, q, k, v)
-    return out, *back(g)
-
-  return run(q, k, v, g)
 
 
 def same(ours, true, atol=1e-5):
@@ -53,7 +43,7 @@ def test_heads_of_any_width(heads, width, causal):
   sees = (lambda query, key: key <= query,) if causal else ()
   ours = lambda *x: kernels.attend(*x, sees, interpret=True)
   plain = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
-  same(with_gradients(ours, *given), with_gradients(plain, *given))
+  same(pulled(ours, *given), pulled(plain, *given))
 
 
 def test_heads_too_many_to_lie_beside_each_other_are_padded(monkeypatch):
@@ -62,7 +52,7 @@ def test_heads_too_many_to_lie_beside_each_other_are_padded(monkeypatch):
   shapes = str(jax.make_jaxpr(lambda *x: kernels.attend(*x, interpret=True))(*given[:3]))
   assert "f32[2,12,384]" in shapes
   ours = lambda *x: kernels.attend(*x, interpret=True)
-  same(with_gradients(ours, *given), with_gradients(jax.nn.dot_product_attention, *given))
+  same(pulled(ours, *given), pulled(jax.nn.dot_product_attention, *given))
 
 
 # A length that divides, unmasked, is in test_rotary_positions.
@@ -73,7 +63,7 @@ def test_queries_in_blocks_and_lengths_that_do_not_divide(monkeypatch, length, c
   sees = (lambda query, key: key <= query,) if causal else ()
   ours = lambda *x: kernels.attend(*x, sees, interpret=True)
   plain = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
-  same(with_gradients(ours, *given), with_gradients(plain, *given))
+  same(pulled(ours, *given), pulled(plain, *given))
 
 
 @pytest.mark.parametrize("length, heads, width", [(256, 2, 64), (12, 16, 40), (12, 3, 72)])
@@ -83,25 +73,25 @@ def test_rotary_positions(monkeypatch, length, heads, width):
   given, angles = arrays(1, length, heads, width), attention.rotary_table((length,), width)
   fused = lambda q, k, v: kernels.attend(q, k, v, (), 0, jnp.asarray(angles), interpret=True)
   plain = lambda q, k, v: attention.attend(q, k, v, "full", 0, angles)
-  same(with_gradients(fused, *given), with_gradients(plain, *given), atol=1e-4)
+  same(pulled(fused, *given), pulled(plain, *given), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", range(3))
 def test_masks_of_several_kinds(kind):
   given = arrays(1, 19, 2, 64)
-  fused = lambda kind, *x: with_gradients(
+  fused = lambda kind, *x: pulled(
     lambda *y: kernels.attend(*y, MASKS.sees, kind, interpret=True), *x
   )
   plain = lambda q, k, v: attention.attend(q, k, v, MASKS, kind)
-  same(jax.jit(fused)(kind, *given), with_gradients(plain, *given))
+  same(jax.jit(fused)(kind, *given), pulled(plain, *given))
 
 
 def test_rounding_is_that_of_the_products():
   """Probabilities are float32 and go into the second product in the inputs' type."""
   q, k, v, g = (x.astype(jnp.bfloat16) for x in arrays(1, 16, 2, 64))
-  ours = with_gradients(lambda *x: kernels.attend(*x, interpret=True), q, k, v, g)
+  ours = pulled(lambda *x: kernels.attend(*x, interpret=True), q, k, v, g)
   assert {x.dtype for x in ours} == {jnp.dtype("bfloat16")}
-  same(ours, with_gradients(jax.nn.dot_product_attention, q, k, v, g), atol=0.03)
+  same(ours, pulled(jax.nn.dot_product_attention, q, k, v, g), atol=0.03)
 
 
 @pytest.mark.parametrize(

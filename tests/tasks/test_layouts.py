@@ -194,7 +194,8 @@ def test_a_prior_learns_the_codes_of_maps(runs, of_prior, maps, batch, tmp_path,
   ids = np.asarray(maps.encode(batch["layout"]))
   np.testing.assert_array_equal(codes.sample(4)["ids"], ids)
   config = of_prior(runs["maps"], None, condition=dict(label=dict(classes=8), drop=0.5))
-  model = vqjax.load(random_run(tmp_path / "prior", config))
+  # Weights so small that no code is nearly certain: relative bounds are on nats of some size.
+  model = vqjax.load(random_run(tmp_path / "prior", config, std=0.05))
   drawn = model.sample(4, label=[0, 1, 2, 3], guidance=2.0)
   assert drawn.shape == (4, 16, 16) and drawn.dtype == np.uint8 and drawn.max() < CLASSES
   assert model.complete(batch["layout"], label=batch["label"]).shape == (4, 16, 16)
@@ -209,7 +210,7 @@ def test_a_prior_learns_the_codes_of_maps(runs, of_prior, maps, batch, tmp_path,
     assert jax.eval_shape(task.loss, *model.weights, each, key, jnp.int32(0))[0].shape == ()
   likelihood = jax.jit(lambda *given: task.predict["likelihood"](*given)["nats"])
   of_maps, of_codes = (likelihood(model.weights, each, key) for each in batches)
-  np.testing.assert_allclose(of_maps, of_codes, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(of_maps, of_codes, rtol=1e-5)
   np.testing.assert_allclose(
     model.log_prob(ids, label=batch["label"]), -of_codes.sum(-1), rtol=1e-4
   )

@@ -56,7 +56,7 @@ def priors(tokenizer, tmp_path_factory, random_run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["autoregressive", "masked", "diffusion", "replace"])
-def test_sample_complete(scheme, priors, untrained, small):
+def test_sample_complete(scheme, priors, untrained, small, monkeypatch):
   if scheme in ("autoregressive", "masked"):
     model = priors(scheme)
   else:
@@ -67,10 +67,13 @@ def test_sample_complete(scheme, priors, untrained, small):
   drawn = model.sample(3, label=[0, 1, 7], seed=1, guidance=2.0)
   assert drawn.shape == (3, 16, 16, 3) and drawn.dtype == np.uint8
   np.testing.assert_array_equal(drawn, model.sample(3, label=[0, 1, 7], seed=1, guidance=2.0))
-  # Eight rows are split over the devices, three are not. The decoder may round otherwise; another
-  # code moves hundreds of values, some of them by dozens.
+  # Eight rows are split over the devices, three are not. The decoder may round otherwise; codes are
+  # the same.
+  seen, decode = [], model.decode
+  monkeypatch.setattr(model, "decode", lambda ids: seen.append(np.asarray(ids)) or decode(ids))
   many = model.sample(8, label=1, seed=1, guidance=2.0)
   parts = model.sample(8, label=1, seed=1, guidance=2.0, batch_size=3)
+  np.testing.assert_array_equal(seen[0], np.concatenate(seen[1:])[:8])
   np.testing.assert_allclose(many.astype(int), parts.astype(int), rtol=0, atol=1)
   # A diffusion's blocks hardly open in so few steps; the last step of replace has nearly all.
   if scheme in ("autoregressive", "masked"):

@@ -9,7 +9,6 @@ import pytest
 import vqjax
 from vqjax import (
   build,
-  compile,
   config as configuration,
   data,
   evaluate,
@@ -19,6 +18,7 @@ from vqjax import (
   train,
   videos,
 )
+from vqjax.compile import batch_of
 from vqjax.errors import UserError
 from vqjax.tasks import Info
 
@@ -157,7 +157,7 @@ def test_samples_and_predictions_in_files(prior, model, tmp_path, monkeypatch):
 def test_a_step_reads_the_same_of_codes_computed_before(tokenizer, model, reads_the_same):
   reads_the_same(tokenizer, model, SHAPES, ("label", "text"))
   for cached in (False, True):
-    batch = compile.batch_of(model.config, cached)
+    batch = batch_of(model.config, cached)
     run = train.Run(model.config, batch)
     _, metrics = jax.eval_shape(run._step, run.abstract, run.task.frozen.shapes(), batch)
     assert metrics["loss/codes"].shape == metrics["loss/text"].shape == ()

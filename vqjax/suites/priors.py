@@ -145,7 +145,9 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument("--workdir", type=cli.local, default=pathlib.Path("runs/priors"))
   parser.add_argument("--seconds", type=float, default=180)
   parser.add_argument("--only", nargs="*", choices=PRIORS)
-  parser.add_argument("--draw", nargs="*", default=["guidance=2"], metavar="OPTIONS")
+  parser.add_argument(
+    "--draw", nargs="*", default=["guidance=2"], metavar="OPTIONS", help="those of sampling"
+  )
   args = parser.parse_args(argv)
   from vqjax import api, data, measure, writers
 
@@ -183,16 +185,13 @@ def main(argv: Sequence[str]) -> None:
     saved["pictures"] = {key: it._asdict() for key, it in found.items()}
     (args.workdir / name / "comparison.json").write_text(json.dumps(saved))
     pictures |= found
-  print(f"the classifier is right on {by.accuracy:.1%} of all real held-out images")
+  print(f"the classifier is right on {by.accuracy:.1%} of the real held-out images")
   print(writers.table(["prior", "steps", "nats", "ms/image"], rows))
   names = dataset.class_names or [str(label) for label in range(classes)]
-  rows = [
-    [
-      key,
-      f"{it.accuracy:.1%}",
-      f"{it.frechet:.2f}",
-      *(f"{it.each[label]:.0%}" if label in it.each else "" for label in range(classes)),
-    ]
-    for key, it in pictures.items()
-  ]
-  print(writers.table(["pictures", "class accuracy", "Fréchet", *names], rows))
+  columns = ["pictures", "class accuracy", "Fréchet", *names]
+  print(writers.table(columns, [_row(name, found, classes) for name, found in pictures.items()]))
+
+
+def _row(name: str, found: Judged, classes: int) -> list[str]:
+  each = (f"{found.each[label]:.0%}" if label in found.each else "" for label in range(classes))
+  return [name, f"{found.accuracy:.1%}", f"{found.frechet:.2f}", *each]
