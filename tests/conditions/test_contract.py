@@ -75,7 +75,7 @@ def test_contract(name, tmp_path):
     assert 0 <= found.min() and found.max() < part.rows
   if lead.pictures:
     assert lead.pictures(values).shape[0] == 4
-  if not condition.given:
+  if not condition.public:
     return
   with pytest.raises(UserError, match=f"the data have no {condition.field}; they yield image"):
     condition.bind(context({"image": None}))
