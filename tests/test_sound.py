@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from vqjax import config as configuration, evaluate, reconstruct, sample, sounds, train
+from vqjax import api, config as configuration, evaluate, reconstruct, sample, sounds, train
 from vqjax.api import tokenizer as tokenizer_module
 from vqjax.errors import UserError
 from vqjax.suites import sound as suite
@@ -27,9 +27,20 @@ def runs(tmp_path_factory, random_run):
     configuration.load(f"{ROOT}/configs/{name}.py:debug")
     for name in ("codec_digits", "prior_digits")
   )
+  for config in (codec, prior):
+    config.data.update(num_train=192, num_eval=64)
   train.train(codec, folder / "codec_digits")
   prior.tokenizer = str(folder / "codec_digits")
   return folder / "codec_digits", random_run(folder / "prior_digits", prior)
+
+
+load = functools.cache(api.load)
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch):
+  """All commands share the opened runs, and with them what was compiled."""
+  monkeypatch.setattr(api, "load", lambda workdir: load(str(workdir)))
 
 
 def test_a_run_leaves_pictures_and_sounds(runs):
@@ -89,13 +100,13 @@ def test_sample_and_complete_write_sound(runs, tmp_path, capsys):
     assert sounds.info(tmp_path / f"a_{i}.wav") == (512, RATE)
   tone = 0.3 * np.sin(np.arange(700) / 5)[:, None].astype(np.float32)
   sounds.save(tmp_path / "tone.flac", tone, 8_000)
-  given = [f"--audio={tmp_path / 'tone.flac'}", "--keep=0.5", "--num=1"]
+  given = [f"--audio={tmp_path / 'tone.flac'}", "--keep=0.5", "--num=2"]
   sample.main([f"--workdir={prior}", *given, f"--output={tmp_path / 'b.flac'}"])
-  original, completed = (sounds.decode(tmp_path / f"b_{i}.flac")[0] for i in range(2))
+  original, *completed = (sounds.decode(tmp_path / f"b_{i}.flac")[0] for i in range(3))
   expected = sounds.fitted(sounds.resampled(tone, 8_000, RATE), 512)
   np.testing.assert_allclose(original, expected, atol=1e-4)
-  assert len(completed) == 512
-  sample.main([f"--workdir={prior}", "--keep=0.25", "--num=2", f"--output={tmp_path / 'c.png'}"])
+  assert [len(sound) for sound in completed] == [512, 512]
+  sample.main([f"--workdir={prior}", "--keep=0.5", "--num=2", f"--output={tmp_path / 'c.png'}"])
   assert (tmp_path / "c.png").stat().st_size
   with pytest.raises(UserError, match="no sound format; end the name in .wav"):
     sample.main([f"--workdir={prior}", "--num=1", f"--output={tmp_path / 'a.doc'}"])
@@ -114,6 +125,7 @@ def test_bench_compares_codecs_and_asks_a_classifier(runs, capsys, monkeypatch):
   learn = functools.partial(suite.train_classifier, steps=60, batch_size=32)
   heard = []
   monkeypatch.setattr(suite, "train_classifier", lambda *a: heard.append(learn(*a)) or heard[0])
+  monkeypatch.setattr(suite, "_LEVELS", (0.5,))
   suite.main([f"--workdir={codec}", f"--prior={prior}", "--examples=16", "--samples=1"])
   said = capsys.readouterr().out
   assert "this codec, 1 codebook(s)" in said and "this codec, 2 codebook(s)" in said

@@ -337,8 +337,8 @@ def test_an_unwritable_workdir(tmp_path):
     train.train(tiny(), tmp_path / "file" / "run")
 
 
-def test_starting_from_another_run(tmp_path, final_state):
-  train.train(tiny(total_steps=4, save_every=4), tmp_path / "first")
+def test_starting_from_another_run(tmp_path, final_state, random_run):
+  random_run(tmp_path / "first", tiny(total_steps=4, save_every=4))
   config = tiny(total_steps=4, save_every=4, init_from=str(tmp_path / "first"), seed=3)
   run = train.Run(config, configuration.read_spec(tmp_path / "first"))
   started, first = train._start(run, config.init_from), final_state(tmp_path / "first")
