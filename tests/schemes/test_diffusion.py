@@ -156,13 +156,6 @@ def test_bound_and_loss_are_those_of_enumeration(kernel):
     np.asarray(jax.jit(lambda key: scheme.bound(key, Network(full), ids))(jax.random.key(0))),
     terms.sum(0),
   )
-  if kernel == "mask_and_replace":
-    # Of two times in four, either the first and third terms are computed or the second and fourth,
-    # and counted twice.
-    two = jax.jit(lambda key: scheme.bound(key, Network(full), ids, times=2).mean(0))
-    pairs = 2 * (terms[:2] + terms[2:])
-    gaps = np.array([np.abs(pairs - np.asarray(two(jax.random.key(k)))).max(-1) for k in range(12)])
-    assert (gaps.min(-1) < 0.05).all() and set(gaps.argmin(-1)) == {0, 1}
 
   def train(key):
     corrupted = scheme.corrupt(key, ids)
@@ -271,5 +264,18 @@ def test_errors():
     diffusion.Scheme(LATENT, timesteps=8).sample(jax.random.key(0), None, ids, ids > 0, steps=9)
   with pytest.raises(UserError, match="steps: 2.5 is no whole number"):
     diffusion.Scheme(LATENT).sample(jax.random.key(0), None, ids, ids > 0, steps=2.5)
-  with pytest.raises(UserError, match="times: 9"):
-    diffusion.Scheme(LATENT, timesteps=8).bound(jax.random.key(0), None, ids, times=9)
+
+
+@pytest.mark.parametrize("timesteps", [41, 110])
+def test_the_bound_asks_once_for_every_time(timesteps):
+  """Also where T and 1/T round in float32."""
+  scheme, asked = diffusion.Scheme(LATENT, timesteps=timesteps), []
+
+  def full(ids, time):
+    jax.debug.callback(lambda t: asked.append(round(float(t) * timesteps)), time[0], ordered=True)
+    return jnp.zeros((*ids.shape, K))
+
+  nats = jax.jit(lambda key: scheme.bound(key, Network(full), jnp.zeros((1, 2), int)))
+  jax.block_until_ready(nats(jax.random.key(0)))
+  jax.effects_barrier()
+  assert asked == list(range(1, timesteps + 1))

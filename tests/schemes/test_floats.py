@@ -239,6 +239,25 @@ def test_completions_agree_with_what_is_known(name):
   assert again < 0.15 and again < 0.8 * once, (once, again)
 
 
+@pytest.mark.parametrize("solver, looks", [("euler", 4), ("heun", 8), ("dpm", 4)])
+def test_what_is_known_is_on_its_path_in_every_look(solver, looks):
+  """Also in the one that Heun takes from the end of a step."""
+  scheme, inner, seen = make("flow"), ONE.network(make("flow")), []
+  latent, known = jnp.arange(L * D, dtype=jnp.float32).reshape(1, L, D), jnp.arange(L)[None] < 2
+
+  def full(x, time, done=None):
+    u = float(jnp.ravel(time)[0])
+    seen.append((np.asarray(x)[known] - (1 - u) * np.asarray(latent)[known]) / u if u else None)
+    return inner.full(x, time, done)
+
+  with jax.disable_jit():
+    scheme.sample(jax.random.key(0), Network(full), latent, known, steps=4, solver=solver)
+  noise = [x for x in seen if x is not None]
+  assert len(seen) == looks and len(noise) >= looks - 1
+  for each in noise:
+    np.testing.assert_allclose(each, noise[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_a_mean_flow_draws_the_gaussian_in_any_number_of_steps(steps):
   scheme, batch = make("meanflow"), 4_000

@@ -11,9 +11,10 @@ import pytest
 import weights
 
 import vqjax
-from vqjax import config as configuration, data, lineage, measure, tokenize, train
+from vqjax import config as configuration, data, lineage, measure, tasks, tokenize, train
 from vqjax.errors import UserError
 from vqjax.sampler import Given
+from vqjax.schemes import flow
 from vqjax.tasks import _latents
 
 SHAPES = dict(name="shapes", size=16, num_train=32, num_eval=8)
@@ -163,8 +164,9 @@ def test_a_run_on_cached_latents_begins_with_their_statistics(vae, cached, laten
   measure.HeldOut(run, dataset, train.weights_of(run.abstract, frozen))
 
 
-def test_samples_of_a_posterior_differ_from_step_to_step(vae):
-  config = config_of(vae, latents=dict(kind="sampled", mean=(0.0,) * 3, std=(1.0,) * 3))
+def test_samples_of_a_posterior_differ_from_step_to_step(vae, monkeypatch):
+  statistics = dict(kind="sampled", mean=(0.0,) * 3, std=(1.0,) * 3)
+  config = config_of(vae, latents=statistics, condition={})
   spec = {"image": jax.ShapeDtypeStruct((8, 16, 16, 3), "uint8")}
   stage = _latents.opened(config, spec)
   frozen, images = stage.load(), data.Dataset(SHAPES, dict(size=16)).sample(4)["image"]
@@ -172,6 +174,14 @@ def test_samples_of_a_posterior_differ_from_step_to_step(vae):
   mean, one, other = levels(None), levels(jax.random.key(0)), levels(jax.random.key(1))
   np.testing.assert_allclose(mean, vqjax.load(vae).encode(images), atol=1e-6)
   assert np.abs(one - mean).max() > 1e-3 and np.abs(one - other).max() > 1e-3
+  # The likelihood is of samples, too: means are what the prior never saw.
+  monkeypatch.setattr(flow.Scheme, "bound", lambda self, key, network, latent: latent[..., 0])
+  run, batch = train.Run(config, spec), data.Dataset(SHAPES, dict(size=16)).sample(4)
+  given = tasks.Weights(run.abstract.params, {}, run.load_frozen())
+  nats = lambda seed: run.task.predict["likelihood"](given, batch, jax.random.key(seed))["nats"]
+  found = [np.asarray(nats(seed)).ravel() for seed in (0, 1)]
+  assert all(np.abs(x - mean[..., 0].ravel()).max() > 1e-3 for x in found)
+  assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
 def refused(config, spec=None):

@@ -287,19 +287,16 @@ def straight_through(z: jax.Array, q: jax.Array) -> jax.Array:
 
 
 def rotate(z: jax.Array, q: jax.Array) -> jax.Array:
-  """q as a rotation and rescaling of z, both held constant in the backward pass (arXiv 2410.06424,
-  eq. 4).
+  """q, bit for bit; the gradient is that of z rotated and rescaled, both held constant (arXiv
+  2410.06424, eq. 4).
   """
   z0, q = jax.lax.stop_gradient((z, q))
   norm = lambda x: jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
   along = lambda a, b: jnp.sum(a * b, axis=-1, keepdims=True) * b
   unit_z, unit_q = z0 / norm(z0), q / norm(q)
   mirror = (unit_z + unit_q) / norm(unit_z + unit_q)
-  return (
-    norm(q)
-    / norm(z0)
-    * (z - 2.0 * along(z, mirror) + 2.0 * jnp.sum(z * unit_z, axis=-1, keepdims=True) * unit_q)
-  )
+  turned = z - 2.0 * along(z, mirror) + 2.0 * jnp.sum(z * unit_z, axis=-1, keepdims=True) * unit_q
+  return straight_through(norm(q) / norm(z0) * turned, q)
 
 
 NORMALIZATIONS = {"none": lambda x: x, "l2": l2_normalize}

@@ -104,7 +104,8 @@ def mel_filters(rate: int, window: int, bands: int) -> np.ndarray:
 
 def mel(x: jax.Array, rate: int, window: int, bands: int) -> jax.Array:
   """Mel magnitudes of [B, T, C]: [B, C, F, bands]."""
-  return magnitudes(x, window) @ jnp.asarray(mel_filters(rate, window, bands))
+  filters = jnp.asarray(mel_filters(rate, window, bands))
+  return jnp.matmul(magnitudes(x, window), filters, precision=jax.lax.Precision.HIGHEST)
 
 
 def _log(x: jax.Array) -> jax.Array:

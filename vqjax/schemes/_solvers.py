@@ -135,8 +135,9 @@ def follow(
       index = 1 + 3 * (i * chosen.resample + again)
       fresh = noise(index) if chosen.resample > 1 else None
       x = hold(x, i, fresh)
-      said = look(x, i)
-      after = _step(chosen, x, said, before, at, noise(index + 1), look, i)
+      told = lambda x, i: look(hold(x, i, fresh), i)
+      said = told(x, i)
+      after = _step(chosen, x, said, before, at, noise(index + 1), told, i)
       if again + 1 < chosen.resample:
         x = at.back * after + at.back_noise * noise(index + 2)
     shown = lambda x: jnp.where(known, latent_BLD, x)

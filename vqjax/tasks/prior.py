@@ -319,7 +319,8 @@ class Prior:
     """{"nats": [B, L]}: -log p per position, exact or a bound as the scheme has it; "prefix":
     {name of a predicted condition: (-log p [B, P'], bool [B, P'] which of them count)}.
     """
-    _, latent, prefix = self._given(weights.frozen, batch)
+    posterior, key = jax.random.split(key)
+    _, latent, prefix = self._given(weights.frozen, batch, posterior)
     network, nats = self.network(weights.params, prefix), {}
     if self.prefix.predicted:
       # One pass for both; causal schemes ask for the logits of the codes as they are.
