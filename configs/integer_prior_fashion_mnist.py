@@ -14,6 +14,7 @@ MB); `--data=FOLDER` reads the original IDX files or cached codes.
 """
 
 from configs import common
+from vqjax.errors import UserError, near_miss
 
 
 def get_config(arg=None):
@@ -38,6 +39,8 @@ def get_config(arg=None):
 
 def refined(config, arg, parent):
   """The config of the network in floats, or the one that goes on from it in integers."""
+  if arg not in (None, "", "float"):
+    raise UserError(f"--config=FILE:{arg}: there is no such argument.{near_miss(arg, ['float'])}")
   if arg == "float":
     return config | dict(model=config["model"] | dict(arithmetic="float"))
   optim = config["optim"] | dict(lr=config["optim"]["lr"] / 4)

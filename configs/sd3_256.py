@@ -17,7 +17,7 @@ def get_config():
   return dict(
     task="prior",
     tokenizer="runs/sd3_tokenizer",
-    data=dict(name="tfds", dataset="coco_captions", eval_split="val"),
+    data=dict(name="tfds", dataset="coco_captions", eval_split="val", text="captions/text"),
     ops=dict(size=256, channels=3, crop="random_resized", min_area=0.79),
     latents=dict(kind="sampled"),
     model=dict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,8 +21,8 @@ def load(workdir: str) -> Any:
 
 
 def fit(
-  config: str | Mapping[str, Any],
-  workdir: str,
+  config: str | os.PathLike[str] | Mapping[str, Any],
+  workdir: str | os.PathLike[str],
   overrides: Sequence[str] = (),
   data: str | None = None,
 ) -> dict[str, float]:

@@ -144,7 +144,7 @@ def compiled(config: Any, spec: dict[str, Any], devices: Any, topology: str) -> 
       raise UserError(
         f"--topology={topology}: the step does not fit, it needs {used[1]} of {used[2]} a chip; "
         "take more chips, a smaller config.batch_size, config.mesh.fsdp to share the state, or "
-        "config.model.remat."
+        "config.model.remat where the model has it."
       ) from None
 
 

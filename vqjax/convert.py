@@ -68,10 +68,12 @@ def _import(args: argparse.Namespace, member: types.ModuleType) -> pathlib.Path:
       told |= member.described(_torch_file.settings(file))
   options = importers.complete(told | _pairs(args.option), member.OPTIONS)
   load = lambda: [_torch_file.load(file) for file in args.checkpoint]
+  # Before large files are read, and before the first of several runs.
   if hasattr(member, "write_file"):
+    cli.output(result)
     member.write_file(load(), options, result)
     return result
-  _check_free(result)  # before large files are read, and before the first of several runs
+  _check_free(result)
   for run in member.read(load(), options, result):
     write_run(run, result)
   return result

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def fit(
-  config: str | Mapping[str, Any] | None,
+  config: str | os.PathLike[str] | Mapping[str, Any] | None,
   workdir: str | os.PathLike[str],
   overrides: Sequence[str] = (),
   data_path: str | None = None,
@@ -44,8 +44,8 @@ def fit(
   path = files.path(workdir)
   if config is None:
     config = configuration.of_run(path)
-  elif isinstance(config, str):
-    config = configuration.load(config)
+  elif isinstance(config, str | os.PathLike):
+    config = configuration.load(os.fspath(config))
   else:
     config = configuration.editable(config)
   if data_path is not None:

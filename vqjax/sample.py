@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
   written = signal.save_page(output, rows, together=bool(known))
   print(f"{args.num} sample(s) in {', '.join(map(str, written[:2]))}{' …' if written[2:] else ''}")
   if args.gif:
-    given |= known.pop("given", {})
+    given = known.pop("given", {}) | given
     frames = model.frames(args.num, **known, **given, **_chosen(args, options), seed=args.seed)
     across = min(4, signal.columns or 4)
     sheets = [pictures.sheet([f[i : i + across] for i in range(0, len(f), across)]) for f in frames]
@@ -128,7 +128,8 @@ def _texts(name: str, args: Any) -> list[str]:
 def _given(model: Any, texts: dict[str, list[str]], args: Any) -> dict[str, np.ndarray]:
   """Conditions from their flags' texts, one value per sample: several in runs of equal length."""
   given = {}
-  size = tuple(n or m for n, m in zip((args.height, args.width), model.info.size))
+  asked = (args.height, args.width)  # what is no size, the model says
+  size = tuple(n if n and n > 0 else m for n, m in zip(asked, model.info.size))
   for name, several in texts.items():
     condition = model.condition(name)
     values = np.concatenate([condition.parse(text, size) for text in several])

@@ -81,6 +81,13 @@ def test_integer_files_do_not_depend_on_how_rows_are_batched(codec, kind, monkey
   assert again.pack_codes(examples, SIZES, "integer") == [data]
 
 
+def test_a_prior_that_must_be_told_serves_no_file(codec):
+  made = codec("plain", "prior", condition=dict(label=dict(classes=10), drop=0.0))
+  with pytest.raises(UserError, match="never drew without its label, .* config.condition.drop"):
+    made.mode("prior")
+  assert made.best() == "context"
+
+
 def test_floats_come_back_or_are_not_written_and_are_refused_elsewhere(codec, monkeypatch):
   made = codec("plain", "prior")
   examples = drawn(made)

@@ -43,9 +43,20 @@ def test_splits_named_in_the_file(tmp_path):
   )
   assert (len(train), len(held)) == (30, 10) and "label" in train[0] and "label" not in held[0]
   test = np.arange(40) % 4 == 0
-  for key in ({"test": test}, {"split": np.where(test, "val", "train")}):
-    train, held = load(tmp_path / f"{next(iter(key))}.npz", images=IMAGES, **key)
+  split = np.where(test, "val", "train")
+  for i, key in enumerate(({"test": test}, {"test": test.astype(int)}, {"split": split})):
+    train, held = load(tmp_path / f"{i}.npz", images=IMAGES, **key)
     np.testing.assert_array_equal(np.stack([held[i]["image"] for i in range(10)]), IMAGES[test])
+
+
+def test_one_in_ten_of_training_alone_is_held_out(tmp_path):
+  write_idx(tmp_path, train=IMAGES[..., 0])
+  for name in ("images-idx3-ubyte.gz", "labels-idx1-ubyte"):
+    (tmp_path / f"t10k-{name}").unlink()
+  content = dict(x_train=IMAGES, y_train=np.arange(40))
+  for train, held in (load(tmp_path / "a.npz", **content), load(tmp_path)):
+    labels = [int(rows[i]["label"]) for rows in (train, held) for i in range(len(rows))]
+    assert sorted(labels) == list(range(40)) and 0 < len(held) < 12
 
 
 def test_layout_grey_and_npy(tmp_path):
@@ -110,6 +121,8 @@ def test_alpha_lies_on_white():
     (dict(images=IMAGES.astype("U")), "give uint8"),
     (dict(images=IMAGES, captions=np.arange(40)), "captions are int64"),
     (dict(images=IMAGES, test=np.zeros(3, bool)), r"split has shape \[3\]"),
+    (dict(images=IMAGES, test=np.arange(40)), "test is int64; give True or False for each image"),
+    (dict(images=IMAGES, split=np.arange(40)), "split is int64; give 'train' or another word"),
     (dict(images=IMAGES, test=np.zeros(40, bool)), "no examples for the eval split"),
     (dict(images=IMAGES, captions=np.array(["a"] * 40, object)), "not as objects"),
   ],

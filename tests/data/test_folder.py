@@ -159,6 +159,14 @@ def test_bad_captions(tmp_path, file, content, message):
     load(tmp_path)
 
 
+def test_a_table_without_captions_is_passed_over(tmp_path, caplog):
+  for name in "ab":
+    write(tmp_path / f"{name}.png")
+  (tmp_path / "metadata.csv").write_text("image_id,diagnosis\na,x\n")
+  train, _ = load(tmp_path)
+  assert train.texts is None and "metadata.csv: has no column text" in caplog.text
+
+
 def test_a_bad_file_is_left_out_and_named_once(tmp_path, caplog):
   for i in range(40):
     write(tmp_path / "train" / f"{i:02d}.png", i)

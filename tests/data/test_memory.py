@@ -164,6 +164,16 @@ def test_examples_without_an_image_pass_the_ops():
   )
 
 
+def test_examples_of_another_kind_are_refused_before_they_are_batched():
+  class Sounds(Holes):
+    def __getitem__(self, index):
+      return {"audio": np.zeros((9 + index, 1), np.float32), "label": np.int32(0)}
+
+  with pytest.raises(UserError, match="ops.name: treats image and layout, but the data yield") as e:
+    reader(Sounds()).train(4, 0, 0, 0, 1)
+  assert "audio" in str(e.value) and "\n" not in str(e.value)
+
+
 def test_unlike_shapes_are_named():
   class Unlike(Holes):
     def __getitem__(self, index):

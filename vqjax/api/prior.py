@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import checks, config as configuration, digests
+from vqjax import checks, config as configuration, digests, lineage
 from vqjax.api._loaded import Loaded, open_run
 from vqjax.api.codec import Codec
 from vqjax.api.levels import Levels
@@ -219,13 +219,18 @@ class Prior:
 
   def held_out(self, num: int, source: str | None = None) -> tuple[Any, dict[str, np.ndarray]]:
     """(codes of `num` held-out examples of the prior's data, or of what `source` names, as --data;
-    their values of its conditions).
+    what they hold of its conditions).
     """
     check_whole("num", num, 1)
-    batch = self.loaded.dataset(source).sample(num)
-    kept = {k: v for k, v in batch.items() if k == self.info.signal.field or cached(k)}
+    dataset = self.loaded.dataset(source)
+    lineage.check_codes({"tokenizer": self.tokenizer.identity}, dataset.made_by, self.config)
+    batch, field = dataset.sample(num), self.info.signal.field
+    self._stage.check_cached(batch)
+    if not any(map(cached, batch)):
+      need(batch, field)
+    kept = {k: v for k, v in batch.items() if k == field or cached(k)}
     levels = self.modules.tokenizer.levels_of(self.weights.frozen["tokenizer"], kept)
-    conditions = {name: need(batch, name) for name in self.sampler.fields}
+    conditions = {name: batch[name] for name in self.sampler.fields if name in batch}
     return self._stage.merge(tuple(map(np.asarray, levels))), conditions
 
   def condition(self, name: str) -> Any:

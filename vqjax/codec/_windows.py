@@ -90,6 +90,11 @@ def check(source: Source, mode: str) -> None:
         f"{source.workdir}: its scheme is not autoregressive, which the mode {mode!r} needs; train "
         "one with config.scheme.name=autoregressive."
       )
+    if sampler.fields and sampler.prior.prefix.drop == 0:
+      raise UserError(
+        f"{source.workdir}: never drew without its {', '.join(sampler.fields)}, of which files "
+        f"tell nothing; the mode {mode!r} needs a prior trained with config.condition.drop above 0."
+      )
     if sampler.prior.tokenizer.order.name != "flattened":
       raise UserError(
         f"{source.workdir}: takes its codebooks in the order "

@@ -157,6 +157,8 @@ def finished(
   if texts == "one" and isinstance(text, (list, tuple)):
     index = rng.integers(len(text)) if rng and text else 0
     example = example | {"text": text[index] if text else ""}
+  if template is None:
+    ops_lib.check_treated(ops, example)
   example = ops.apply(example, rng)
   return ops_lib.alike(ops, example, template or example)
 

@@ -34,6 +34,17 @@ def generator(seed: int, counter: int, stream: int = 0) -> np.random.Generator:
   return np.random.Generator(np.random.Philox(key=key))
 
 
+def check_treated(ops: Any, example: Mapping[str, Any]) -> None:
+  """Raises UserError for an example of another kind than the ops treat."""
+  if not example.keys() & {*ops.fields, "ids", "latents"}:
+    found = ", ".join(example.keys() - {"name"})
+    raise UserError(
+      f"config.ops.name: treats {' and '.join(ops.fields)}, but the data yield {found}; give data "
+      "of that kind, or set config.ops.name and config.signal.name, or config.data.name where its "
+      "files are of several kinds."
+    )
+
+
 def alike(ops: Any, example: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
   """Raises UserError where a field that the ops treat cannot be batched with the template's."""
   for field in ops.fields:

@@ -184,7 +184,7 @@ def _scan(root: pathlib.Path, kind: Kind) -> dict[str, Files]:
       s: tuple(itertools.compress(names[s], keep)) for s, keep in (("train", ~held), ("eval", held))
     }
   classes = _classes([n[len(prefixes[s]) :] for s in names for n in names[s]])
-  texts = _captions(root, listed, found, {"", *prefixes.values()})
+  texts = _captions(root, listed, found, {"", *prefixes.values()}, kind.log)
   if texts and not texts.keys() & set(found):
     raise UserError(
       f"{root}: no caption names one of this folder's {kind.noun}s; file_name is relative to its "
@@ -230,7 +230,11 @@ def _classes(names: list[str]) -> tuple[str, ...]:
 
 
 def _captions(
-  root: pathlib.Path, listed: list[str], names: Sequence[str], prefixes: set[str]
+  root: pathlib.Path,
+  listed: list[str],
+  names: Sequence[str],
+  prefixes: set[str],
+  log: logging.Logger,
 ) -> dict[str, str | tuple[str, ...]]:
   """Captions by name, one or several, from the metadata files at `prefixes` and the .txt files
   beside what bears the name, a file or a folder of frames.
@@ -244,14 +248,14 @@ def _captions(
     for file in ("metadata.csv", "metadata.jsonl"):
       if prefix + file in listed:
         found: dict[str, tuple[str, ...]] = {}
-        for name, several in _metadata(root / (prefix + file)):
+        for name, several in _metadata(root / (prefix + file), log):
           found[prefix + name] = found.get(prefix + name, ()) + several
         texts |= {name: t[0] if len(t) == 1 else t for name, t in found.items()}
   return texts
 
 
-def _metadata(path: pathlib.Path) -> list[tuple[str, tuple[str, ...]]]:
-  """Rows (file_name, captions) of a metadata file.
+def _metadata(path: pathlib.Path, log: logging.Logger) -> list[tuple[str, tuple[str, ...]]]:
+  """Rows (file_name, captions) of a metadata file; none of one whose first entry has no `text`.
 
   Raises UserError counting to the entry that lacks them.
   """
@@ -261,6 +265,9 @@ def _metadata(path: pathlib.Path) -> list[tuple[str, tuple[str, ...]]]:
       for row in (
         csv.DictReader(f) if path.suffix == ".csv" else map(json.loads, filter(str.strip, f))
       ):
+        if not rows and "text" not in row:
+          log.warning("%s: has no column text, so no captions are read.", path)
+          return []
         several = row["text"] if isinstance(row["text"], list) else [row["text"]]
         texts = tuple(text.strip() for text in several)
         rows.append((row["file_name"].removeprefix("./"), texts))

@@ -150,20 +150,25 @@ def _load(path: pathlib.Path, changed: int) -> dict[str, Columns]:
     raise UserError(f"{path}: cannot be read as {path.suffix}; {remedy} ({reason(e)}).") from None
   if len(arrays) == 1 and _find(arrays, _IMAGES) is None:
     arrays = {"images": next(iter(arrays.values()))}
-  if _find(arrays, _IMAGES, "_train") is not None:
-    return {
-      split: _columns(arrays, path, suffix)
-      for split, suffix in (("train", "_train"), ("eval", "_test"))
-    }
-  columns = _columns(arrays, path, "")
+  suffix = "" if _find(arrays, _IMAGES, "_train") is None else "_train"
+  columns = _columns(arrays, path, suffix)
+  if suffix and _find(arrays, _IMAGES, "_test") is not None:
+    return {"train": columns, "eval": _columns(arrays, path, "_test")}
   num = len(_leading(columns))
   held = _held_out(arrays, path, num)
   beside = path.with_name("captions.json")
   if "text" not in columns and beside.is_file():
     columns["text"], split = _captions(beside, num)
     held = split if split is not None else held
+  return _parted(columns, held)
+
+
+def _parted(columns: Columns, held: np.ndarray | None) -> dict[str, Columns]:
+  """The splits of entries of which those in `held`, bool [N], are held out; None chooses some by
+  their numbers.
+  """
   if held is None:
-    held = hold_out([str(i) for i in range(num)])
+    held = hold_out([str(i) for i in range(len(_leading(columns)))])
   splits = {"train": ~held, "eval": held}
   return {
     split: {k: _select(v, keep) for k, v in columns.items()} for split, keep in splits.items()
@@ -270,11 +275,19 @@ def _scaled(images: np.ndarray, where: str) -> np.ndarray:
 
 
 def _held_out(arrays: Mapping[str, np.ndarray], path: pathlib.Path, num: int) -> np.ndarray | None:
-  held = None
-  if (flags := arrays.get("test")) is not None and flags.dtype == bool:
-    held = flags
-  elif (names := arrays.get("split")) is not None and names.dtype.kind in "US":
-    held = names.astype(str) != "train"
+  held, wrong = None, None
+  if (flags := arrays.get("test")) is not None:
+    if flags.dtype == bool or flags.dtype.kind in "iu" and np.isin(flags, (0, 1)).all():
+      held = flags.astype(bool)
+    elif flags.shape == (num,):
+      wrong = f"test is {flags.dtype}; give True or False"
+  elif (names := arrays.get("split")) is not None:
+    if names.dtype.kind in "US":
+      held = names.astype(str) != "train"
+    elif names.shape == (num,):
+      wrong = f"split is {names.dtype}; give 'train' or another word"
+  if wrong:
+    raise UserError(f"{path}: {wrong} for each image.")
   if held is not None and held.shape != (num,):
     raise UserError(
       f"{path}: the split has shape {list(held.shape)} but there are {num} images; "
@@ -328,12 +341,13 @@ def _load_idx(folder: pathlib.Path) -> dict[str, Columns]:
           "in it."
         )
       found[kind] = _read_idx(*matches.values()) if matches else None
-    if found["images"] is None:
+    if found["images"] is None and (split == "train" or found["labels"] is not None):
       raise UserError(
         f"{folder}: no {split} images; expected e.g. {words[0]}-images-idx3-ubyte.gz."
       )
-    splits[split] = _columns({k: v for k, v in found.items() if v is not None}, folder, "")
-  return splits
+    if found["images"] is not None:
+      splits[split] = _columns({k: v for k, v in found.items() if v is not None}, folder, "")
+  return splits if "eval" in splits else _parted(splits["train"], None)
 
 
 def _read_idx(path: pathlib.Path) -> np.ndarray:
