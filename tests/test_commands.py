@@ -192,6 +192,18 @@ def test_sample_completes_held_out_pictures(runs, tmp_path, decoded):
   np.testing.assert_array_equal(last.reshape(3, 16)[:, :5], given.reshape(3, 16)[:, :5])
 
 
+def test_sample_completes_pictures_without_the_condition(runs, tmp_path):
+  rng = np.random.default_rng(0)
+  np.savez(tmp_path / "a.npz", images=rng.integers(0, 255, (40, 16, 16, 3), np.uint8))
+  prior, out = runs["autoregressive"], tmp_path / "out.png"
+  draw(prior, out, "--keep=0.3", "--num=3", "--label=3", f"--data={tmp_path / 'a.npz'}")
+  other = pathlib.Path(shutil.copytree(runs["codes"], tmp_path / "other"))
+  text = (other / "manifest.json").read_text()
+  (other / "manifest.json").write_text(text.replace(load(runs["tokenizer"]).identity, "another"))
+  with pytest.raises(UserError, match="were made by tokenizer another"):
+    draw(prior, out, "--keep=0.3", "--num=3", f"--data={other}")
+
+
 def test_sample_inpaints_with_a_masked_prior(runs, tmp_path, decoded):
   image = save_picture(tmp_path / "a.png")
   mask = np.pad(
@@ -332,6 +344,7 @@ MISTAKES = {
   "a label of no size": ("autoregressive", [f"--label={10**20}"], r"give numbers, of 64 bits"),
   "ranks without a caption": ("autoregressive", ["--rank=tokenizer"], r"--rank: .* give --text"),
   "no samples": ("autoregressive", ["--num=0"], r"--num: 0 is no whole number"),
+  "a map of no size": ("layout", ["--layout=map.png", "--height=-8"], r"-8 x 16 is not a multiple"),
   "no prior": ("tokenizer", [], r"is no prior"),
   "no run": ("nowhere", [], r"holds no run"),
   "no picture": ("autoregressive", ["--image=absent.png"], r"absent\.png: cannot be read"),

@@ -125,8 +125,8 @@ def test_a_source_that_makes_a_file(tmp_path, monkeypatch):
   files = [f"--checkpoint={tmp_path / f'{name}.npz'}" for name in "ab"]
   with pytest.raises(UserError, match="--output: is not set"):
     convert.main(["--source=lpips", *files, f"--workdir={tmp_path}"])
-  convert.main(["--source=lpips", *files, f"--output={tmp_path / 'out.npz'}"])
-  assert np.load(tmp_path / "out.npz").files == ["a", "b"]
+  convert.main(["--source=lpips", *files, f"--output={tmp_path / 'new/out.npz'}"])
+  assert np.load(tmp_path / "new/out.npz").files == ["a", "b"]
 
 
 @pytest.mark.parametrize(
