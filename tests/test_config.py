@@ -102,10 +102,10 @@ def test_bad_overrides_are_one_line(assignment, message):
   [
     ({"batch_size": "many"}, "config.batch_size: 'many' is a str"),
     *(
-      ({name: 0}, f"config: {name}: 0 is too small; give at least 1")
+      ({name: 0}, f"config: {name}: 0 is out of range; give a number at least 1")
       for name in ("batch_size", "total_steps", "log_every", "save_every", "eval_examples")
     ),
-    *(({name: 0}, f"config: {name}: 0 is too") for name in ("accumulate", "keep")),
+    *(({name: 0}, f"config: {name}: 0 is out of") for name in ("accumulate", "keep")),
     *(({"ema_decay": value}, "config: ema_decay: .* is out of range") for value in (1.5, -0.1)),
     ({"seed": -1}, "config: seed: -1 is out of range; give a number at least 0 and below"),
     ({"seed": 2**32}, "config: seed: 4294967296 is out of range"),
@@ -133,8 +133,11 @@ def test_bad_overrides_are_one_line(assignment, message):
       for value in (-1.0, float("inf"))
     ),
     ({"loss": {"adversarial_start": -1}}, "config.loss: adversarial_start: -1 is out of range"),
-    ({"loss": {"r1_every": 0}}, "config.loss: r1_every: 0 is too small; give at least 1"),
-    ({"ops": {"size": 0}}, "config.ops: size: 0 is too small"),
+    (
+      {"loss": {"r1_every": 0}},
+      "config.loss: r1_every: 0 is out of range; give a number at least 1",
+    ),
+    ({"ops": {"size": 0}}, "config.ops: size: 0 is out of range"),
     ({"ops": {"min_area": 0.0}}, "config.ops: min_area: 0.0 is out of range"),
     ({"ops": {"channels": 2}}, "config.ops: channels: 2 is not supported"),
     ({"mesh": {"data": 1.5}}, "config.mesh.data: 1.5 is a float, not int"),

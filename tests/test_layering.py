@@ -30,7 +30,7 @@ ALLOWED = {
   "orders": set(),
   "latents": {"orders"},
   "signals": {"nn", "signals"},
-  "conditions": {"nn", "latents", "conditions", "data"},  # how captions are written in ids
+  "conditions": {"latents", "conditions", "data"},  # how captions are written in ids
   "quantizers": {"nn", "quantizers"},
   "autoencoders": {"nn", "autoencoders", "quantizers"},  # the record Quantized alone, see below
   "discriminators": {"nn", "discriminators"},
@@ -38,7 +38,7 @@ ALLOWED = {
   "priors": {"nn", "latents", "priors"},
   "schemes": {"nn", "latents", "schemes"},
   "evaluators": {"nn", "latents", "evaluators"},
-  "importers": {"importers", "nn", "latents", "build"},
+  "importers": {"importers", "nn", "build"},
   "data": {"data", "build", "sharding"},
   "sharding": set(),
   "checkpoint": {"digests"},
@@ -72,7 +72,7 @@ ALLOWED = {
   "codec": {"codec", "sharding"},
   "api": {
     "api", "build", "checkpoint", "codec", "config", "data", "digests", "lineage", "measure",
-    "places", "sampler", "schemes", "sharding", "tasks", "tiles", "train",
+    "places", "sampler", "sharding", "tasks", "tiles",
   },
 }  # fmt: skip
 TENSORFLOW = {"vqjax/data/pipeline.py", "vqjax/data/sources/tfds.py"}

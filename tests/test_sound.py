@@ -34,6 +34,11 @@ def runs(tmp_path_factory, random_run):
   return folder / "codec_digits", random_run(folder / "prior_digits", prior)
 
 
+def length(file):
+  samples, rate = sounds.decode(file)
+  return len(samples), rate
+
+
 load = functools.cache(api.load)
 
 
@@ -85,7 +90,7 @@ def test_reconstruct_reads_what_people_have(runs, tmp_path, capsys, monkeypatch)
   said = capsys.readouterr()
   assert "6 reconstruction(s)" in said.out and "2 left out" in said.out
   assert "nan.wav: has samples that are not finite" in said.err and "broken.mp3" in said.err
-  lengths = {f.name: sounds.info(f) for f in made.iterdir()}
+  lengths = {f.name: length(f) for f in made.iterdir()}
   assert lengths == {
     "stereo.wav": (400, RATE), "mono.flac": (388, RATE), "silence.wav": (1_000, RATE),
     "long.wav": (40_000, RATE), "one.wav": (1, RATE), "loud.wav": (999, RATE),
@@ -97,7 +102,7 @@ def test_sample_and_complete_write_sound(runs, tmp_path, capsys):
   sample.main([f"--workdir={prior}", "--num=2", "--label=3", f"--output={tmp_path / 'a.wav'}"])
   assert "2 sample(s) in" in capsys.readouterr().out
   for i in range(2):
-    assert sounds.info(tmp_path / f"a_{i}.wav") == (512, RATE)
+    assert length(tmp_path / f"a_{i}.wav") == (512, RATE)
   tone = 0.3 * np.sin(np.arange(700) / 5)[:, None].astype(np.float32)
   sounds.save(tmp_path / "tone.flac", tone, 8_000)
   given = [f"--audio={tmp_path / 'tone.flac'}", "--keep=0.5", "--num=2"]

@@ -12,33 +12,6 @@ import numpy as np
 from vqjax.errors import UserError
 
 
-def at_least(module: Any, least: int, *fields: str) -> None:
-  """Raises UserError where one of these fields is below `least`.
-
-  None passes; a tuple has at least one number, and each of them counts.
-  """
-  for field in fields:
-    value = getattr(module, field)
-    several = value if isinstance(value, tuple) else (value,)
-    for number in several:
-      if number is not None and not isinstance(number, numbers.Real):
-        raise UserError(f"{field}: {number!r} is no number; give at least {least}.")
-    if value is not None and (not several or min(several) < least):
-      raise UserError(f"{field}: {value} is too small; give at least {least}.")
-
-
-def positive(module: Any, *fields: str) -> None:
-  """Raises UserError where one of these fields is below 1; otherwise as `at_least`."""
-  at_least(module, 1, *fields)
-
-
-def share(module: Any, *fields: str) -> None:
-  """Raises UserError where one of these fields is not in [0, 1]."""
-  for field in fields:
-    if not 0 <= (value := getattr(module, field)) <= 1:
-      raise UserError(f"{field}: {value} is out of range; give a number from 0 to 1.")
-
-
 def within(
   module: Any,
   *fields: str,
@@ -47,20 +20,54 @@ def within(
   at_most: float | None = None,
   below: float | None = None,
 ) -> None:
-  """Raises UserError where one of these fields is not finite or outside the bounds."""
+  """Raises UserError where one of these fields is not finite or outside the bounds.
+
+  None passes; a tuple has at least one number, and each of them counts.
+  """
   bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
   said = " and ".join(f"{words} {bound:,}" for words, bound in bounds.items() if bound is not None)
+
+  def fits(number: Any) -> bool:
+    return (
+      isinstance(number, numbers.Real)
+      and abs(number) < math.inf  # math.isfinite takes no large int
+      and (at_least is None or number >= at_least)
+      and (above is None or number > above)
+      and (at_most is None or number <= at_most)
+      and (below is None or number < below)
+    )
+
   for field in fields:
     value = getattr(module, field)
-    fits = (
-      abs(value) < math.inf  # math.isfinite takes no large int
-      and (at_least is None or value >= at_least)
-      and (above is None or value > above)
-      and (at_most is None or value <= at_most)
-      and (below is None or value < below)
-    )
-    if not fits:
+    several = value if isinstance(value, tuple) else (value,)
+    if value is not None and not (several and all(map(fits, several))):
       raise UserError(f"{field}: {value} is out of range; give a number {said}.")
+
+
+def positive(module: Any, *fields: str) -> None:
+  """Raises UserError where one of these fields is below 1, as `within`."""
+  within(module, *fields, at_least=1)
+
+
+def is_whole(value: object) -> bool:
+  """Whether it is an integer of Python or NumPy; True and False are none."""
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_real(value: object) -> bool:
+  """Whether it is a number of Python or NumPy; True and False are none."""
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def whole(name: str, value: Any, least: int, most: int | None = None, what: str = "") -> int:
+  """Returns the int; raises UserError unless `value` is a whole number from `least` to `most`.
+
+  `what` tells in the message what the upper limit is.
+  """
+  if not is_whole(value) or value < least or (most is not None and value > most):
+    reach = f"from {least} up" if most is None else f"from {least} to {most}, {what}"
+    raise UserError(f"{name}: {value!r} is no whole number {reach}.")
+  return int(value)
 
 
 def heads(module: Any) -> None:
@@ -108,12 +115,12 @@ def times(sides: Sequence[int]) -> str:
   return "x".join(map(str, sides))
 
 
-def check_classes(values: np.ndarray, classes: int, field: str, source: str) -> np.ndarray:
-  """Returns integers; raises UserError naming the first outside 0 to classes - 1, and `source`,
+def classes(values: np.ndarray, count: int, field: str, source: str) -> np.ndarray:
+  """Returns integers; raises UserError naming the first outside 0 to count - 1, and `source`,
   which says where their number comes from.
   """
   values = np.asarray(values)
-  if values.size and not 0 <= values.min() <= values.max() < classes:
-    bad = values[(values < 0) | (values >= classes)].flat[0]
-    raise UserError(f"{field}: {bad} is outside 0 to {classes - 1}, the classes of {source}.")
+  if values.size and not 0 <= values.min() <= values.max() < count:
+    bad = values[(values < 0) | (values >= count)].flat[0]
+    raise UserError(f"{field}: {bad} is outside 0 to {count - 1}, the classes of {source}.")
   return values

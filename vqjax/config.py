@@ -53,7 +53,7 @@ class Common:
       self, "batch_size", "total_steps", "log_every", "save_every", "eval_examples", "accumulate",
       "keep",
     )  # fmt: skip
-    checks.at_least(self, 0, "preview")
+    checks.within(self, "preview", at_least=0)
 
 
 # What may differ between a checkpoint and the run that continues it.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqjax import orders
+from vqjax import checks, orders
 from vqjax.errors import UserError
 
 
@@ -50,7 +49,7 @@ class Codes:
   def __post_init__(self) -> None:
     object.__setattr__(self, "shape", _shape(self.shape))
     for name in ("size", "books"):
-      object.__setattr__(self, name, _whole(name, getattr(self, name)))
+      object.__setattr__(self, name, checks.whole(name, getattr(self, name), 1))
 
   @property
   def grid(self) -> tuple[int, ...]:
@@ -156,7 +155,7 @@ class Floats:
 
   def __post_init__(self) -> None:
     object.__setattr__(self, "shape", _shape(self.shape))
-    object.__setattr__(self, "width", _whole("width", self.width))
+    object.__setattr__(self, "width", checks.whole("width", self.width, 1))
     for name in ("mean", "std"):
       values = tuple(float(x) for x in getattr(self, name))
       if values and len(values) != self.width:
@@ -230,13 +229,7 @@ class Floats:
 
 
 def _shape(shape: Iterable[int]) -> tuple[int, ...]:
-  shape = tuple(_whole("shape", size) for size in shape)
+  shape = tuple(checks.whole("shape", size, 1) for size in shape)
   if not shape:
     raise UserError("shape: () has no axis; a grid has at least one.")
   return shape
-
-
-def _whole(name: str, value: int) -> int:
-  if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-    raise UserError(f"{name}: {value!r} is no whole number from 1 up.")
-  return int(value)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vqjax import checks
 from vqjax.errors import UserError
 
 
@@ -79,8 +80,7 @@ class Order:
     if not isinstance(self.groups, (tuple, list)):
       raise UserError(f"groups: {self.groups!r} is no list of books; for example (1, 3).")
     for books in self.groups:
-      if not isinstance(books, int) or isinstance(books, bool) or books < 1:
-        raise UserError(f"groups: {books!r} is no whole number of books from 1 up.")
+      checks.whole("groups", books, 1)
     object.__setattr__(self, "groups", tuple(self.groups))
 
   def levels(self, codes: Any) -> tuple[Any, ...]:

@@ -28,20 +28,15 @@ def _soundfile() -> types.ModuleType:
   return soundfile
 
 
-def decode(
-  file: str | pathlib.Path, start: int = 0, frames: int | None = None
-) -> tuple[np.ndarray, int]:
-  """(float32 [T, C], its rate) of a file, or of `frames` of it from `start`.
+def decode(file: str | pathlib.Path) -> tuple[np.ndarray, int]:
+  """(float32 [T, C], its rate) of a file.
 
   Raises:
     UserError: no sound file, one without a sample, or samples that are not finite.
   """
   soundfile = _soundfile()
   try:
-    samples, rate = soundfile.read(
-      str(file), frames=-1 if frames is None else frames, start=start, dtype="float32",
-      always_2d=True,
-    )  # fmt: skip
+    samples, rate = soundfile.read(str(file), dtype="float32", always_2d=True)
   except (OSError, RuntimeError, ValueError, TypeError) as e:  # LibsndfileError is a RuntimeError
     raise UserError(f"{file}: cannot be read as sound ({reason(e)}).") from None
   if not len(samples):
@@ -49,16 +44,6 @@ def decode(
   if not np.isfinite(samples).all():
     raise UserError(f"{file}: has samples that are not finite (NaN or infinite); replace them.")
   return samples, rate
-
-
-def info(file: str | pathlib.Path) -> tuple[int, int]:
-  """(frames, rate) by a file's header. Raises UserError where it cannot be read."""
-  soundfile = _soundfile()
-  try:
-    header = soundfile.info(str(file))
-  except (OSError, RuntimeError, TypeError) as e:
-    raise UserError(f"{file}: cannot be read as sound ({reason(e)}).") from None
-  return header.frames, header.samplerate
 
 
 def read(file: str | pathlib.Path, rate: int, channels: int) -> np.ndarray:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from vqjax import checks
 from vqjax.codec import Example, _coder, _container
 from vqjax.errors import UserError
-from vqjax.schemes._options import is_whole
 from vqjax.tasks._first_stage import joined
 
 TOGETHER = 64  # examples that a tokenizer decodes at once
@@ -58,7 +58,7 @@ class Archive:
     return self._header.sizes.slice(index, 1)[0]
 
   def _check(self, index: int) -> None:
-    if not is_whole(index) or not 0 <= index < len(self):
+    if not checks.is_whole(index) or not 0 <= index < len(self):
       raise UserError(f"{self.name}: has {len(self)} examples, number {index} is none of them.")
 
   def codes(self, index: int) -> Example:

@@ -10,12 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from vqjax import build, tiles
+from vqjax import build, checks, tiles
 from vqjax.api._archive import Archive, grids_of
 from vqjax.codec import Example, Source, _coder, _container
 from vqjax.codec._container import Chunk, Header, Runs
 from vqjax.errors import UserError, near_miss
-from vqjax.schemes._options import check_whole
 from vqjax.tasks._first_stage import joined, separated
 
 SUFFIX = _container.SUFFIX
@@ -78,25 +77,15 @@ class Codec:
       return False
     return True
 
-  def pack(
-    self,
-    values: Any,
-    mode: str | None = None,
-    names: Sequence[str] = (),
-    group: int = GROUP,
-    alone: bool = False,
-  ) -> list[bytes]:
+  def pack(self, values: Any, mode: str | None = None, alone: bool = False) -> list[bytes]:
     """Files of examples of the signal: one for all, or with `alone` one for each.
 
     Args:
       values: as Tokenizer.encode takes them, or a list of such without the batch axis, whose sizes
         may differ; a side that is no multiple of the model's factor is padded by its own edge.
       mode: a name of vqjax/codec, see `best`.
-      names: one for each, where the file shall name them.
-      group: examples that share a stream: more cost fewer bytes each, and only together they are
-        read.
     """
-    return self.pack_codes(*self.encode(values), mode, names, group, alone)
+    return self.pack_codes(*self.encode(values), mode, alone=alone)
 
   def encode(self, values: Iterable[Any]) -> tuple[list[Example], list[tuple[int, ...]]]:
     """(codes of every example, a tuple of levels [*grid], coarse first; sizes of their grid axes).
@@ -123,10 +112,15 @@ class Codec:
   ) -> list[bytes]:
     """Like `pack`, of codes: for each example a tuple of its levels, coarse first, and its size.
 
+    Args:
+      names: one for each, where the file shall name them.
+      group: examples that share a stream: more cost fewer bytes each, and only together they are
+        read.
+
     Raises UserError for codes that are not the tokenizer's, or that do not come back: nothing that
     could not be read here is ever returned.
     """
-    check_whole("group", group, 1)
+    checks.whole("group", group, 1)
     examples = [self._checked(example, size) for example, size in zip(examples, sizes, strict=True)]
     if not examples:
       raise UserError("images: none are given; give one or more.")

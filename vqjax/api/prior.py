@@ -19,7 +19,6 @@ from vqjax.api.tokenizer import Tokenizer
 from vqjax.codec import digest
 from vqjax.errors import UserError
 from vqjax.sampler import Given, Sampler
-from vqjax.schemes._options import check_whole, is_whole
 from vqjax.tasks import need
 from vqjax.tasks._first_stage import cached, joined
 
@@ -108,8 +107,8 @@ class Prior:
       UserError: a condition or option that the prior does not have, or a value out of range.
     """
     self._check_finest()
-    check_whole("num", num, 1)
-    check_whole("batch_size", batch_size, 1)
+    checks.whole("num", num, 1)
+    checks.whole("batch_size", batch_size, 1)
     _check_seed(seed)
     conditions, options = self.levels.split(given, num)
     whole = Given(num, conditions)
@@ -172,7 +171,7 @@ class Prior:
     `mask` as for `complete`. Of a hierarchy the steps of the finest level are shown.
     """
     self._check_finest()
-    check_whole("num", num, 1)
+    checks.whole("num", num, 1)
     _check_seed(seed)
     levels = () if ids is None else self._checked(ids)
     if levels and len(levels[0]) != num:
@@ -209,7 +208,7 @@ class Prior:
     levels = self._checked(ids)
     if not hasattr(self.modules.scheme, "bound"):
       raise UserError(f"{self.workdir}: the scheme {self.config.scheme.name!r} has no likelihood.")
-    check_whole("draws", draws, 1)
+    checks.whole("draws", draws, 1)
     conditions, options = self.levels.split(given, len(levels[0]))
     if options:
       raise UserError(f"{next(iter(options))}: a likelihood depends on conditions alone.")
@@ -221,7 +220,7 @@ class Prior:
     """(codes of `num` held-out examples of the prior's data, or of what `source` names, as --data;
     what they hold of its conditions).
     """
-    check_whole("num", num, 1)
+    checks.whole("num", num, 1)
     dataset = self.loaded.dataset(source)
     lineage.check_codes({"tokenizer": self.tokenizer.identity}, dataset.made_by, self.config)
     batch, field = dataset.sample(num), self.info.signal.field
@@ -304,7 +303,7 @@ class Prior:
     if self.info.signal.axes != 2:
       raise UserError(f"height, width: a {self.info.signal.field} has none; leave them out.")
     for name, value in (("height", height), ("width", width)):
-      if value is not None and not is_whole(value):
+      if value is not None and not checks.is_whole(value):
         raise UserError(f"{name}: {value!r} is no whole number of pixels.")
     factors, trained = self.info.factors, self.info.size
     size = tuple(n if given is None else given for given, n in zip((height, width), trained))
@@ -341,4 +340,4 @@ def _share(keep: float | None, mask: Any) -> float:
 
 
 def _check_seed(seed: int) -> None:
-  check_whole("seed", seed, 0, 2**32 - 1, "the largest of 32 bits")
+  checks.whole("seed", seed, 0, 2**32 - 1, "the largest of 32 bits")

@@ -113,7 +113,7 @@ class Model(nn.Module):
 
   def __post_init__(self):
     checks.axes(self, "dvae", 1, 2, 3)
-    checks.at_least(self, 4, "hidden")  # a block's inner convolutions have a quarter of it
+    checks.within(self, "hidden", at_least=4)  # a block's inner convolutions have a quarter of it
     checks.positive(self, "groups", "blocks_per_group", "channels", "out_channels")
     super().__post_init__()
 

@@ -147,7 +147,7 @@ class Model(nn.Module):
     checks.axes(self, "resnet", 1, 2, 3)
     checks.positive(self, "ch", "ch_mult", "resolution", "z_channels", "norm_groups")
     checks.positive(self, "channels", "out_channels")
-    checks.at_least(self, 0, "num_res_blocks")
+    checks.within(self, "num_res_blocks", at_least=0)
     checks.dropout(self)
     _time.check(self, len(self.ch_mult) - 1)
     super().__post_init__()

@@ -167,7 +167,7 @@ class Model(nn.Module):
     checks.axes(self, "seanet", 1)
     sizes = "width", "decoder_width", "residual_size", "compress", "channels", "out_channels"
     checks.positive(self, *sizes, "strides", "dilations", "sizes")
-    checks.at_least(self, 0, "lstm")
+    checks.within(self, "lstm", at_least=0)
     if len(self.sizes) != 4:
       raise UserError(
         f"sizes: {self.sizes}; give four, of the encoder's and decoder's first and last layers."

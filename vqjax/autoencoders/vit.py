@@ -125,9 +125,11 @@ class Model(nn.Module):
     sizes = ("depth", "heads", "mlp_width")
     checks.positive(self, "patch", *sizes, *(f"decoder_{s}" for s in sizes))
     checks.positive(self, "channels", "out_channels")
-    checks.at_least(self, 2 * self.axes, "width", "decoder_width")  # sincos: a pair for each axis
+    checks.within(
+      self, "width", "decoder_width", at_least=2 * self.axes
+    )  # sincos: a pair for each axis
     if self.positions == "learned":
-      checks.at_least(self, self.patch, "resolution")
+      checks.within(self, "resolution", at_least=self.patch)
     checks.dropout(self)
     for width, heads in ((self.width, self.heads), (self.decoder_width, self.decoder_heads)):
       width, heads = width or self.width, heads or self.heads

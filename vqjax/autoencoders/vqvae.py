@@ -102,7 +102,7 @@ class Model(nn.Module):
     checks.axes(self, "vqvae", 1, 2, 3)
     checks.positive(self, "hidden", "residual_hidden", "channels", "out_channels")
     checks.within(self, "downsamples", at_least=1, at_most=30)
-    checks.at_least(self, 0, "residual_blocks")
+    checks.within(self, "residual_blocks", at_least=0)
     _time.check(self, self.downsamples)
     super().__post_init__()
 

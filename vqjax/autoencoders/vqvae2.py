@@ -101,10 +101,10 @@ class Model(nn.Module):
     if self.levels not in _LEVELS:
       raise UserError(f"levels: {self.levels} is not possible; give 2 or 3.")
     checks.axes(self, "vqvae2", 1, 2, 3)
-    checks.at_least(self, 2, "hidden")  # the first convolutions have half of it
+    checks.within(self, "hidden", at_least=2)  # the first convolutions have half of it
     checks.positive(self, "residual_hidden", "channels", "out_channels")
     checks.within(self, "downsamples", at_least=1, at_most=30)
-    checks.at_least(self, 0, "residual_blocks")
+    checks.within(self, "residual_blocks", at_least=0)
     super().__post_init__()
 
   @property

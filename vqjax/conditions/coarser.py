@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-import numpy as np
-
 from vqjax import fields
 from vqjax.conditions import Context, Lead, Part
 from vqjax.errors import UserError
@@ -25,7 +23,6 @@ class Condition:
   field: ClassVar[str] = "coarser"
   public: ClassVar[bool] = False
   order: ClassVar[int] = 4
-  help: ClassVar[str] = ""
 
   def bind(self, context: Context) -> Lead:
     levels = context.levels[: context.level]
@@ -43,7 +40,3 @@ class Condition:
     # Codes of the tokenizer itself: nothing to check, and no caller gives them.
     unchanged = lambda values, _: values
     return Lead(parts, unchanged, tokens, unchanged)
-
-  def parse(self, text: str, size: tuple[int, ...]) -> np.ndarray:
-    del size
-    raise UserError(f"--coarser={text}: coarser codes are drawn, not given.")

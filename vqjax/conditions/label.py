@@ -44,7 +44,7 @@ class Condition:
 
   def _checked(self, values: np.ndarray) -> np.ndarray:
     source = f"config.condition.label.classes={self.classes}"
-    return checks.check_classes(values, self.classes, self.field, source)
+    return checks.classes(values, self.classes, self.field, source)
 
   def spec(self, ops: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     del ops

@@ -47,7 +47,7 @@ class Condition:
 
     def prepare(values: np.ndarray, scale: tuple[float, ...] = (1, 1)) -> np.ndarray:
       source = f"config.condition.layout.classes={self.classes}"
-      checks.check_classes(values, self.classes, self.field, source)
+      checks.classes(values, self.classes, self.field, source)
       return reduced(values, tuple(round(n * s) for n, s in zip(self.grid, scale)), self.classes)
 
     def tokens(values: jax.Array, frozen: Any) -> tuple[jax.Array]:

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from vqjax import fields, pictures
-from vqjax.checks import check_classes
+from vqjax import checks, fields, pictures
 from vqjax.conditions import Context, Lead, Part, per_example, require
 from vqjax.errors import UserError
 
@@ -50,7 +49,7 @@ class Condition:
           f"layout: {h} x {w} pixels, {option}.tokenizer needs {height} x {width} here; resize it, "
           "with nearest neighbours."
         )
-      return check_classes(values, signal.classes, self.field, f"{option}.tokenizer")
+      return checks.classes(values, signal.classes, self.field, f"{option}.tokenizer")
 
     def tokens(values: jax.Array, frozen: Any) -> tuple[jax.Array, ...]:
       ids = encode(frozen, values)

@@ -10,10 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from vqjax.errors import UserError, near_miss
 from vqjax.nn import layers, patches
-
-ADVERSARIAL = ("hinge", "vanilla", "non_saturating", "least_squares")
 
 # DALL-E keeps pixels off the ends of (0, 1), where the logit is infinite (arXiv 2102.12092,
 # appendix A.3).
@@ -124,7 +121,6 @@ def generator_loss(name: str, logits_fake: Logits) -> jax.Array:
   """What the autoencoder minimises: -mean(fake) for "hinge" and "vanilla", as VQGAN; mean
   softplus(-fake) for "non_saturating"; mean (1 - fake)² for "least_squares".
   """
-  _check("adversarial loss", name, ADVERSARIAL)
   if name == "least_squares":
     return over_judges(lambda fake: jnp.square(1 - fake).mean(), logits_fake)
   if name == "non_saturating":
@@ -140,7 +136,6 @@ def discriminator_loss(name: str, logits_real: Logits, logits_fake: Logits) -> j
     without the half (arXiv 1406.2661, StyleGAN2's).
   "least_squares": E (1 - real)² + E fake² (arXiv 1611.04076).
   """
-  _check("adversarial loss", name, ADVERSARIAL)
 
   def loss(real: jax.Array, fake: jax.Array) -> jax.Array:
     if name == "hinge":
@@ -228,9 +223,7 @@ def adaptive_weight(
   return jax.lax.stop_gradient(jnp.clip(_norm(grad_nll) / (_norm(grad_gan) + eps), 0.0, limit))
 
 
-def last_layer_gradient(
-  h: jax.Array, kernel: jax.Array, cotangent: jax.Array, padding: str = "SAME"
-) -> jax.Array:
+def last_layer_gradient(h: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
   """The gradient at one layer's kernel, given that at the output it makes: no pass through the rest
   of the model.
 
@@ -240,7 +233,6 @@ def last_layer_gradient(
       than `h`'s, with as many times as stride; [D, P C] of a dense layer that makes patches of P
       positions (`patches.join`).
     cotangent: d loss / d output, [B, ..., C] on the output's grid.
-    padding: the convolution's.
 
   Returns:
     d loss / d kernel, float32, in the kernel's shape.
@@ -255,8 +247,8 @@ def last_layer_gradient(
 
   def layer(kernel: jax.Array) -> jax.Array:
     if max(times) > 1:
-      return jax.lax.conv_transpose(h, kernel, times, padding, dimension_numbers=layout)
-    return jax.lax.conv_general_dilated(h, kernel, times, padding, dimension_numbers=layout)
+      return jax.lax.conv_transpose(h, kernel, times, "SAME", dimension_numbers=layout)
+    return jax.lax.conv_general_dilated(h, kernel, times, "SAME", dimension_numbers=layout)
 
   _, pull = jax.vjp(layer, kernel.astype(h.dtype))
   return pull(cotangent)[0].astype(jnp.float32)
@@ -264,8 +256,3 @@ def last_layer_gradient(
 
 def _norm(x: jax.Array) -> jax.Array:
   return jnp.sqrt(jnp.square(x.astype(jnp.float32)).sum())
-
-
-def _check(what: str, name: str, known: tuple[str, ...]) -> None:
-  if name not in known:
-    raise UserError(f"{what}: unknown name {name!r}.{near_miss(name, known)}")

@@ -83,7 +83,7 @@ class Model(nn.Module):
 
   def __post_init__(self) -> None:
     checks.positive(self, "layers", "width")
-    checks.at_least(self, 3, "kernel")
+    checks.within(self, "kernel", at_least=3)
     checks.dropout(self)
     if self.kernel % 2 == 0:
       raise UserError(f"kernel: {self.kernel} is even; use an odd width.")

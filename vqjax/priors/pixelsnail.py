@@ -138,7 +138,7 @@ class Model(nn.Module):
 
   def __post_init__(self) -> None:
     checks.positive(self, "blocks", "residuals", "width", "kernel")
-    checks.at_least(self, 0, "prefix_layers")
+    checks.within(self, "prefix_layers", at_least=0)
     if self.attention == "causal":
       checks.heads(self)
     checks.dropout(self)

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vqjax import checks
 from vqjax.errors import UserError
-from vqjax.schemes._options import is_real, is_whole, traced
+from vqjax.schemes._options import traced
 
 _COLDEST = 1e-6  # what logits are divided by: the quotients stay finite
 _RADIX_BITS = 2  # of the threshold, per pass; 30 in all: float32 values in [0, 1] need no more
@@ -36,15 +37,17 @@ class Draw:
   top_p: float | None = None
 
   def __post_init__(self) -> None:
-    if not is_real(heat := self.temperature) or not (heat == 0 or _COLDEST <= heat < math.inf):
+    if not checks.is_real(heat := self.temperature) or not (
+      heat == 0 or _COLDEST <= heat < math.inf
+    ):
       raise UserError(
         f"temperature: {heat!r} is neither 0, for greedy, nor a number from {_COLDEST:g} up."
       )
-    if self.top_k is not None and not (is_whole(self.top_k) and self.top_k >= 1):
+    if self.top_k is not None and not (checks.is_whole(self.top_k) and self.top_k >= 1):
       raise UserError(
         f"top_k: {self.top_k!r} is no whole number from 1 up; leave it out to keep all."
       )
-    if self.top_p is not None and not (is_real(self.top_p) and 0 < self.top_p <= 1):
+    if self.top_p is not None and not (checks.is_real(self.top_p) and 0 < self.top_p <= 1):
       raise UserError(f"top_p: {self.top_p!r} is outside (0, 1]; leave it out to keep all.")
 
   def filter(self, logits: jax.Array) -> jax.Array:
@@ -63,14 +66,14 @@ class Draw:
         "all."
       )
     logits = logits.astype(jnp.float32)
-    if is_real(self.temperature) and self.temperature == 0:
+    if checks.is_real(self.temperature) and self.temperature == 0:
       best = jax.nn.one_hot(jnp.argmax(logits, -1), codes, dtype=bool)
       return jnp.where(best, 0.0, -jnp.inf)
     logits = logits / self.temperature
     if self.top_k is not None and self.top_k < codes:
       relative = jnp.exp(logits - jnp.max(logits, -1, keepdims=True))
       logits = jnp.where(_heaviest(relative, jnp.ones_like(relative), self.top_k), logits, -jnp.inf)
-    if self.top_p is not None and not (is_real(self.top_p) and self.top_p == 1):
+    if self.top_p is not None and not (checks.is_real(self.top_p) and self.top_p == 1):
       probs = jax.nn.softmax(logits)
       logits = jnp.where(_heaviest(probs, probs, self.top_p), logits, -jnp.inf)
     return logits

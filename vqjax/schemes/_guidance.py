@@ -12,8 +12,9 @@ import einops
 import jax
 import jax.numpy as jnp
 
+from vqjax import checks
 from vqjax.errors import UserError
-from vqjax.schemes._options import is_real, traced
+from vqjax.schemes._options import traced
 from vqjax.schemes._records import Network
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -56,13 +57,13 @@ class Guidance:
   last: float = 1.0
 
   def __post_init__(self) -> None:
-    if not is_real(self.scale) or not math.isfinite(self.scale):
+    if not checks.is_real(self.scale) or not math.isfinite(self.scale):
       raise UserError(f"guidance: {self.scale!r} is no finite number; 1 is none, 2 to 4 are usual.")
     if self.schedule not in get_args(Schedule):
       known = ", ".join(get_args(Schedule))
       raise UserError(f"guidance_schedule: {self.schedule!r} is none of {known}.")
     ends = (self.first, self.last)
-    if not all(map(is_real, ends)) or not 0 <= self.first <= self.last <= 1:
+    if not all(map(checks.is_real, ends)) or not 0 <= self.first <= self.last <= 1:
       raise UserError(
         f"guidance_first, guidance_last: {self.first!r} to {self.last!r} is no stretch of 0 to 1, "
         "the share of the draws that is done."
@@ -71,7 +72,7 @@ class Guidance:
   @property
   def none(self) -> bool:
     """Whether the network is left as it is."""
-    return is_real(self.scale) and self.scale == 1
+    return checks.is_real(self.scale) and self.scale == 1
 
   def at(self, done: jax.Array | float) -> jax.Array:
     """The scale, float32, at a draw from the first (`done` 0) to the last (1)."""

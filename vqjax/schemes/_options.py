@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from vqjax.checks import is_real
 from vqjax.errors import UserError
-
-
-def is_whole(value: object) -> bool:
-  """Whether it is an integer of Python or NumPy; True and False are none."""
-  return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def is_real(value: object) -> bool:
-  """Whether it is a number of Python or NumPy; True and False are none."""
-  return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def traced(**off: float | None) -> Callable[[type], type]:
@@ -55,13 +45,3 @@ def check_keep(keep: float) -> None:
       f"keep: {keep} is outside 0 to 1, the share of the codes that stay; a longer prompt has no "
       "place in the grid."
     )
-
-
-def check_whole(name: str, value: int, least: int, most: int | None = None, what: str = "") -> None:
-  """Raises UserError unless the option is a whole number from `least` to `most`.
-
-  `what` tells in the message what the upper limit is.
-  """
-  if not is_whole(value) or value < least or (most is not None and value > most):
-    reach = f"from {least} up" if most is None else f"from {least} to {most}, {what}"
-    raise UserError(f"{name}: {value!r} is no whole number {reach}.")

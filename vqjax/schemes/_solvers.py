@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vqjax import checks
 from vqjax.errors import UserError
 from vqjax.latents import Floats
-from vqjax.schemes import _options, _sampling
+from vqjax.schemes import _sampling
 from vqjax.schemes._draw import Draw
 from vqjax.schemes._records import Network
 
@@ -75,14 +76,14 @@ def check(
     most: steps at most.
     eta: share of an ancestral step's noise, 0 to 1; None is 1 for the solver "ancestral", else 0.
   """
-  _options.check_whole("steps", steps, 1, most, "the diffusion's timesteps")
+  checks.whole("steps", steps, 1, most, "the diffusion's timesteps")
   if solver not in get_args(Solver):
     raise UserError(f"solver: {solver!r} is no solver; take {', '.join(get_args(Solver))}.")
-  if eta is not None and not (_options.is_real(eta) and 0 <= eta <= 1):
+  if eta is not None and not (checks.is_real(eta) and 0 <= eta <= 1):
     raise UserError(f"eta: {eta!r} is no number from 0 to 1, the share of fresh noise.")
   if eta and solver not in ("euler", "ancestral"):
     raise UserError(f"eta: {eta!r} is no option of the solver {solver!r}; take euler.")
-  _options.check_whole("resample", resample, 1)
+  checks.whole("resample", resample, 1)
   for name in ("top_k", "top_p"):
     if getattr(draw, name) is not None:
       raise UserError(f"{name}: chooses among codes, and this prior draws floats; leave it out.")

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes
 from vqjax.nn import losses
-from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _sampling
+from vqjax.schemes import Corrupted, Draw, Loss, Network, _sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Scheme:
       UserError: an option out of range, or a network without `start` and `step`.
     """
     batch, steps = len(latent_BL), self.latent.steps
-    _options.check_whole("prompt", prompt, 0, steps, "the steps of the sequence")
+    checks.whole("prompt", prompt, 0, steps, "the steps of the sequence")
     if network.start is None or network.step is None:
       raise UserError(
         "autoregressive: the network is not causal; choose a causal prior or another scheme."

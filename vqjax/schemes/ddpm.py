@@ -12,7 +12,7 @@ import numpy as np
 from vqjax import checks, fields
 from vqjax.errors import UserError
 from vqjax.latents import Floats
-from vqjax.schemes import Corrupted, Loss, _options, _over_floats, _solvers
+from vqjax.schemes import Corrupted, Loss, _over_floats, _solvers
 
 _VARIANCE = 1e-3  # weight of the bound beside the simple loss (arXiv 2102.09672, eq. 16)
 
@@ -197,7 +197,7 @@ def spaced(timesteps: int, steps: int) -> np.ndarray:
   """`steps` timesteps from T - 1 down to 0, as evenly as whole numbers are (arXiv 2102.09672, §4);
   a single one is T - 1.
   """
-  _options.check_whole("steps", steps, 1, timesteps, "the diffusion's timesteps")
+  checks.whole("steps", steps, 1, timesteps, "the diffusion's timesteps")
   if steps == 1:
     return np.array([timesteps - 1])
   return np.round(np.arange(steps) * ((timesteps - 1) / (steps - 1))).astype(int)[::-1]

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vqjax import fields
+from vqjax import checks, fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes
 from vqjax.nn import losses
-from vqjax.schemes import Corrupted, Draw, Loss, Network, _kernels, _options, _sampling
+from vqjax.schemes import Corrupted, Draw, Loss, Network, _kernels, _sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Scheme:
       UserError: an option out of range.
     """
     steps = self.timesteps if steps is None else steps
-    _options.check_whole("steps", steps, 1, self.timesteps, "the diffusion's timesteps")
+    checks.whole("steps", steps, 1, self.timesteps, "the diffusion's timesteps")
     (batch, length), ids_BL = latent_BL.shape, latent_BL.astype(jnp.int32)
     keys_B = _sampling.example_keys(key, batch)
     times = np.round(np.linspace(0, self.timesteps, steps + 1)).astype(int)

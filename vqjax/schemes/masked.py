@@ -17,7 +17,7 @@ from vqjax import checks, fields
 from vqjax.errors import UserError
 from vqjax.latents import Codes
 from vqjax.nn import losses
-from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _sampling
+from vqjax.schemes import Corrupted, Draw, Loss, Network, _sampling
 
 # Share of codes that is hidden, by the share of the way gone: 1 at 0, 0 at 1 (§3.3; concave ones
 # reveal few at first).
@@ -123,8 +123,8 @@ class Scheme:
     Raises:
       UserError: an option out of range.
     """
-    _options.check_whole("steps", steps, 1)
-    if not _options.is_real(choice_temperature) or not choice_temperature >= 0:
+    checks.whole("steps", steps, 1)
+    if not checks.is_real(choice_temperature) or not choice_temperature >= 0:
       raise UserError(f"choice_temperature: {choice_temperature!r} is no number from 0 up.")
     keys_B = _sampling.example_keys(key, latent_BL.shape[0])
 

@@ -42,7 +42,7 @@ class Scheme(_over_floats.OverFloats):
   usual: ClassVar[tuple[int, str]] = (1, "euler")
 
   def __post_init__(self) -> None:
-    checks.share(self, "apart")
+    checks.within(self, "apart", at_least=0, at_most=1)
     checks.within(self, "times_std", above=0)
     checks.within(self, "times_mean")
     checks.within(self, "adaptive", at_least=0)

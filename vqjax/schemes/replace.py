@@ -14,7 +14,7 @@ from jax import lax
 
 from vqjax import checks, fields
 from vqjax.latents import Codes
-from vqjax.schemes import Corrupted, Draw, Loss, Network, _options, _sampling
+from vqjax.schemes import Corrupted, Draw, Loss, Network, _sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Scheme:
     Raises:
       UserError: an option out of range.
     """
-    _options.check_whole("steps", steps, 1)
+    checks.whole("steps", steps, 1)
     (batch, length), ids_BL = latent_BL.shape, latent_BL.astype(jnp.int32)
     keys_B = _sampling.example_keys(key, batch)
 

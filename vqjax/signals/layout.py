@@ -76,7 +76,7 @@ class Signal:
 
   def prepare(self, values: np.ndarray) -> np.ndarray:
     source = f"config.signal.classes={self.classes}"
-    return checks.check_classes(values, self.classes, self.field, source)
+    return checks.classes(values, self.classes, self.field, source)
 
   def given(self, values: Any, shape: tuple[int, ...]) -> jax.Array:
     del shape

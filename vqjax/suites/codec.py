@@ -180,7 +180,3 @@ def _speeds(model: Any, images: list[np.ndarray], modes: Any) -> list[list[str]]
   stacked = [np.stack(images[i : i + 64]) for i in range(0, number, 64)]
   plain = speed(lambda: [model.reconstruct(part) for part in stacked], number)
   return [*rows, ["reconstruct alone", plain, plain]]
-
-
-if __name__ == "__main__":
-  cli.run(main)

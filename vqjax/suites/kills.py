@@ -104,7 +104,3 @@ def main(argv: Sequence[str]) -> None:
     logs = [(root / name / "metrics.jsonl").read_bytes() for name in ("whole", "killed")]
     print(f"state: {'identical' if same else 'DIFFERENT'} ({len(ends[0])} arrays)")
     print(f"log: {'identical' if logs[0] == logs[1] else 'DIFFERENT'} ({len(logs[0])} bytes)")
-
-
-if __name__ == "__main__":
-  cli.run(main)

@@ -134,7 +134,3 @@ def main(argv: Sequence[str]) -> None:
         rows.append([name, mesh, *by])
       rows += moved(config, root, name)
     print(writers.table(["run", "mesh", "losses differ by", "parameters by"], rows))
-
-
-if __name__ == "__main__":
-  cli.run(main)

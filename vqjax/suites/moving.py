@@ -175,7 +175,3 @@ def _source(model: Any, args: Any) -> moving_shapes.Source:
   if not 0 < args.frames < source.frames:
     raise UserError(f"--frames={args.frames}: is outside 1 to {source.frames - 1}.")
   return source
-
-
-if __name__ == "__main__":
-  cli.run(main)

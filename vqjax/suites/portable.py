@@ -163,7 +163,3 @@ def _rows(args: Any, folder: str) -> tuple[list[list[str]], list[str]]:
       refused += [line] if line else []
       rows.append([place, mode, "first" if before is found else told, read])
   return rows, refused
-
-
-if __name__ == "__main__":
-  cli.run(main)

@@ -99,7 +99,3 @@ def _disturb(root: pathlib.Path, train: Callable[[str], Pair], name: str, number
     f"  started again: status {again}; state {'identical' if same else 'DIFFERENT'}, "
     f"log {'identical' if logs[0] == logs[1] else 'DIFFERENT'}"
   )
-
-
-if __name__ == "__main__":
-  cli.run(main)

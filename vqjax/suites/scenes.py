@@ -104,7 +104,3 @@ def main(argv: Sequence[str]) -> None:
     pages = np.split(samples[:8], len(samples[:8]))
     sheet = pictures.sheet([page[0] for page in pages], captions=[[c] for c in captions[:8]])
     pictures.save(args.output, sheet)
-
-
-if __name__ == "__main__":
-  cli.run(main)

@@ -192,7 +192,3 @@ def _agreement(prior: Any, codec: Any, dataset: Any, each: int) -> None:
     made = prior.sample(len(labels), label=labels, guidance=guidance)
     agreed = float((np.asarray(predict(made)) == labels).mean())
     print(f"it takes {agreed:.1%} of {len(labels)} samples for their class, guidance {guidance:g}")
-
-
-if __name__ == "__main__":
-  cli.run(main)

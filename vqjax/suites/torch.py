@@ -306,7 +306,3 @@ def _check(args: argparse.Namespace) -> None:
   if "dac" in args.only.split(",") and importlib.util.find_spec("transformers") is None:
     others = ",".join(p for p in PARTS if p != "dac")
     raise UserError(f"--only=dac: needs pip install transformers; or give --only={others}.")
-
-
-if __name__ == "__main__":
-  cli.run(main)

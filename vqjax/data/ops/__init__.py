@@ -4,10 +4,10 @@ A file defines a frozen dataclass `Ops`, whose fields `config.ops` sets, with
 
     ops.fields: tuple[str, ...]   the example's fields that are treated alike, the leading one first
     ops.apply(example, rng=None) -> example   the fields treated, the rest as it is; random with
-                                  `rng`, which evaluation has not. Where the example has codes
-                                  (`ids`) it is kept: its fields went through the ops before. Raises
-                                  UserError, which begins with the example's `name`, for what cannot
-                                  be treated
+                                  `rng`, which evaluation has not. Where the example has codes or
+                                  floats (`ids`, `latents`) it is kept: its fields went through the
+                                  ops before. Raises UserError, which begins with the example's
+                                  `name`, for what cannot be treated
     ops.shown(shape) -> str       a field's shape as people say it
     ops.remedy: str               what makes the shapes of all examples alike
 

@@ -39,7 +39,7 @@ class Ops:
 
   def __post_init__(self):
     checks.positive(self, "rate", "length", "channels")
-    checks.share(self, "peak")
+    checks.within(self, "peak", at_least=0, at_most=1)
     if len(self.gain) != 2 or not -120 <= self.gain[0] <= self.gain[1] <= 120:
       raise UserError(f"gain: {self.gain} is no range; give (least, most) decibels in ±120.")
 
@@ -50,7 +50,7 @@ class Ops:
 
     Raises UserError for channels that cannot be made, or samples that are not finite.
     """
-    if "audio" not in example or "ids" in example:
+    if "audio" not in example:
       return dict(example)
     name, own = example.get("name", "audio"), int(example.get("rate", self.rate))
     samples = sounds.to_channels(example["audio"], self.channels, name)
