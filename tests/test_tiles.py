@@ -44,7 +44,7 @@ def tokenizer(name, field="image"):
 
   params = jax.tree_util.tree_map_with_path(drawn, run.abstract.params)
   loaded = api.Loaded("", config, run, Weights(params, {"model": {}}, {}))
-  return api.Tokenizer.of(loaded)
+  return api.Tokenizer(loaded)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_long_sound_is_as_the_whole(monkeypatch):
   rng = np.random.default_rng(0)
   draw = lambda x: (rng.normal(size=x.shape) * x.size**-0.25).astype(x.dtype)
   params = jax.tree.map(draw, run.abstract.params)
-  model = api.Tokenizer.of(api.Loaded("", config, run, Weights(params, {"model": {}}, {})))
+  model = api.Tokenizer(api.Loaded("", config, run, Weights(params, {"model": {}}, {})))
   sound = rng.uniform(-0.5, 0.5, (1, 3_001, 1)).astype(np.float32)
   whole, codes = model.reconstruct(sound), model.encode(sound)
   assert codes.shape == (1, 376, 2) and len(np.unique(codes)) > 8

@@ -90,7 +90,7 @@ def _rates(loaded: Any, dataset: Any, limit: int, counting: bool) -> dict[str, A
   from vqjax import api
   from vqjax.api import rates
 
-  kinds = {"autoencode": api.Tokenizer.of, "prior": api.Prior}
+  kinds = {"autoencode": api.Tokenizer, "prior": api.Prior}
   task = loaded.config.task
   coded = task in kinds and loaded.run.task.info.levels[0].kind == "codes"
   if limit < 1 or not coded or jax.process_count() > 1:

@@ -51,10 +51,10 @@ def main(argv: Sequence[str]) -> None:
   floats = loaded.run.task.info.floats
   if args.latents == "continuous" and not floats:
     raise UserError(
-      f"--latents={args.latents}: {args.workdir} is a hierarchy, whose levels need codes; leave it "
-      "out."
+      f"--latents={args.latents}: {args.workdir} gives no single latent before its codes; "
+      "leave it out."
     )
-  model = api.Tokenizer.of(loaded, floats if args.latents == "continuous" else ())
+  model = api.Tokenizer(loaded, floats if args.latents == "continuous" else ())
   dataset = loaded.dataset(args.data)
   cli.output(args.output, folder=True)
   if others := [f.name for f in args.output.iterdir() if not _OWN.fullmatch(f.name)]:

@@ -90,7 +90,7 @@ def test_a_tokenizer_without_codes_yields_floats(vae, cached, latents):
 
 def test_floats_before_codes_are_quantized_by_the_decoder(tokenizer, cached):
   model = vqjax.load(tokenizer)
-  stage = vqjax.api.Tokenizer.of(vqjax.api.open_run(tokenizer), model.info.floats)
+  stage = vqjax.api.Tokenizer(vqjax.api.open_run(tokenizer), model.info.floats)
   images = data.Dataset(SHAPES, dict(size=16)).sample(4)["image"]
   z = stage.encode(images)
   assert z.shape == (4, 4, 4, 4)
@@ -272,11 +272,11 @@ def test_a_hierarchy_without_codes_is_told_what_it_can_do(short, tmp_path):
   spec = {"image": jax.ShapeDtypeStruct((8, 16, 16, 3), "uint8")}
   configuration.save(config, tmp_path)
   configuration.save_spec(spec, tmp_path)
-  task = train.Run(config, spec).task
-  assert task.info.levels == task.info.floats == ()
+  run = train.Run(config, spec)
+  assert run.task.info.levels == run.task.info.floats == ()
   said = refused(config_of(str(tmp_path)))
-  assert "is a hierarchy, which has codes or nothing to learn" in said
-  model = vqjax.api.Tokenizer(tmp_path, config, task, None, None)
+  assert "gives no single latent before its codes" in said
+  model = vqjax.api.Tokenizer(vqjax.api.Loaded(tmp_path, config, run, None))
   for call in (lambda: model.encode(np.zeros((1, 16, 16, 3))), lambda: model.decode(np.zeros(1))):
-    with pytest.raises(UserError, match="is a hierarchy without codes; use reconstruct"):
+    with pytest.raises(UserError, match="neither codes nor a single latent; use reconstruct"):
       call()

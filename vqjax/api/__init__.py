@@ -17,7 +17,7 @@ from vqjax.errors import UserError
 __all__ = ["Loaded", "Prior", "Ranker", "Tokenizer", "load", "load_prior", "open_run"]
 
 
-_KINDS = {"autoencode": Tokenizer.of, "prior": Prior, "contrast": Ranker}
+_KINDS = {"autoencode": Tokenizer, "prior": Prior, "contrast": Ranker}
 
 
 def load(workdir: str | os.PathLike[str]) -> Tokenizer | Prior | Ranker | Loaded:

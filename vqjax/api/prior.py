@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqjax import checks, config as configuration, digests, lineage
-from vqjax.api._loaded import Loaded, open_run
+from vqjax.api._loaded import Loaded, Opened, open_run
 from vqjax.api.codec import Codec
 from vqjax.api.levels import Levels
 from vqjax.api.tokenizer import Tokenizer
@@ -38,7 +38,8 @@ class Prior:
     stage = self.modules.tokenizer
     frozen = stage.weights(loaded.weights.frozen["tokenizer"])
     mesh = loaded.run.mesh
-    self.tokenizer = Tokenizer(stage.workdir, stage.config, stage.task, frozen, mesh, stage.latents)
+    opened = Opened(stage.config, stage.task, mesh)
+    self.tokenizer = Tokenizer(Loaded(stage.workdir, stage.config, opened, frozen), stage.latents)
     self.info = self.tokenizer.info
     self.sampler = Sampler(self.modules, loaded.weights, mesh)
 

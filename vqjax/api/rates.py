@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vqjax.api.prior import Prior
 from vqjax.codec import Example, _tables, books_of
 from vqjax.errors import UserError
 from vqjax.tasks import need
@@ -36,7 +35,7 @@ def held_out(model: Any, dataset: Any, limit: int, split: str = "eval") -> Itera
     dataset: its run's.
     limit: examples at the most.
   """
-  tokenizer = model.tokenizer if isinstance(model, Prior) else model
+  tokenizer = model.codec.tokenizer
   for batch, mask in dataset.batches(64, split=split, limit=limit):
     if "ids" in batch:
       levels = tuple(batch[f"ids{i or ''}"] for i in range(len(model.info.levels)))

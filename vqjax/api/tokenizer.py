@@ -10,12 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from vqjax import checks, files, sharding, tiles
+from vqjax import checks, sharding, tiles
 from vqjax.api._loaded import Loaded
 from vqjax.api.codec import Codec
 from vqjax.codec import Source, _tables
 from vqjax.errors import UserError
-from vqjax.tasks import Task, Weights
 from vqjax.tasks._first_stage import cached, identity, joined
 
 # Positions of one example (pixels, samples) above which it is cut into tiles, and about how many a
@@ -33,9 +32,7 @@ class Tokenizer:
   everything, they see a tile each, and neighbours are blended.
 
   Args:
-    workdir, config: of its run.
-    task, weights: of that run.
-    mesh: the devices.
+    loaded: its run.
     levels: the latents to encode into, where they are not those of `info`: `info.floats`.
 
   Attributes:
@@ -43,23 +40,12 @@ class Tokenizer:
     levels: the latents, coarse first.
   """
 
-  def __init__(
-    self,
-    workdir: files.Path,
-    config: Any,
-    task: Task,
-    weights: Weights,
-    mesh: Any,
-    levels: tuple[Any, ...] = (),
-  ):
-    self.workdir, self.config, self.task, self.weights = workdir, config, task, weights
-    self.info, self._mesh, self.levels = task.info, mesh, levels or task.info.levels
+  def __init__(self, loaded: Loaded, levels: tuple[Any, ...] = ()):
+    self.loaded, self.workdir, self.config = loaded, loaded.workdir, loaded.config
+    self.weights, self.task, self._mesh = loaded.weights, loaded.run.task, loaded.run.mesh
+    self.info = self.task.info
+    self.levels = levels or self.info.levels
     self._compiled: dict[str, Any] = {}
-
-  @classmethod
-  def of(cls, loaded: Loaded, levels: tuple[Any, ...] = ()) -> Tokenizer:
-    run = loaded.run
-    return cls(loaded.workdir, loaded.config, run.task, loaded.weights, run.mesh, levels)
 
   @functools.cached_property
   def identity(self) -> str:
@@ -90,8 +76,8 @@ class Tokenizer:
   def _codes(self) -> bool:
     if not self.levels:
       raise UserError(
-        f"{self.workdir}: is a hierarchy without codes; use reconstruct, or a run whose quantizer "
-        "has codes."
+        f"{self.workdir}: has neither codes nor a single latent; use reconstruct, or a run whose "
+        "quantizer has codes."
       )
     return self.levels[0].kind == "codes"
 
@@ -180,7 +166,7 @@ class Tokenizer:
     return tiles.apply(lambda part: self._whole(name, **part), batch, plan)
 
   def _cells(self, model: Any, size: tuple[int, ...]) -> tuple[int, ...]:
-    """The grid of codes, the finest one of a hierarchy. Raises for a size that does not fit."""
+    """The grid of codes, the coarsest one of a hierarchy. Raises for a size that does not fit."""
     model.grid(*size)
     first = self.info.first
     return tuple(1 + -(-(n - a) // f) for n, f, a in zip(size, self.info.factors, first))

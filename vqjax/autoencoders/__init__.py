@@ -18,7 +18,7 @@ for some numbers of axes only raises UserError for the others (`checks.axes`). T
     model.tokens(x) -> ids                      codes, as training would assign them
     model.from_tokens(ids) -> recon
     model.latents(x, *, draw=False) -> z        floats for a prior over them, before the quantizer;
-                                                absent from hierarchies, whose levels need codes
+                                                absent where no single grid is quantized
     model.latents_width: int                    channels of these
     model.from_latents(z) -> recon              from these; a quantizer with codes quantizes them
     model.last_layer: tuple[str, ...]           path in params of the decoder's last layer, a kernel

@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
   args = parser.parse_args(argv)
   pictures.check(args.output)
   model = reconstruct.opened(args.workdir)
-  images = _images(getattr(model, "tokenizer", model), args)
+  images = _images(model.codec.tokenizer, args)
   examples, _ = model.codec.encode(images)
   found = rates.measure(model, examples)
   size, number = model.info.size, len(images)
@@ -148,11 +148,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _images(tokenizer: Any, args: Any) -> list[np.ndarray]:
-  from vqjax.api import open_run
-
   if (field := tokenizer.info.signal.field) != "image":
     raise UserError(f"--workdir={args.workdir}: is of {field}s; only images have other formats.")
-  batches = open_run(tokenizer.workdir).dataset(args.data).batches(64, limit=args.examples)
+  batches = tokenizer.loaded.dataset(args.data).batches(64, limit=args.examples)
   return [row for batch, mask in batches for row, real in zip(batch[field], mask) if real]
 
 

@@ -119,7 +119,7 @@ def report(model: Any, folder: pathlib.Path, alone: int) -> dict[str, dict[str, 
 
 def main(argv: Sequence[str]) -> None:
   from vqjax import reconstruct, writers
-  from vqjax.api import open_run, rates
+  from vqjax.api import rates
 
   parser = cli.parser(__doc__)
   parser.add_argument("--workdir", required=True, type=cli.path)
@@ -132,7 +132,7 @@ def main(argv: Sequence[str]) -> None:
   if args.folder is not None:  # one of the processes that are compared
     print(json.dumps(report(model, args.folder, args.alone)))
     return
-  dataset = open_run(args.workdir).dataset(args.data)
+  dataset = model.loaded.dataset(args.data)
   if model.codec.source.tables is None:
     rates.count(model.codec.tokenizer, dataset)
   pictures = rates.examples(model, dataset, args.examples)

@@ -32,9 +32,7 @@ HEADER = ["pictures", "objects", "count", "relation"]
 
 def scenes(model: Any, num: int) -> tuple[np.ndarray, list[str]]:
   """(pictures uint8 [num, S, S, 3], their captions), held out, of the tokenizer's own data."""
-  from vqjax import api
-
-  loaded = api.open_run(model.config.tokenizer)
+  loaded = model.tokenizer.loaded
   data = loaded.config.data
   if data.name != "shapes" or data.max_objects > 2:
     raise UserError(

@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(
       f"--prior={args.prior}: draws no pictures ({model.info.signal.field}); give one that does."
     )
-  batch = api.open_run(model.config.tokenizer).dataset().sample(args.num)
+  batch = model.tokenizer.loaded.dataset().sample(args.num)
   given = {k: batch[k] for k in ("layout", "label") if k in model.levels.fields}
   window, apart = drawn(model, given, args.num, temperature=args.temperature)
   factors = model.info.factors

@@ -167,7 +167,7 @@ def main(argv: Sequence[str]) -> None:
   loaded, dataset = opened(args.workdir)
   if getattr(loaded.run.task.info.signal, "field", None) != "audio":
     raise UserError(f"--workdir={args.workdir}: is no codec of sound; give that of one.")
-  model = api.Tokenizer.of(loaded)
+  model = api.Tokenizer(loaded)
   parts = [b["audio"][m > 0] for b, m in dataset.batches(50, limit=args.examples)]
   head = ["codec", "kbit/s", "SI-SDR (dB)", "mel distance"]
   print(writers.table(head, list(compared(model, np.concatenate(parts)))))

@@ -70,7 +70,7 @@ class Info(NamedTuple):
   factors: per grid axis, what a size must be a multiple of.
   levels: the latents that its tokenizer yields, coarse first, see vqjax.latents: codes where it has
     them, else floats; () where nothing is encoded.
-  floats: the latents before its quantizer, not normalised, of one level; () of a hierarchy.
+  floats: the latents before its quantizer, not normalised; () of a model without `latents`.
   evaluators: the measures that it is judged by, unless its config names others.
   pictures(batch, out) -> rows of uint8 pictures [N, H, W, 1 or 3] of the prediction "preview".
   exact: whether the prediction "likelihood" is -log p itself, or else a bound on it.

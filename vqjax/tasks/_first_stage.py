@@ -77,8 +77,8 @@ class FirstStage:
       )
     if not levels:
       raise UserError(
-        f"config.latents.kind: {self.kind!r}, but {self.workdir} is a hierarchy, which has codes "
-        "or nothing to learn; set it to auto, over a quantizer that has codes."
+        f"config.latents.kind: {self.kind!r}, but {self.workdir} gives no single latent before "
+        "its codes; set it to auto, over a quantizer that has codes."
       )
     if levels[0].kind == "codes":
       return levels
