@@ -85,8 +85,8 @@ def _read(
 
 
 def _report(model: Any, written: dict[pathlib.Path, bytes], count: int, failed: int) -> None:
-  rates = [model.codec.open(data, str(file)).rates for file, data in written.items()]
-  header, payload = (sum(getattr(r, name) for r in rates) for name in ("header", "payload"))
+  opened = [model.codec.open(data, str(file)) for file, data in written.items()]
+  header, payload = (sum(getattr(a, name) for a in opened) for name in ("header", "payload"))
   left_out = f", {failed} left out" if failed else ""
   print(
     f"{count} {model.info.signal.noun}(s) in {len(written)} file(s): {header + payload} bytes, "

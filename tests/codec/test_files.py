@@ -51,7 +51,7 @@ def test_there_and_back(codec, mode):
     assert len(archive) == len(examples)
     for i in (3, 0, 4, 1, 2):
       assert same(archive.codes(i), examples[i])
-    assert archive.rates.header + archive.rates.payload == len(data)
+    assert archive.header + archive.payload == len(data)
   each = codec.pack_codes(examples, sizes, mode, alone=True)
   assert all(same(codec.open(data).codes(0), e) for data, e in zip(each, examples, strict=True))
   assert codec.pack_codes(examples, sizes, mode, alone=True) == each
@@ -61,7 +61,7 @@ def test_the_counts_of_context_follow_what_was_coded():
   codec = helpers.make((Codes((4, 4), 500),), tables=False)
   rows = np.tile(np.arange(64, dtype=np.int32), (64, 1))
   (data,) = codec.pack_codes([(rows,)], [(256, 256)], "context")
-  assert codec.open(data).rates.payload * 8 < 0.4 * rows.size * np.log2(500)
+  assert codec.open(data).payload * 8 < 0.4 * rows.size * np.log2(500)
 
 
 def test_context_without_a_table_is_read_where_there_is_one():
@@ -83,7 +83,7 @@ def test_the_bytes_of_a_file():
   examples, sizes = examples_of(codec, 2)
   (data,) = codec.pack_codes(examples, sizes, "static", names=["ab/c.png", "ab/d.png"])
   stored = codec.mode("static").stored
-  payload = data[-codec.open(data).rates.payload :]
+  payload = data[-codec.open(data).payload :]
   content = b"ab/c.png" + np.array(sizes[0], "<i8").tobytes() + examples[0][0].tobytes()
   content += b"ab/d.png" + np.array(sizes[1], "<i8").tobytes() + examples[1][0].tobytes()
   header = b"VQJC" + bytes([1, 1]) + bytes.fromhex("0123456789abcdef") + bytes([8]) + stored

@@ -14,7 +14,7 @@ import pytest
 
 from vqjax import api
 from vqjax.api.codec import Codec
-from vqjax.codec import Source, _windows, digest, integer, prior
+from vqjax.codec import Source, digest, integer, prior
 from vqjax.errors import UserError
 
 SMALL = dict(name="vqvae", hidden=4, residual_hidden=4, residual_blocks=0)
@@ -71,7 +71,7 @@ def test_integer_files_do_not_depend_on_how_rows_are_batched(codec, kind, monkey
   archive = made.open(data)
   for i, example in enumerate(examples):
     assert all(map(np.array_equal, archive.codes(i), example))
-  assert archive.rates.payload * 8 <= made.bits(examples, "integer") + 8
+  assert archive.payload * 8 <= made.bits(examples, "integer") + 8
   monkeypatch.setattr(integer, "_LOGITS", 1)  # one row at a time
   again = Codec(made.tokenizer, made.source)
   assert again.pack_codes(examples, SIZES, "integer") == [data]
@@ -98,10 +98,10 @@ def test_floats_come_back_or_are_not_written_and_are_refused_elsewhere(codec, mo
   assert jax.devices()[0].device_kind in prior.environment()
   with pytest.raises(UserError, match="computes in floats, which differ between machines"):
     made.pack_codes(examples, SIZES, "integer")
-  decode = _windows.decode
+  decode = prior.Mode.decode
   changed = lambda *a: [tuple(ids ^ 1 for ids in example) for example in decode(*a)]
   with monkeypatch.context() as patch:
-    patch.setattr(_windows, "decode", changed)
+    patch.setattr(prior.Mode, "decode", changed)
     with pytest.raises(UserError, match="does not give the codes back on this machine"):
       made.pack_codes(examples, SIZES, "prior")
   monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"] + " --xla_cpu_max_isa=SSE4_2")

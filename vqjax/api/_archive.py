@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -16,14 +15,6 @@ from vqjax.tasks._first_stage import joined
 TOGETHER = 64  # examples that a tokenizer decodes at once
 
 
-@dataclasses.dataclass(frozen=True)
-class Rates:
-  """What a file holds, in bytes: `header` (sums and names included) and `payload`."""
-
-  header: int
-  payload: int
-
-
 class Archive:
   """A file opened with the run that reads it: examples by number, a chunk at a time.
 
@@ -34,7 +25,7 @@ class Archive:
 
   Attributes:
     names: of the examples, or ().
-    rates: see `Rates`.
+    header, payload: what the file holds, in bytes: sums and names, and codes.
 
   Raises UserError, in one line that begins with `name`, for what is damaged or of other weights.
   """
@@ -44,7 +35,7 @@ class Archive:
     self._header, self._streams = _container.read(data, name)
     self.names = self._header.names
     payload = sum(map(len, self._streams))
-    self.rates = Rates(len(data) - payload, payload)
+    self.header, self.payload = len(data) - payload, payload
     self._check_fits(codec.source.workdir)
     self._mode = self._opened(codec)
     self._last: tuple[int, list[Example]] = (-1, [])

@@ -64,11 +64,9 @@ class Codec:
     return self._opened[name, stored]
 
   def best(self) -> str:
-    """The mode that costs least of those that the run serves: a portable one before `prior`."""
-    for name in ("integer", "prior"):
-      if self.serves(name):
-        return name
-    return "context"
+    """The mode that costs least of those that the run serves, a portable one first."""
+    preferred = sorted(self.modes, key=lambda name: -self.modes[name].preference)
+    return next(filter(self.serves, preferred))
 
   def serves(self, name: str) -> bool:
     try:

@@ -72,9 +72,9 @@ def measure(model: Any, examples: Sequence[Example]) -> dict[str, Rate]:
         raise
       print(f"{name}: left out: {e}")
       continue
-    rates = codec.open(data).rates
+    file = codec.open(data)
     bound = _bound(model, examples, name) / 8
-    found[name] = Rate(rates.header / number, rates.payload / number, bound / number)
+    found[name] = Rate(file.header / number, file.payload / number, bound / number)
   if (tables := codec.source.tables) is not None:
     lengths = [[huffman_lengths(2 * counts + 1) for counts in level] for level in tables]
     payload = sum(_huffman_bits(example, lengths, model.info.levels) for example in examples) / 8

@@ -8,6 +8,8 @@ A file without an underscore is a mode: how probable each code is taken to be. I
                                       what is not there
       mode.stored: bytes              the hash [8] of what decoding needs beside the tokenizer: a
                                       table, a network; b"" for nothing
+      preference: int                 of the modes that a run serves, the one with the largest is
+                                      taken by default: what costs less, a portable one first
       networked: bool                 whether its probabilities are those of the source's priors
       mode.environment: str           what else must be the same where the file is read, in words;
                                       "" where the bytes are a function of integers alone, so that

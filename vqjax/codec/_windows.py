@@ -103,8 +103,9 @@ def check(source: Source, mode: str) -> None:
       )
 
 
-def encode(coder: Any, networks: list[Network], levels: Any, examples: list[Example]) -> None:
-  """Puts the codes of a chunk."""
+def encode(mode: Any, coder: Any, examples: list[Example]) -> None:
+  """A mode's method `encode`, by its `networks` and `levels`."""
+  networks, levels = mode.networks, mode.levels
   flat = [np.concatenate([e[i].reshape(-1) for e in examples]) for i in range(len(levels))]
   for batch in _batches(levels, [tuple(x.shape for x in e) for e in examples]):
     coarser: list[np.ndarray] = []
@@ -117,8 +118,9 @@ def encode(coder: Any, networks: list[Network], levels: Any, examples: list[Exam
       coarser.append(ids_BL.reshape(-1, *codes.grid))
 
 
-def decode(coder: Any, networks: list[Network], levels: Any, shapes: list[Shapes]) -> list[Example]:
+def decode(mode: Any, coder: Any, shapes: list[Shapes]) -> list[Example]:
   """Gets what `encode` put."""
+  networks, levels = mode.networks, mode.levels
   sizes = [[math.prod(grids[i]) for grids in shapes] for i in range(len(levels))]
   flat = [np.zeros(sum(own), np.int32) for own in sizes]
   for batch in _batches(levels, shapes):

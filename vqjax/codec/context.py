@@ -33,6 +33,7 @@ class Mode:
   stored: bytes
 
   number: ClassVar[int] = 2
+  preference: ClassVar[int] = 1
   networked: ClassVar[bool] = False
   environment: ClassVar[str] = ""
 

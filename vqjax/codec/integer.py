@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from vqjax.codec import Example, Shapes, Source, _windows
+from vqjax.codec import Source, _windows
 from vqjax.errors import UserError
 
 _LOGITS = 2**25  # of one call, at the most: rows go through the network in parts
@@ -29,6 +29,7 @@ class Mode:
   stored: bytes
 
   number: ClassVar[int] = 3
+  preference: ClassVar[int] = 3
   networked: ClassVar[bool] = True
   environment: ClassVar[str] = ""
 
@@ -42,11 +43,8 @@ class Mode:
       )
     return cls(source.levels, [_network(s) for s in source.priors], source.identity)
 
-  def encode(self, coder: Any, examples: list[Example]) -> None:
-    _windows.encode(coder, self.networks, self.levels, examples)
-
-  def decode(self, coder: Any, shapes: list[Shapes]) -> list[Example]:
-    return _windows.decode(coder, self.networks, self.levels, shapes)
+  encode = _windows.encode
+  decode = _windows.decode
 
 
 def _resolution(sampler: Any) -> int | None:

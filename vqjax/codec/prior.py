@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import jaxlib
 
 from vqjax import sharding
-from vqjax.codec import Example, Shapes, Source, _windows
+from vqjax.codec import Source, _windows
 
 _ONE = 2**24
 
@@ -35,6 +35,7 @@ class Mode:
   environment: str
 
   number: ClassVar[int] = 4
+  preference: ClassVar[int] = 2
   networked: ClassVar[bool] = True
 
   @classmethod
@@ -43,11 +44,8 @@ class Mode:
     networks = [_network(sampler) for sampler in source.priors]
     return cls(source.levels, networks, source.identity, environment())
 
-  def encode(self, coder: Any, examples: list[Example]) -> None:
-    _windows.encode(coder, self.networks, self.levels, examples)
-
-  def decode(self, coder: Any, shapes: list[Shapes]) -> list[Example]:
-    return _windows.decode(coder, self.networks, self.levels, shapes)
+  encode = _windows.encode
+  decode = _windows.decode
 
 
 def environment() -> str:

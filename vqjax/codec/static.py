@@ -19,6 +19,7 @@ class Mode:
   stored: bytes
 
   number: ClassVar[int] = 1
+  preference: ClassVar[int] = 0
   networked: ClassVar[bool] = False
   environment: ClassVar[str] = ""
 
