@@ -39,6 +39,24 @@ def time_calls(
   return seconds
 
 
+def stepper(config: Any, batch: Mapping[str, Any]) -> Callable[[], Any]:
+  """A call that trains a step more, always on this batch of a completed config's data; it returns
+  the metrics.
+  """
+  from vqjax import sharding, train
+
+  run = train.Run(config, configuration.spec_of(batch, config))
+  state, frozen = run.init(jax.random.key(0)), run.load_frozen()
+  placed = sharding.to_global(run.task.prepare(batch), run.mesh)
+
+  def step() -> Any:
+    nonlocal state
+    state, metrics = run.step(state, frozen, placed)
+    return metrics
+
+  return step
+
+
 def flops(compiled: Any) -> float:
   """XLA's count for one execution; the body of a loop counts once."""
   analysis = compiled.cost_analysis()

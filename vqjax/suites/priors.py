@@ -21,7 +21,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from vqjax import cli, config as configuration
@@ -35,12 +34,11 @@ EACH = 50  # samples of every class
 
 
 def count_classes(dataset: Any) -> int:
-  """One more than the largest label of either split."""
-  return 1 + max(
-    int(batch["label"].max())
-    for split in ("train", "eval")
-    for batch, _ in dataset.batches(256, split=split)
-  )
+  """One more than the largest label of either split. Raises UserError where there are none."""
+  found = [dataset.labels(split) for split in ("train", "eval")]
+  if any(labels is None for labels in found):
+    raise UserError("--data: has no classes; give labelled images.")
+  return 1 + max(int(labels.max()) for labels in found)
 
 
 def prior_config(name: str, tokenizer: str, codes: str, classes: int) -> Any:
@@ -55,21 +53,12 @@ def prior_config(name: str, tokenizer: str, codes: str, classes: int) -> Any:
 
 def fit(name: str, config: Any, workdir: pathlib.Path, seconds: float) -> None:
   """Trains for about `seconds`, compilation aside."""
-  from vqjax import bench, data, sharding, train
+  from vqjax import bench, data, train
 
   chosen = workdir / "steps.json"
   if not chosen.exists():
     batch = data.Dataset(config.data, config.ops).sample(config.batch_size, "train")
-    run = train.Run(config, configuration.spec_of(batch))
-    state, frozen = run.init(jax.random.key(0)), run.load_frozen()
-    placed = sharding.to_global(run.task.prepare(batch), run.mesh)
-
-    def step() -> Any:
-      nonlocal state
-      state, metrics = run.step(state, frozen, placed)
-      return metrics
-
-    each = min(bench.time_calls({name: step}, 5, 4)[name])
+    each = min(bench.time_calls({name: bench.stepper(config, batch)}, 5, 4)[name])
     workdir.mkdir(parents=True, exist_ok=True)
     chosen.write_text(json.dumps({"seconds": seconds, "steps": max(100, int(seconds / each))}))
   before = json.loads(chosen.read_text())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,25 +91,11 @@ def measure(
 
 
 def _speed(loaded: Any, steps: int = 20) -> float:
-  import jax
+  from vqjax import bench
 
-  from vqjax import config as configuration, sharding, train
-
-  config = loaded.config
-  run = train.Run(config, configuration.read_spec(loaded.workdir))
-  batch = run.task.prepare(loaded.dataset().sample(config.batch_size, "train"))
-  state, batch, frozen = (
-    run.init(jax.random.key(0)),
-    sharding.to_global(batch, run.mesh),
-    run.load_frozen(),
-  )
-  for i in range(steps + 2):
-    if i == 2:
-      jax.block_until_ready(state)
-      start = time.perf_counter()
-    state, _ = run.step(state, frozen, batch)
-  jax.block_until_ready(state)
-  return steps / (time.perf_counter() - start)
+  batch = loaded.dataset().sample(loaded.config.batch_size, "train")
+  step = bench.stepper(loaded.config, batch)
+  return 1 / bench.time_calls({"step": step}, 1, steps)["step"][0]
 
 
 def main(argv: Sequence[str]) -> None:
