@@ -130,6 +130,12 @@ def complete(
   return {k: _completed(known[k].metadata, v, f"{path}.{k}") for k, v in kept.items()}
 
 
+def record(metadata: Mapping[str, str]) -> Any:
+  """The dataclass that a field's sub-dict is a record of, "module.Class" in vqjax."""
+  file, _, cls = metadata["record"].rpartition(".")
+  return getattr(importlib.import_module(f"vqjax.{file}"), cls)
+
+
 def _completed(metadata: Mapping[str, str], value: Any, path: str) -> Any:
   """A field's value with the defaults of the sub-dict that it is, if it is one."""
   if value is None or not metadata.keys() & {"family", "members", "record"}:
@@ -137,8 +143,7 @@ def _completed(metadata: Mapping[str, str], value: Any, path: str) -> Any:
   value = _mapping(value, path)
   if "family" in metadata:
     return _checked_member(metadata["family"], filled(metadata["family"], value, path), path)
-  file, _, cls = metadata["record"].rpartition(".")
-  cls = getattr(importlib.import_module(f"vqjax.{file}"), cls)
+  cls = record(metadata)
   if "members" not in metadata:
     completed = complete(cls, value, path)
     checked(cls, completed, path)
@@ -248,10 +253,7 @@ def _has_none(hint: Any) -> bool:
 
 def _chooses_by_name(metadata: Mapping[str, str]) -> bool:
   """Whether a sub-dict is of a class that has a field `name` (an optimizer's)."""
-  if "record" not in metadata:
-    return False
-  file, _, cls = metadata["record"].rpartition(".")
-  return "name" in {f.name for f in _fields(getattr(importlib.import_module(f"vqjax.{file}"), cls))}
+  return "record" in metadata and "name" in {f.name for f in _fields(record(metadata))}
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,6 @@ is.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -50,8 +49,7 @@ def _described(metadata: Mapping[str, str], config: Mapping) -> Iterator[tuple[A
   if "family" in metadata and "name" in config:
     yield build.member(metadata["family"], config["name"]), config, ""
   if "record" in metadata:
-    file, _, cls = metadata["record"].rpartition(".")
-    yield getattr(importlib.import_module(f"vqjax.{file}"), cls), config, ""
+    yield build.record(metadata), config, ""
   if "members" in metadata:
     for name in build.names(metadata["members"]):
       if hasattr(config.get(name), "items"):

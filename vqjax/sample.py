@@ -86,7 +86,7 @@ def _chosen(args: Any, options: Sequence[str]) -> dict[str, Any]:
 
 def _check(args: Any, options: Sequence[str]) -> None:
   """Raises UserError for what can be said before anything is loaded."""
-  from vqjax.schemes import Draw, Guidance, _guidance
+  from vqjax.schemes import Draw, Guidance
   from vqjax.schemes._options import check_keep
 
   if args.gif and args.gif.suffix.lower() != ".gif":
@@ -108,8 +108,8 @@ def _check(args: Any, options: Sequence[str]) -> None:
   if args.rank and not (args.text or args.text_file):
     raise UserError("--rank: orders by a caption; give --text.")
   chosen = _chosen(args, options)
-  Draw(**{k: v for k, v in chosen.items() if k in ("temperature", "top_k", "top_p")})
-  Guidance(**{_guidance.OPTIONS[k]: v for k, v in chosen.items() if k in _guidance.OPTIONS})
+  Draw.taken(chosen)
+  Guidance.taken(chosen)
 
 
 def _texts(name: str, args: Any) -> list[str]:

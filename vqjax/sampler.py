@@ -13,20 +13,13 @@ import numpy as np
 
 from vqjax import checks, sharding
 from vqjax.errors import UserError, near_miss
-from vqjax.schemes import Draw, Guidance, _guidance
+from vqjax.schemes import Draw, Guidance, _draw, _guidance
 from vqjax.schemes._options import check_keep
 from vqjax.tasks import Weights
 from vqjax.tasks._prefix import string
 
 # What a caller may say beside conditions and the scheme's own options, and of what type.
-_GUIDANCE = {
-  "guidance": float,
-  "guidance_schedule": str,
-  "guidance_first": float,
-  "guidance_last": float,
-}
-_DRAW = {"temperature": float, "top_k": int, "top_p": float}
-COMMON = _GUIDANCE | _DRAW
+COMMON = _guidance.OPTIONS | _draw.OPTIONS
 
 
 class Given(NamedTuple):
@@ -153,9 +146,7 @@ class Sampler:
 
   def _guidance(self, options: dict[str, Any], prefix: jax.Array) -> Guidance:
     """Takes its options from among the others. Raises UserError where nothing can be guided."""
-    names = _guidance.OPTIONS.items()
-    given = {field: options.pop(name) for name, field in names if name in options}
-    guidance = Guidance(**given)
+    guidance = Guidance.taken(options)
     if guidance.none:
       return guidance
     # Without a condition both halves would be the unconditional network: twice the work, no gain.
@@ -220,7 +211,7 @@ class Sampler:
     check_options(options, self.options, _name_of(scheme))
     options = dict(options)
     guidance = self._guidance(options, request.prefix_BP)
-    draw = Draw(**{name: options.pop(name) for name in _DRAW if name in options})
+    draw = Draw.taken(options)
     if hasattr(scheme, "plan"):
       options |= scheme.plan(np.asarray(request.known_BL))
     fn = self._jit(
@@ -269,7 +260,7 @@ class Sampler:
         f"height, width: the layout's grid is no multiple of the codes' {shape[0]} x {shape[1]}, "
         "so no window fits both."
       )
-    check_options(options, ("guidance", *_DRAW), "sliding window")
+    check_options(options, ("guidance", *_draw.OPTIONS), "sliding window")
     options = dict(options)
     guidance = self._guidance(options, string(parts, given.num))
     draw = Draw(**options)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqjax import fields
+from vqjax.evaluators import _pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +65,9 @@ class Measure:
     self, frozen: Any, batch: dict[str, Any], out: dict[str, Any], mask: jax.Array
   ) -> dict[str, jax.Array]:
     """Sums over images of nats [L], and of the square of each image's total."""
-    nats_BL = jnp.where((mask != 0)[:, None], out["nats"], 0.0)
-    per_code_B = nats_BL.mean(-1)
-    return {
-      "images": (mask != 0).sum(dtype=jnp.int32),
-      "nats": nats_BL.sum(0),
-      "squares": jnp.square(per_code_B).sum(),
-    } | _of_prefix(out.get("prefix", {}), mask)
+    squares_B = jnp.square(out["nats"].mean(-1))
+    sums = _pixels.masked_sums(mask, nats=out["nats"], squares=squares_B)
+    return sums | _of_prefix(out.get("prefix", {}), mask)
 
   def result(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
     """Means over images, see the class."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,10 @@ from vqjax.schemes._options import traced
 
 _COLDEST = 1e-6  # what logits are divided by: the quotients stay finite
 _RADIX_BITS = 2  # of the threshold, per pass; 30 in all: float32 values in [0, 1] need no more
+
+
+# What users may say of it.
+OPTIONS = {"temperature": float, "top_k": int, "top_p": float}
 
 
 @traced(temperature=0, top_p=1)
@@ -35,6 +40,11 @@ class Draw:
   temperature: float = 1.0
   top_k: int | None = None
   top_p: float | None = None
+
+  @classmethod
+  def taken(cls, options: dict[str, Any]) -> Draw:
+    """As users say it, taken out of `options`."""
+    return cls(**{name: options.pop(name) for name in OPTIONS if name in options})
 
   def __post_init__(self) -> None:
     if not checks.is_real(heat := self.temperature) or not (

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import einops
 import jax
@@ -26,20 +26,19 @@ _RAMP = {
 }
 
 
-# What users write for the fields of `Guidance`.
+# What users may say of it.
 OPTIONS = {
-  "guidance": "scale",
-  "guidance_schedule": "schedule",
-  "guidance_first": "first",
-  "guidance_last": "last",
+  "guidance": float,
+  "guidance_schedule": str,
+  "guidance_first": float,
+  "guidance_last": float,
 }
 
 
 @traced(scale=1, first=None, last=None)
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-  """How much a condition is strengthened; `OPTIONS` are the fields as users name them. A pytree of
-  its numbers, see `traced`.
+  """How much a condition is strengthened. A pytree of its numbers, see `traced`.
 
   Fields:
     scale: 1 is the conditional network, 0 the unconditional one, above 1 away from the latter.
@@ -55,6 +54,12 @@ class Guidance:
   schedule: Schedule = "constant"
   first: float = 0.0
   last: float = 1.0
+
+  @classmethod
+  def taken(cls, options: dict[str, Any]) -> Guidance:
+    """As users say it, taken out of `options`."""
+    field = lambda name: name.removeprefix("guidance").removeprefix("_") or "scale"
+    return cls(**{field(name): options.pop(name) for name in OPTIONS if name in options})
 
   def __post_init__(self) -> None:
     if not checks.is_real(self.scale) or not math.isfinite(self.scale):
