@@ -74,7 +74,7 @@ def test_the_caption_and_colours_are_those_drawn():
     (dict(shapes=("blob",)), "shapes: "),
     (dict(speed=(0.2, 0.1)), "speed: "),
     (dict(radius=(0.1,)), "radius: "),
-    (dict(frames=0), "frames=0"),
+    (dict(frames=0), "frames: 0"),
   ],
 )
 def test_fields_are_checked_in_one_line(fields, message):

@@ -39,8 +39,9 @@ Sources of files at a path that `--data` may name:
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,11 +59,34 @@ class Examples(Protocol):
   def __getitem__(self, index: int) -> dict[str, Any] | None: ...
 
 
-def numbered(source: Any, split: str) -> tuple[int, int]:
-  """(how many examples, the number of the first) of a split of a source that draws them by number:
-  `num_train` and `num_eval`. The held-out ones are the same whatever `num_train` is.
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+  """A split of examples that are drawn by number. The held-out ones are the same whatever
+  `source.num_train` is.
+
+  Attributes:
+    source: has `num_train` and `num_eval`.
+    split: "train" or "eval".
+    noun: what one of them is called.
+    draw: an example, a pure function of its number.
+    coarse: what of an example processors agree on, to the last bit.
   """
-  return (source.num_train, 0) if split == "train" else (source.num_eval, 1 << 40)
+
+  source: Any
+  split: str
+  noun: str
+  draw: Callable[[int], dict[str, Any]]
+  coarse: Callable[[dict[str, Any]], dict[str, Any]]
+
+  def __len__(self) -> int:
+    return self.source.num_train if self.split == "train" else self.source.num_eval
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    first = 0 if self.split == "train" else 1 << 40
+    return self.draw(first + index) | {"name": f"{self.noun} {index}"}
+
+  def content(self, index: int) -> dict[str, Any]:
+    return self.coarse(self[index])
 
 
 def hold_out(names: Sequence[str]) -> np.ndarray:

@@ -19,8 +19,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from vqjax import checks
 from vqjax.data import ops
-from vqjax.data.sources import numbered, shapes
+from vqjax.data.sources import Drawn, shapes
 from vqjax.errors import UserError
 
 DIRECTIONS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
@@ -74,57 +75,36 @@ class Source:
   edge: Literal["bounce", "wrap"] = "bounce"
 
   def __post_init__(self):
-    if not 16 <= self.size <= 256:
-      raise UserError(f"size: {self.size} is outside 16 to 256.")
-    if not 1 <= self.max_objects <= 3:
-      raise UserError(f"max_objects: {self.max_objects} is outside 1 to 3.")
+    checks.within(self, "size", at_least=16, at_most=256)
+    checks.within(self, "max_objects", at_least=1, at_most=3)
+    checks.positive(self, "num_train", "num_eval", "frames")
     if not (given := tuple(self.shapes)) or not set(given) <= set(shapes.SHAPES):
       raise UserError(f"shapes: {given} must be one or more of {', '.join(shapes.SHAPES)}.")
     for name, most in (("radius", 0.3), ("speed", 0.5)):
       limits = tuple(getattr(self, name))
       if len(limits) != 2 or not 0 < limits[0] <= limits[1] <= most:
         raise UserError(f"{name}: {limits} is no (least, most) above 0 and up to {most}.")
-    if min(self.num_train, self.num_eval, self.frames) < 1:
-      counts = f"num_train={self.num_train}, num_eval={self.num_eval}, frames={self.frames}"
-      raise UserError(f"{counts}: give 1 or more.")
 
-  def examples(self, split: str) -> Videos:
-    return Videos(self, *numbered(self, split))
+  def examples(self, split: str) -> Drawn:
+    coarse = lambda video: {k: v for k, v in video.items() if k != "video"}
+    return Drawn(self, split, "video", self._video, coarse)
 
   def class_names(self) -> tuple[str, ...]:
     return tuple(self.shapes)
 
-
-@dataclasses.dataclass(frozen=True)
-class Videos:
-  """One split, drawn on request."""
-
-  source: Source
-  num: int
-  offset: int
-
-  def __len__(self) -> int:
-    return self.num
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    source = self.source
-    movers = place(source, self.offset + index)
-    attributes = np.zeros((source.frames, source.max_objects, 6), np.float32)
-    for t in range(source.frames):
+  def _video(self, number: int) -> dict[str, Any]:
+    movers = place(self, number)
+    attributes = np.zeros((self.frames, self.max_objects, 6), np.float32)
+    for t in range(self.frames):
       for i, mover in enumerate(movers):
-        kind = 1 + source.shapes.index(mover.shape), COLORS.index(mover.color)
-        attributes[t, i] = *kind, mover.radius, *mover.at(t, source.edge)
+        kind = 1 + self.shapes.index(mover.shape), COLORS.index(mover.color)
+        attributes[t, i] = *kind, mover.radius, *mover.at(t, self.edge)
     return {
-      "video": draw(movers, source.frames, source.size, source.edge),
-      "label": np.int32(source.shapes.index(movers[0].shape)),
+      "video": draw(movers, self.frames, self.size, self.edge),
+      "label": np.int32(self.shapes.index(movers[0].shape)),
       "text": " and ".join(map(str, movers)),
       "attributes": attributes,
-      "name": f"video {index}",
     }
-
-  def content(self, index: int) -> dict[str, Any]:
-    """The video without its pixels, which processors may round differently."""
-    return {k: v for k, v in self[index].items() if k != "video"}
 
 
 def place(source: Source, index: int) -> list[Mover]:

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from vqjax import checks
 from vqjax.data import ops
-from vqjax.data.sources import numbered
+from vqjax.data.sources import Drawn
 from vqjax.errors import UserError
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "moon")
@@ -61,50 +62,24 @@ class Source:
   unseen: int = 0
 
   def __post_init__(self):
-    if not 16 <= self.size <= 256:
-      raise UserError(f"size: {self.size} is outside 16 to 256.")
-    if not 1 <= self.max_objects <= 3:
-      raise UserError(f"max_objects: {self.max_objects} is outside 1 to 3.")
+    checks.within(self, "size", at_least=16, at_most=256)
+    checks.within(self, "max_objects", at_least=1, at_most=3)
+    checks.within(self, "unseen", at_least=0, below=len(COLORS))
+    checks.positive(self, "num_train", "num_eval")
     for name, known in (("sizes", SIZES), ("grounds", GROUNDS)):
       if not (given := tuple(getattr(self, name))) or not set(given) <= set(known):
         raise UserError(f"{name}: {given} must be one or more of {', '.join(known)}.")
-    if not 0 <= self.unseen < len(COLORS):
-      raise UserError(
-        f"unseen: {self.unseen} is outside 0 to {len(COLORS) - 1}, colours of a shape held out."
-      )
-    if min(self.num_train, self.num_eval) < 1:
-      raise UserError(f"num_train={self.num_train}, num_eval={self.num_eval}: give 1 or more.")
 
-  def examples(self, split: str) -> Scenes:
+  def examples(self, split: str) -> Drawn:
     colors = tuple(range(len(COLORS)))
     turns = colors[self.unseen :] if split == "train" else colors[: self.unseen] or colors
-    return Scenes(self, *numbered(self, split), turns)
+    world = self.max_objects, self.sizes, self.grounds, turns
+    scene = lambda number: draw(self.size, self.seed, number, *world)
+    coarse = lambda scene: {k: v for k, v in scene.items() if k not in ("image", "layout")}
+    return Drawn(self, split, "scene", scene, coarse)
 
   def class_names(self) -> tuple[str, ...]:
     return SHAPES
-
-
-@dataclasses.dataclass(frozen=True)
-class Scenes:
-  """One split, drawn on request; `turns` as `place` takes them."""
-
-  source: Source
-  num: int
-  offset: int
-  turns: tuple[int, ...]
-
-  def __len__(self) -> int:
-    return self.num
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    s = self.source
-    world = s.max_objects, s.sizes, s.grounds, self.turns
-    example = draw(s.size, s.seed, self.offset + index, *world)
-    return example | {"name": f"scene {index}"}
-
-  def content(self, index: int) -> dict[str, Any]:
-    """The scene without its pixels, which processors may round differently."""
-    return {k: v for k, v in self[index].items() if k not in ("image", "layout")}
 
 
 @dataclasses.dataclass(frozen=True)

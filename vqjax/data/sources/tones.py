@@ -11,7 +11,7 @@ import numpy as np
 
 from vqjax import checks
 from vqjax.data import ops
-from vqjax.data.sources import numbered
+from vqjax.data.sources import Drawn
 from vqjax.errors import UserError
 
 TIMBRES = ("flute", "reed", "bell", "brass", "pluck", "noise")
@@ -43,37 +43,18 @@ class Source:
     if round(self.rate * self.seconds) < 1:
       raise UserError(f"seconds: {self.seconds} at {self.rate} Hz is less than one sample.")
 
-  def examples(self, split: str) -> Sounds:
-    return Sounds(self, *numbered(self, split))
+  def examples(self, split: str) -> Drawn:
+    coarse = lambda tone: tone | {"audio": np.round(tone["audio"] * 64).astype(np.int8)}
+    return Drawn(self, split, "tone", self._tone, coarse)
 
   def class_names(self) -> tuple[str, ...]:
     return TIMBRES
 
-
-@dataclasses.dataclass(frozen=True)
-class Sounds:
-  """One split, drawn on request."""
-
-  source: Source
-  num: int
-  offset: int
-
-  def __len__(self) -> int:
-    return self.num
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    s = self.source
-    samples, label, notes = draw(s.rate, s.seconds, s.channels, s.seed, self.offset + index)
+  def _tone(self, number: int) -> dict[str, Any]:
+    samples, label, notes = draw(self.rate, self.seconds, self.channels, self.seed, number)
     text = f"{('one note', 'two notes', 'three notes')[notes - 1]} of a {TIMBRES[label]}"
-    return {
-      "audio": samples, "rate": np.int32(s.rate), "label": np.int32(label), "text": text,
-      "name": f"tone {index}",
-    }  # fmt: skip
-
-  def content(self, index: int) -> dict[str, Any]:
-    """A coarse rounding, which processors agree on."""
-    example = self[index]
-    return example | {"audio": np.round(example["audio"] * 64).astype(np.int8)}
+    rate, label = np.int32(self.rate), np.int32(label)
+    return {"audio": samples, "rate": rate, "label": label, "text": text}
 
 
 def draw(
