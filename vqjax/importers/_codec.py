@@ -11,7 +11,6 @@ from typing import Any
 import flax
 import numpy as np
 
-from vqjax.build import build
 from vqjax.errors import UserError
 from vqjax.importers import Imported, _reader
 
@@ -86,12 +85,6 @@ def give(params: Any, name: Name) -> State:
     else:
       state[_plain_leaf(layer, leaf)] = x
   return state
-
-
-def fill(model: Mapping[str, Any], channels: int, returned: int, leaf: Callable[..., Any]) -> Any:
-  """Variables {"params", "stats"} of the `seanet` of this config, see `_reader.fill`."""
-  module = build("autoencoders", model, channels=channels, out_channels=returned)
-  return _reader.fill(module, np.zeros((1, module.factors[0], channels), np.float32), leaf)
 
 
 def run(

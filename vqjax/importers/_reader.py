@@ -10,6 +10,7 @@ import flax
 import jax
 import numpy as np
 
+from vqjax.build import build
 from vqjax.errors import UserError
 from vqjax.importers import Imported
 
@@ -105,6 +106,14 @@ def fill(
     for path, leaf in flax.traverse_util.flatten_dict(tree).items():
       flat[collection, *path] = np.asarray(take(collection, path, leaf.shape), leaf.dtype)
   return flax.traverse_util.unflatten_dict(flat)
+
+
+def autoencoder(
+  config: Mapping[str, Any], channels: int, returned: int, take: Callable[..., Any]
+) -> dict[str, Any]:
+  """`fill` of the autoencoder of this config, of `channels` in and `returned` out."""
+  model = build("autoencoders", config, channels=channels, out_channels=returned)
+  return fill(model, np.zeros((1, *model.factors, channels), np.float32), take)
 
 
 def to_torch(path: Path, x: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ from typing import Any
 import flax
 import numpy as np
 
-from vqjax.build import build
 from vqjax.errors import UserError
 from vqjax.importers import Imported, _reader, _torch_file
 
@@ -108,9 +107,7 @@ def read(
       return source.take(theirs, shape[-2:][::-1]).T.reshape(shape)
     return source.leaf(theirs, path, shape)
 
-  module = build("autoencoders", model, channels=channels)
-  side = 2 ** (len(model["ch_mult"]) - 1)
-  variables = _reader.fill(module, np.zeros((1, side, side, channels), np.float32), take)
+  variables = _reader.autoencoder(model, channels, channels, take)
   source.done(_IGNORED)
   return (_reader.tokenizer_run(model, variables, "l1", options["resolution"], channels),)
 

@@ -55,7 +55,7 @@ def read(
       return source.take(f"{_LEVEL}.{_level(path)}.codebook.weight", shape)
     return _codec.take(source, path, shape, lambda p: _name(p, model))
 
-  variables = _codec.fill(model, channels, returned, leaf)
+  variables = _reader.autoencoder(model, channels, returned, leaf)
   source.done()
   loss = dict(reconstruction="l1", reconstruction_weight=0.0, distances=dict(mel=15.0))
   return (_codec.run(model, variables, loss, options["rate"], channels),)

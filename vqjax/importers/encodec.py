@@ -71,7 +71,7 @@ def read(
     take = _lstm if path[1] == "lstm" else _codec.take
     return take(source, path, shape, name)
 
-  variables = _codec.fill(model, channels, channels, leaf)
+  variables = _reader.autoencoder(model, channels, channels, leaf)
   kept = [f"{_BOOK}.{i}." for i in range(model["quantizer"]["depth"])]
   others = {
     name for name in source.state if name.startswith(_BOOK) and not name.startswith(tuple(kept))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from vqjax.build import build
 from vqjax.errors import UserError
 from vqjax.importers import Imported, _reader
 
@@ -47,9 +46,7 @@ def read(
       return source.take("decoder.blocks.input.w", (*shape[::-1], 1, 1))[:, :, 0, 0].T
     return source.leaf(_name(path), path, shape)
 
-  module = build("autoencoders", model, channels=channels, out_channels=returned)
-  side = 2 ** (model["groups"] - 1)
-  variables = _reader.fill(module, np.zeros((1, side, side, channels), np.float32), take)
+  variables = _reader.autoencoder(model, channels, returned, take)
   source.done()
   return (_reader.tokenizer_run(model, variables, "logit_laplace", 256, channels),)
 

@@ -93,9 +93,7 @@ def _model(
       return source.take(_name(path, gumbel), (*shape[::-1], 1, 1))[:, :, 0, 0].T
     return source.leaf(_name(path, gumbel), path, shape)
 
-  module = build("autoencoders", model, channels=channels, out_channels=returned)
-  side = factor(state)
-  variables = _reader.fill(module, np.zeros((1, side, side, channels), np.float32), take)
+  variables = _reader.autoencoder(model, channels, returned, take)
   source.done(_IGNORED)
   if returned != channels:
     raise UserError(
