@@ -4,6 +4,7 @@ shared by all runs.
 
 import contextlib
 import ctypes
+import functools
 import gc
 import importlib.metadata
 import importlib.util
@@ -317,6 +318,19 @@ def untrained(tmp_path):
     return api.Loaded(tmp_path / "prior", config, run, weights.drawn(abstract, std=0.3))
 
   return make
+
+
+@pytest.fixture(scope="module")
+def opened_once():
+  """api.load gives the tests of a module, and the commands that they run, one object for each run,
+  and with it what was compiled.
+  """
+  from vqjax import api
+
+  load = functools.cache(api.load)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(api, "load", lambda workdir: load(str(workdir)))
+    yield
 
 
 @pytest.fixture

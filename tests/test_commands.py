@@ -2,7 +2,6 @@
 gets.
 """
 
-import functools
 import json
 import pathlib
 import shutil
@@ -30,6 +29,7 @@ from vqjax import (
 )
 from vqjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("opened_once")
 SHAPES = dict(name="shapes", size=16, num_train=24, num_eval=10)
 RUN = dict(
   data=SHAPES,
@@ -91,15 +91,6 @@ def decoded(monkeypatch):
   return seen
 
 
-load, open_run = functools.cache(api.load), functools.cache(api.open_run)
-
-
-@pytest.fixture(autouse=True)
-def loaded_once(monkeypatch):
-  """All commands share the opened runs, and with them what was compiled."""
-  monkeypatch.setattr(api, "load", lambda workdir: load(str(workdir)))
-
-
 def save_picture(path, index=0, size=16):
   image = data.Dataset(dict(SHAPES, size=size)).sample(index + 1)["image"][index]
   pictures.save(path, image)
@@ -137,7 +128,7 @@ def test_sample_draws_every_class_and_follows_the_seed(runs, tmp_path, capsys):
   assert a.shape == (10, 2, 16, 16, 3)  # a row per class
   np.testing.assert_array_equal(a, b)
   assert (a != c).any((2, 3, 4)).mean() > 0.8
-  expected = load(runs["autoregressive"]).sample(20, label=np.repeat(np.arange(10), 2), seed=3)
+  expected = api.load(runs["autoregressive"]).sample(20, label=np.repeat(np.arange(10), 2), seed=3)
   np.testing.assert_array_equal(a.reshape(expected.shape), expected)
   assert "20 sample(s) in" in capsys.readouterr().out
 
@@ -153,12 +144,12 @@ def test_sample_completes_a_picture(runs, tmp_path, decoded):
       "--label=2",
     )
   )
-  ids, given = decoded[-1], np.asarray(load(runs["tokenizer"]).encode(image[None]))
+  ids, given = decoded[-1], np.asarray(api.load(runs["tokenizer"]).encode(image[None]))
   assert ids.shape == (4, 4, 4)
   np.testing.assert_array_equal(ids[:, :2], given[:, :2].repeat(4, 0))
   assert (ids[:, 2:] != ids[:1, 2:]).any()
   np.testing.assert_array_equal(shown[0, 0], image)
-  np.testing.assert_array_equal(shown[0, 1:], load(runs["tokenizer"]).decode(ids))
+  np.testing.assert_array_equal(shown[0, 1:], api.load(runs["tokenizer"]).decode(ids))
   # Of any size: cut and resized as evaluation data are.
   large = np.random.default_rng(0).integers(0, 256, (331, 509, 3), np.uint8)
   pictures.save(tmp_path / "large.png", large)
@@ -169,7 +160,7 @@ def test_sample_completes_a_picture(runs, tmp_path, decoded):
   )
   np.testing.assert_array_equal(shown[0, 0], pictures.fit(large, 16, 16))
   with pytest.raises(UserError, match="image: 24 x 16, this prior completes 16 x 16"):
-    load(runs["autoregressive"]).complete(np.zeros((1, 24, 16, 3), np.uint8))
+    api.load(runs["autoregressive"]).complete(np.zeros((1, 24, 16, 3), np.uint8))
 
 
 def test_sample_completes_held_out_pictures(runs, tmp_path, decoded):
@@ -182,7 +173,7 @@ def test_sample_completes_held_out_pictures(runs, tmp_path, decoded):
   np.testing.assert_array_equal(prompts[:, 4:8, :4], shown[:, 4:8, :4])
   assert (prompts[:, 4:8, 4:] == 128).all() and (prompts[:, 8:] == 128).all()
   *earlier, last = list(decoded)
-  decode = load(runs["tokenizer"]).decode
+  decode = api.load(runs["tokenizer"]).decode
   np.testing.assert_array_equal(completed, decode(last))
   given = data.Dataset(dict(name="codes", path=runs["codes"])).sample(3)[
     "ids"
@@ -199,7 +190,9 @@ def test_sample_completes_pictures_without_the_condition(runs, tmp_path):
   draw(prior, out, "--keep=0.3", "--num=3", "--label=3", f"--data={tmp_path / 'a.npz'}")
   other = pathlib.Path(shutil.copytree(runs["codes"], tmp_path / "other"))
   text = (other / "manifest.json").read_text()
-  (other / "manifest.json").write_text(text.replace(load(runs["tokenizer"]).identity, "another"))
+  (other / "manifest.json").write_text(
+    text.replace(api.load(runs["tokenizer"]).identity, "another")
+  )
   with pytest.raises(UserError, match="were made by tokenizer another"):
     draw(prior, out, "--keep=0.3", "--num=3", f"--data={other}")
 
@@ -218,7 +211,7 @@ def test_sample_inpaints_with_a_masked_prior(runs, tmp_path, decoded):
     "--num=8",
     "--steps=4",
   )
-  changed = (decoded[-1] != np.asarray(load(runs["tokenizer"]).encode(image[None]))).any(0)
+  changed = (decoded[-1] != np.asarray(api.load(runs["tokenizer"]).encode(image[None]))).any(0)
   np.testing.assert_array_equal(changed.nonzero(), [[1, 1, 2, 2], [0, 1, 0, 1]])
 
 
@@ -240,7 +233,7 @@ def test_sample_writes_an_animation_that_ends_in_the_picture(runs, tmp_path):
 
 
 def test_frames_of_a_completion_keep_what_is_given(runs):
-  model = load(runs["masked"])
+  model = api.load(runs["masked"])
   ids = np.asarray(model.encode(data.Dataset(SHAPES).sample(2)["image"]))
   first, *_, last = model.frames(2, ids=ids, keep=0.5, steps=4)
   assert (first[:, :4] != 128).any() and (first[:, 8:] == 128).mean() > 0.5
@@ -270,7 +263,7 @@ def test_sample_follows_a_layout(runs, tmp_path):
   shown = tiles(
     draw(runs["layout"], tmp_path / "out.png", f"--layout={tmp_path / 'map.png'}", "--num=4")
   ).reshape(4, 16, 16, 3)
-  model = load(runs["layout"])
+  model = api.load(runs["layout"])
   np.testing.assert_array_equal(shown, model.sample(4, layout=layout[..., 0]))
   assert (shown != model.sample(4)).any()
   large = np.random.default_rng(0).integers(0, 9, (331, 509, 1), np.uint8)
@@ -401,7 +394,7 @@ def test_continuing_needs_only_the_workdir_and_refuses_codes_of_other_weights(ru
   config = configuration.of_run(other)
   config.ema_decay = 0.0
   configuration.save(config, other)
-  hashes = load(runs["tokenizer"]).identity, load(str(other)).identity
+  hashes = api.load(runs["tokenizer"]).identity, api.load(str(other)).identity
   with pytest.raises(
     UserError,
     match=f"config.data.path: .* made by tokenizer {hashes[0]}, config.tokenizer={other} is "
@@ -493,7 +486,7 @@ def test_evaluate_a_tokenizer(runs, capsys, printed):
   evaluate.main(["--workdir", runs["tokenizer"], "--batch_size=4"])
   result = json.loads((pathlib.Path(runs["tokenizer"]) / "evaluation.json").read_text())
   images = np.stack([data.Dataset(SHAPES).source.examples("eval")[i]["image"] for i in range(10)])
-  model = load(runs["tokenizer"])
+  model = api.load(runs["tokenizer"])
   assert (
     result["examples"] == 10
     and result["data"]["num_eval"] == 10
@@ -513,7 +506,7 @@ def test_evaluate_a_tokenizer(runs, capsys, printed):
 
 
 def test_evaluate_a_prior(runs, capsys):
-  workdir, model = pathlib.Path(runs["autoregressive"]), load(runs["autoregressive"])
+  workdir, model = pathlib.Path(runs["autoregressive"]), api.load(runs["autoregressive"])
   evaluate.main(["--workdir", str(workdir)])
   result = json.loads((workdir / "evaluation.json").read_text())
   figures = result["figures"]
@@ -558,7 +551,7 @@ def test_reconstruct_a_folder_of_any_sizes(runs, tmp_path, capsys):
     ["--workdir", runs["tokenizer"], f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
   )
   assert "2 reconstruction(s)" in capsys.readouterr().out
-  model = load(runs["tokenizer"])
+  model = api.load(runs["tokenizer"])
   np.testing.assert_array_equal(
     Image.open(tmp_path / "out" / "a.png"), model.reconstruct(small[None])[0]
   )
@@ -622,7 +615,7 @@ def test_compress_and_decompress_a_folder(runs, tmp_path, capsys, monkeypatch):
   large = save_picture(tmp_path / "large.png", size=48)[:37, :46]
   pictures.save(folder / "sub" / "b.bmp", large)
   (folder / "c.png").write_text("broken")
-  model = load(runs["tokenizer"])
+  model = api.load(runs["tokenizer"])
   padded = large[np.minimum(np.arange(40), 36)][:, np.minimum(np.arange(48), 45)]
   wanted = {"a": model.reconstruct(small[None])[0], "b": model.reconstruct(padded[None])[0]}
   wanted["b"] = wanted["b"][:37, :46]

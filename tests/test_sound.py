@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from vqjax import api, config as configuration, evaluate, reconstruct, sample, sounds, train
+from vqjax import config as configuration, evaluate, reconstruct, sample, sounds, train
 from vqjax.api import tokenizer as tokenizer_module
 from vqjax.errors import UserError
 from vqjax.suites import sound as suite
@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 if str(ROOT) not in sys.path:  # as it is for `python -m vqjax.main` in the repository
   sys.path.insert(0, str(ROOT))
 RATE = 4_000
+pytestmark = pytest.mark.usefixtures("opened_once")
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +38,6 @@ def runs(tmp_path_factory, random_run):
 def length(file):
   samples, rate = sounds.decode(file)
   return len(samples), rate
-
-
-load = functools.cache(api.load)
-
-
-@pytest.fixture(autouse=True)
-def loaded_once(monkeypatch):
-  """All commands share the opened runs, and with them what was compiled."""
-  monkeypatch.setattr(api, "load", lambda workdir: load(str(workdir)))
 
 
 def test_a_run_leaves_pictures_and_sounds(runs):

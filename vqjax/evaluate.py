@@ -45,13 +45,13 @@ def main(argv: Sequence[str]) -> None:
   config, run = loaded.config, loaded.run
   dataset = loaded.dataset(args.data)
   tokenizers = run.task.frozen.identity(loaded.weights.frozen)
-  lineage.check_codes(tokenizers, dataset.made_by, config)
+  lineage.check_codes(tokenizers, dataset, config)
   figures = measure.evaluate_split(run, dataset, loaded.weights, args.limit, args.batch_size)
   count = dataset.size()
   result = {
     "figures": figures,
     "examples": min(count, args.limit or count),
-    "data": config.data.to_dict(),
+    "data": dataset.config,
     "preprocessing": config.ops.to_dict(),
     "protocol": {name: m.protocol for name, m in run.measurement.made.items()},
     "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",

@@ -80,12 +80,13 @@ def _value(config: Any, field: str) -> Any:
   return functools.reduce(lambda node, key: node[key], field.split("."), config)
 
 
-def check_codes(now: Mapping[str, str], made_by: str | None, config: Mapping) -> None:
-  """Raises UserError where the run's data are codes that another tokenizer made."""
+def check_codes(now: Mapping[str, str], dataset: Any, config: Mapping) -> None:
+  """Raises UserError where a run's data are codes that another tokenizer made."""
+  made_by = dataset.made_by
   own = now.get("tokenizer")  # a tokenizer has none, and says itself that it cannot read codes
   if own is None or made_by in (None, own):
     return
-  path, tokenizer = config["data"]["path"], config["tokenizer"]
+  path, tokenizer = dataset.config["path"], config["tokenizer"]
   raise UserError(
     f"config.data.path: the latents in {path} were made by tokenizer {made_by}, "
     f"config.tokenizer={tokenizer} is {own}; write them again with python -m vqjax.tokenize."

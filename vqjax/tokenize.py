@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
   manifest = {
     "tokenizer": model.identity,
     "workdir": str(args.workdir.absolute()),
-    "data": model.config.data.to_dict(),
+    "data": dataset.config,
     "class_names": list(dataset.class_names),
     "splits": splits,
   }

@@ -277,7 +277,7 @@ def _check_lineage(run: Run, frozen: Any, dataset: data.Dataset, workdir: files.
   """Ties the run to its tokenizers and its data. Raises UserError where they are others by now."""
   config, tokenizers = run.config, run.task.frozen.identity(frozen)
   lineage.check_frozen(tokenizers, config, workdir, begin=True)
-  lineage.check_codes(tokenizers, dataset.made_by, config)
+  lineage.check_codes(tokenizers, dataset, config)
   if jax.process_index() == 0:
     # Not before: of a config of which no run can be made nothing is kept. What it names is what the
     # run began with.

@@ -197,10 +197,7 @@ def test_an_error_in_the_background_reaches_the_caller(arrays):
     ({"name": "shape"}, "Did you mean 'shapes'"),
     ({"name": "shapes", "sise": 32}, r"config\.data\(shapes\)\.sise: unknown field.*'size'"),
     ({"name": "shapes", "size": 32.0}, "is a float, not int"),
-    (
-      {"name": "shapes", "size": 8},
-      "size: 8 is out of range; give a number at least 16",
-    ),
+    ({"name": "shapes", "size": 8}, "size: 8 is out of range; give a number at least 16"),
     ({"name": "folder"}, r"config\.data\(folder\): needs path"),
   ],
 )

@@ -217,10 +217,7 @@ def test_the_wrong_kind_of_latent_is_one_line(vae, tokenizer):
 def test_a_cache_of_another_tokenizer_is_one_line(vae, tokenizer, cached, tmp_path):
   source = dict(name="codes", path=str(cached["continuous"]))
   with pytest.raises(UserError, match="the latents in .* were made by tokenizer"):
-    lineage.check_codes(
-      {"tokenizer": "another"}, data.Dataset(source).made_by,
-      {"data": source, "tokenizer": vae},
-    )  # fmt: skip
+    lineage.check_codes({"tokenizer": "another"}, data.Dataset(source), {"tokenizer": vae})
   with pytest.raises(UserError):
     train.train(config_of(vae, data=source), tmp_path / "prior")
 

@@ -75,7 +75,7 @@ class Loaded(NamedTuple):
   def dataset(self, source: str | None = None) -> data.Dataset:
     """The data that the run was trained on, or what `source` names, as --data, in their place."""
     if source is not None:
-      self.config.data = data.resolve(source)
+      return data.Dataset(data.resolve(source), self.config.ops)
     configuration.check_there(self.config, self.workdir, "data")
     return data.Dataset(self.config.data, self.config.ops)
 

@@ -223,7 +223,7 @@ class Prior:
     """
     checks.whole("num", num, 1)
     dataset = self.loaded.dataset(source)
-    lineage.check_codes({"tokenizer": self.tokenizer.identity}, dataset.made_by, self.config)
+    lineage.check_codes({"tokenizer": self.tokenizer.identity}, dataset, self.config)
     batch, field = dataset.sample(num), self.info.signal.field
     self._stage.check_cached(batch)
     if not any(map(cached, batch)):

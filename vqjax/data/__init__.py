@@ -44,7 +44,8 @@ class Dataset:
   """A source and the ops on its examples.
 
   Attributes:
-    source: what `config.data` names.
+    config: of the source, as `config.data`.
+    source: what it names.
     ops: of `config.ops`.
 
   Raises:
@@ -53,6 +54,7 @@ class Dataset:
   """
 
   def __init__(self, source: Mapping[str, Any], ops: Mapping[str, Any] = {}):
+    self.config = dict(source)
     self.source = build.build("data.sources", source, "config.data")
     self.ops = build.build("data.ops", dict(ops), "config.ops")
     if hasattr(self.source, "records"):

@@ -79,8 +79,7 @@ def begun(config: Mapping[str, Any], dataset: Any, workdir: files.Path) -> Mappi
     return latents
   frozen = stage.load()
   # Of another's latents no statistics are taken, which may not even have the channels.
-  made_by = {"tokenizer": stage.identity(frozen)}
-  lineage.check_codes(made_by, dataset.made_by, config)
+  lineage.check_codes({"tokenizer": stage.identity(frozen)}, dataset, config)
   statistics = _measured(stage, frozen, dataset, latents["examples"])
   if jax.process_index() == 0:
     files.write_json(file, statistics)
