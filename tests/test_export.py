@@ -312,6 +312,8 @@ def test_every_command_that_reads_a_run_takes_the_file(alone, tmp_path, opened, 
   evaluate.main([inner, "--coded=4", "--batch_size=8"])
   figures = json.loads((alone.with_suffix("") / "tokenizer/evaluation.json").read_text())
   assert figures["examples"] == 8 and "static" in figures["rates"]
+  evaluate.main([run, f"--data={tmp_path / 'codes'}", "--coded=0", "--batch_size=8"])
+  assert (alone.with_suffix("") / "nearest.png").exists()
   for command, flags in ((evaluate, []), (sample, ["--keep=0.5"])):
     with pytest.raises(UserError, match="config.data.path: nothing lies at codes; .*--data=PATH"):
       command.main([run, *flags])

@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
     heads = ["mode", "header, bytes", "codes, bytes", per, "bound"]
     print(f"codec: one archive of {args.coded} held-out examples at the most, of each example")
     print(writers.table(heads, api_rates.rows(rates, run.task.info.size)))
-  print(f"{result['examples']} held-out examples of {config.data.name}; written to {file}")
+  print(f"{result['examples']} held-out examples of {dataset.config['name']}; written to {file}")
 
 
 def _rates(loaded: Any, dataset: Any, limit: int, counting: bool) -> dict[str, Any]:
@@ -92,8 +92,8 @@ def _rates(loaded: Any, dataset: Any, limit: int, counting: bool) -> dict[str, A
 
   kinds = {"autoencode": api.Tokenizer, "prior": api.Prior}
   task = loaded.config.task
-  coded = task in kinds and loaded.run.task.info.levels[0].kind == "codes"
-  if limit < 1 or not coded or jax.process_count() > 1:
+  levels = loaded.run.task.info.levels if task in kinds else ()
+  if limit < 1 or not levels or levels[0].kind != "codes" or jax.process_count() > 1:
     return {}
   model = kinds[task](loaded)
   try:
@@ -125,8 +125,8 @@ def _pictures(
   coarser = model.config.condition.get("coarser")
   if modules.level < len(modules.tokenizer.levels) - 1 or (modules.level and not coarser.prior):
     return  # samples need the finer prior, or the coarser one
-  _, conditions = model.held_out(num)
-  samples = model.sample(num, **conditions)
+  batch = dataset.sample(num)
+  samples = model.sample(num, **{k: batch[k] for k in model.levels.fields if k in batch})
   signal = model.info.signal
   show = signal.pictures  # distances too: numbers of classes have none
   shown = show(samples)

@@ -40,7 +40,7 @@ def reads_the_same(tmp_path):
     flags = ["--workdir", tokenizer, "--output", folder, "--batch_size", "8", "--shard", "12"]
     tokenize.main(flags)
     plain, cached = (
-      prior.loaded.run.task.prepare(data.Dataset(made).sample(4))
+      prior.loaded.run.task.prepare(data.Dataset(made, prior.config.ops).sample(4))
       for made in (source, dict(name="codes", path=folder))
     )
     assert field not in cached and "ids" not in plain

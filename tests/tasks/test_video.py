@@ -70,7 +70,7 @@ def model(prior):
 
 
 def clips(num=2):
-  return data.Dataset(SHAPES).sample(num)["video"]
+  return data.Dataset(SHAPES, dict(name="video")).sample(num)["video"]
 
 
 def test_a_tokenizer_of_video(tokenizer):
@@ -88,7 +88,8 @@ def test_a_tokenizer_of_video(tokenizer):
 
 def test_films_are_reconstructed_in_their_own_format(tokenizer, tmp_path):
   pytest.importorskip("av")
-  film = data.Dataset(SHAPES | dict(frames=8, size=32)).sample(1)["video"][0]
+  long = data.Dataset(SHAPES | dict(frames=8, size=32), dict(name="video"))
+  film = long.sample(1)["video"][0]
   for name in ("a.gif", "b.mp4"):  # of other lengths and sizes than in training
     videos.save(tmp_path / "in" / name, film[:, :30])
   (tmp_path / "in" / "c.gif").write_text("no gif")

@@ -230,7 +230,7 @@ class Prior:
       need(batch, field)
     kept = {k: v for k, v in batch.items() if k == field or cached(k)}
     levels = self.modules.tokenizer.levels_of(self.weights.frozen["tokenizer"], kept)
-    conditions = {name: batch[name] for name in self.sampler.fields if name in batch}
+    conditions = {name: batch[name] for name in self.levels.fields if name in batch}
     return self._stage.merge(tuple(map(np.asarray, levels))), conditions
 
   def condition(self, name: str) -> Any:

@@ -90,10 +90,12 @@ def check(source: Source, mode: str) -> None:
         f"{source.workdir}: its scheme is not autoregressive, which the mode {mode!r} needs; train "
         "one with config.scheme.name=autoregressive."
       )
-    if sampler.fields and sampler.prior.prefix.drop == 0:
+    # Of several conditions all are dropped together, and coarser codes are there.
+    if sampler.fields and (sampler.prior.prefix.drop == 0 or sampler.prior.level):
       raise UserError(
         f"{source.workdir}: never drew without its {', '.join(sampler.fields)}, of which files "
-        f"tell nothing; the mode {mode!r} needs a prior trained with config.condition.drop above 0."
+        f"tell nothing; the mode {mode!r} needs a prior without, or with config.condition.drop "
+        "above 0 and no coarser level."
       )
     if sampler.prior.tokenizer.order.name != "flattened":
       raise UserError(

@@ -7,14 +7,14 @@ A file defines a frozen dataclass `Condition`, whose fields a config may set, wi
                                   read one field, but not together in one prior
     condition.public: bool        whether callers can give it (coarser codes are drawn instead)
     condition.order: int          where it stands among several: smaller first
-    condition.help: str           of its flag --<field>
+    condition.help: str           of its flag --<field>, where it is public
     condition.spec(ops) -> (shape, dtype)    of one example's prepared values under config.ops,
                                   where no data are read; only where it is given
     condition.bind(context) -> Lead
                                   what it is for the data and the tokenizer in `context`. Raises
                                   UserError where these do not have what it needs
     condition.parse(text, size) -> values [n, ...]    of the flag's text, one value or several, for
-                                  examples of this size
+                                  examples of this size; likewise
 
 A condition that is left out, by a caller or to train for classifier-free guidance (arXiv
 2207.12598), has the token -1 everywhere: networks read a learned null vector there. One that says

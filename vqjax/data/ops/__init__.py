@@ -37,7 +37,7 @@ def generator(seed: int, counter: int, stream: int = 0) -> np.random.Generator:
 def check_treated(ops: Any, example: Mapping[str, Any]) -> None:
   """Raises UserError for an example of another kind than the ops treat."""
   if not example.keys() & {*ops.fields, "ids", "latents"}:
-    found = ", ".join(example.keys() - {"name"})
+    found = ", ".join(key for key in example if key != "name")
     raise UserError(
       f"config.ops.name: treats {' and '.join(ops.fields)}, but the data yield {found}; give data "
       "of that kind, or set config.ops.name and config.signal.name, or config.data.name where its "

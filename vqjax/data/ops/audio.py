@@ -50,7 +50,7 @@ class Ops:
 
     Raises UserError for channels that cannot be made, or samples that are not finite.
     """
-    if "audio" not in example:
+    if "audio" not in example or example.keys() & {"ids", "latents"}:
       return dict(example)
     name, own = example.get("name", "audio"), int(example.get("rate", self.rate))
     samples = sounds.to_channels(example["audio"], self.channels, name)

@@ -51,7 +51,7 @@ class Ops:
 
     Raises UserError as the ops of images do.
     """
-    if "video" not in example or "ids" in example:
+    if "video" not in example or example.keys() & {"ids", "latents"}:
       return dict(example)
     video, name = example["video"], example.get("name", "video")
     spare = max(0, len(video) - 1 - ((self.frames or 1) - 1) * self.stride)

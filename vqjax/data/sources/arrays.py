@@ -276,10 +276,11 @@ def _scaled(images: np.ndarray, where: str) -> np.ndarray:
 
 def _held_out(arrays: Mapping[str, np.ndarray], path: pathlib.Path, num: int) -> np.ndarray | None:
   held, wrong = None, None
-  if (flags := arrays.get("test")) is not None:
+  flags = arrays.get("test")
+  if flags is not None and (flags.dtype == bool or flags.shape == (num,)):
     if flags.dtype == bool or flags.dtype.kind in "iu" and np.isin(flags, (0, 1)).all():
       held = flags.astype(bool)
-    elif flags.shape == (num,):
+    else:
       wrong = f"test is {flags.dtype}; give True or False"
   elif (names := arrays.get("split")) is not None:
     if names.dtype.kind in "US":
